@@ -1,0 +1,1 @@
+"""The chi33 command line, one thin file a command."""

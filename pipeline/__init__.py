@@ -1,0 +1,1 @@
+"""The physics: frames, operators, fits, labels and the simulated head. Arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""Susceptibility fits from the local fields of several head orientations."""

@@ -1,0 +1,1 @@
+"""The simulated head: anatomy, susceptibility tensor, and its gradient-echo scans."""

@@ -1,0 +1,1 @@
+"""Unrolled networks: training, prediction and evaluation."""
