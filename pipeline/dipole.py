@@ -50,16 +50,20 @@ def _without_nyquist(k: NDArray, n: int, axis: int) -> NDArray:
     return odd_part
 
 
-def projection_on_k(shape: Sequence[int], voxel_size: ArrayLike, b0_direction: ArrayLike) -> Float32Array:
+def projection_on_k(
+    shape: Sequence[int], voxel_size: ArrayLike, b0_direction: ArrayLike, planes: slice = slice(None)
+) -> Float32Array:
     """Return u(k) = (k.h) k / |k|^2 as float32 (3, nx, ny, nz // 2 + 1); u = 0 at k = 0.
 
-    shape: grid in voxels; voxel_size: (3,) mm; b0_direction: unit vector (3,) h in the voxel frame.
+    shape: grid in voxels; voxel_size: (3,) mm; b0_direction: unit vector (3,) h in the voxel frame;
+    planes: the kx planes wanted (all by default).
     """
     h = check_b0_direction(b0_direction)
-    k = frequency_grid(shape, voxel_size)
+    k = list(frequency_grid(shape, voxel_size))
     odd = [_without_nyquist(k[axis], int(shape[axis]), axis) for axis in range(3)]
+    k[0], odd[0] = k[0][planes], odd[0][planes]
     squared = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
-    squared[0, 0, 0] = 1
+    squared[squared == 0] = 1
     u = np.empty((3, *squared.shape), np.float32)
     for i in range(3):
         numerator = h[i] * k[i] ** 2
