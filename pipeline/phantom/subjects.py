@@ -18,7 +18,7 @@ LITERATURE_CHI = {
     "dentate": 0.10,
     "vein": 0.30,
     "white": -0.03,
-    "grey": 0.015,
+    "grey": 0.02,
 }
 IRON_ORDER = ("pallidum", "substantia_nigra", "red_nucleus", "putamen", "caudate")  # falling susceptibility
 _SMALLEST_RATIO = 1.04

@@ -22,8 +22,8 @@ _BASAL = Tube(((12.0, 2.0, -17.0), (14.0, -14.0, -14.0), (15.0, -27.0, -4.0), (8
               (0.7, 0.9, 1.0, 1.1, 1.2))  # fmt: skip
 _PAIRED = (_INTERNAL_CEREBRAL, _THALAMOSTRIATE, _SEPTAL, _BASAL)
 _SAGITTAL_ANGLES = np.radians(np.linspace(28, 196, 12))  # of the hull about (0, -18, 5), front to torcula
-_DEEP_ROOTS = 22
-_CORTICAL_ROOTS = 34
+_DEEP_ROOTS = 30
+_CORTICAL_ROOTS = 44
 
 
 def vein_fraction(rng: np.random.Generator, hull: Float32Array, origin: NDArray, scale: NDArray) -> Float32Array:

@@ -1,0 +1,103 @@
+"""`chi33 convert`: DICOM to raw BIDS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def convert(
+    dicom_dir: Path,
+    bids_dir: Path,
+    /,
+    *,
+    subject: str,
+    session: str | None = None,
+    acq: str | None = None,
+    phase_range: tuple[float, float] | None = None,
+    phase_sign: Literal[1, -1] = 1,
+    overwrite: bool = False,
+) -> None:
+    """Convert the multi-echo GRE scans of a DICOM folder into a raw BIDS dataset.
+
+    Each scan becomes one head orientation (acq-ori01, acq-ori02, … in the order of acquisition, after those that the
+    subject has already), with magnitude and phase of every echo as float32 NIfTI; phase in radians, -pi to pi.
+
+    Parameters
+    ----------
+    dicom_dir
+        Folder with the scanner's DICOM files; folders inside it are searched too.
+    bids_dir
+        The BIDS dataset to create or to add to.
+    subject
+        Subject label, e.g. 01.
+    session
+        Session label, where the subject was scanned in several sessions.
+    acq
+        Label of the orientation, e.g. ori01, where the folder holds one scan.
+    phase_range
+        The two values that mean -pi and +pi radians, for scanners that do not state them, e.g. 0 4096.
+    phase_sign
+        -1 where the scanner's phase falls with a rising field; recorded in the sidecars as PhaseSign.
+    overwrite
+        Replace scans that were converted before.
+    """
+    from rich.console import Console
+
+    from ..workflows.convert import convert_dicom
+
+    console = Console()
+    if not console.is_terminal:
+        print(f"Converting {dicom_dir}", flush=True)
+    with console.status(f"Converting {dicom_dir}"):  # silent where there is no terminal
+        conversion = convert_dicom(
+            dicom_dir,
+            bids_dir,
+            subject=subject,
+            session=session,
+            acq=acq,
+            phase_range=phase_range,
+            phase_sign=phase_sign,
+            overwrite=overwrite,
+        )
+    _show(
+        console,
+        "Converted",
+        ("scan", "series", "matrix", "voxel (mm)", "echo times (ms)", "B0 (T)", "notes"),
+        [
+            (
+                scan.label,
+                ", ".join(str(number) for number in scan.series),
+                "x".join(str(size) for size in scan.shape),
+                "x".join(f"{size:.3g}" for size in scan.voxel_size),
+                ", ".join(f"{1000 * time:.4g}" for time in scan.echo_times),
+                f"{scan.field_strength:g}",
+                "; ".join(scan.notes),
+            )
+            for scan in conversion.scans
+        ],
+    )
+    if conversion.unplaced:
+        _show(console, "Not placed", ("series", "reason"), [(one.series, one.reason) for one in conversion.unplaced])
+    for warning in conversion.warnings:
+        print(f"dcm2niix: {warning}")
+    files = sum(len(scan.files) for scan in conversion.scans)
+    print(f"{files} images of {len(conversion.scans)} scans written to {bids_dir}")
+
+
+def _show(console: Console, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print rows as a table on a terminal, and as one plain line each in a log."""
+    if not console.is_terminal:
+        for row in rows:
+            cells = [f"{name}: {cell}" for name, cell in zip(columns, row, strict=True) if cell]
+            print(f"{title}: " + ", ".join(cells))
+        return
+    from rich.table import Table
+
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

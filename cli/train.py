@@ -1,0 +1,139 @@
+"""`chi33 train`: fits a network to a store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from ..training.fit import Progress
+
+
+def train(
+    store: Path,
+    run_dir: Path,
+    /,
+    *,
+    model: str | None = None,
+    config: Path | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    samples_per_epoch: int | None = None,
+    val_samples: int | None = None,
+    dropout: float | None = None,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
+    precision: Literal["auto", "32-true", "bf16-mixed"] | None = None,
+    threads: int | None = None,
+    num_workers: int | None = None,
+    seed: int | None = None,
+    max_minutes: float | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Train a network on a store; RUN_DIR gets its weights, checkpoints, log.csv, config.toml and metrics.json.
+
+    The defaults are the paper's. Options given here win over the config file. A run that died, or was stopped with
+    Ctrl-C, goes on with --resume where it was.
+
+    Parameters
+    ----------
+    store
+        HDF5 store of `chi33 build-dataset`.
+    run_dir
+        Folder of the run.
+    model
+        The network: modl-qsm.
+    config
+        TOML file of the training's settings; the config.toml of a run is one.
+    epochs
+        Passes over the training samples (40).
+    batch_size
+        Patches a step (2).
+    learning_rate
+        Of Adam at the start (0.001).
+    samples_per_epoch
+        Random patches an epoch; all by default.
+    val_samples
+        Validation patches; by default a quarter of the training samples of an epoch.
+    dropout
+        Probability inside the residual blocks (0.5); a run of a few minutes learns faster with 0.
+    device
+        auto takes a CUDA GPU where there is one.
+    precision
+        auto is bf16-mixed on a GPU and 32-true on a CPU; bf16-mixed is also faster on CPUs that know bfloat16.
+    threads
+        Threads of the CPU.
+    num_workers
+        Loader processes beside the training (0).
+    seed
+        Of the weights at the start, the order of the patches and the dropout (0).
+    max_minutes
+        Stop cleanly after so many minutes, with a checkpoint.
+    resume
+        Continue the run in RUN_DIR; start it where there is none.
+    overwrite
+        Replace the run in RUN_DIR.
+    """
+    from ..training.config import TrainConfig, load_config, override
+    from ..training.fit import CONFIG
+    from ..training.fit import train as run
+
+    # A resumed run keeps its own settings where nothing else is said.
+    saved = run_dir / CONFIG
+    base = load_config(config) if config else load_config(saved) if resume and saved.is_file() else TrainConfig()
+    options = {
+        "model": model, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
+        "samples_per_epoch": samples_per_epoch, "val_samples": val_samples, "network.dropout": dropout,
+        "device": device, "precision": precision, "threads": threads, "num_workers": num_workers,
+    }  # fmt: skip
+    with _progress() as progress:
+        result = run(
+            store, run_dir, override(base, options), resume=resume, overwrite=overwrite, max_minutes=max_minutes,
+            progress=progress,
+        )  # fmt: skip
+    if result.stopped:
+        print(f"stopped at step {result.step} of {result.total_steps}, because {result.stopped}: --resume continues.")
+    print(
+        f"best loss {result.best_loss:.4f} (zero map {result.zero_map_loss:.4f}, untrained "
+        f"{result.untrained_loss:.4f}) "
+        f"after {result.step} steps in {result.seconds / 60:.1f} minutes"
+    )
+    print(result.weights)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal; everywhere one line an epoch."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+
+    def line(progress: Progress) -> str:
+        row = progress.row
+        assert row is not None
+        return (
+            f"epoch {row.epoch:g} step {row.step}/{progress.total_steps} train {row.train_loss:.4f} "
+            f"val {row.val_loss:.4f} (zero map {row.zero_map_loss:.4f}) rate {row.learning_rate:g} {row.seconds:.0f} s"
+        )
+
+    if not console.is_terminal:
+        yield lambda progress: print(line(progress), file=sys.stderr, flush=True) if progress.row else None
+        return
+    columns = (TextColumn("loss {task.fields[loss]:.3f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("train", loss=float("nan"))
+
+        def update(progress: Progress) -> None:
+            bar.update(task, completed=progress.step, total=progress.total_steps, loss=progress.loss)
+            if progress.row is not None:
+                bar.console.print(line(progress), highlight=False)
+
+        yield update

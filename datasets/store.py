@@ -1,0 +1,220 @@
+"""The store: one HDF5 file of volumes, tensors, patch tables and statistics, and how it is opened.
+
+/                          attrs: schema "chi33-store", version, chi33_version, config (JSON), content_hash
+/volumes/<sub>/<ori>/      field chi33 deltab cosmos mask [magnitude chi33sd]
+                           attrs: affine voxel_size b0_direction B0 subject split source parent rotation units
+/tensors/<sub>/            chi (6,x,y,z) mask, attrs as above, frame
+/patches/<split>           table: volume, i, j, k, brain_fraction; attrs: patch_size, min_brain, rule, seed
+/patches/<split>_data      optional: (n, channel, p, p, p), one chunk a patch; attrs: channels
+/statistics/<channel>      attrs: mean, std, count over the training split, inside the mask
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pipeline.errors import InputError
+from ..pipeline.frames import FloatArray
+from .statistics import ChannelStatistics
+from .volume import SPLITS, Geometry
+
+SCHEMA = "chi33-store"
+VERSION = 1
+_DAMAGED = "copy it again, or build it again with `chi33 build-dataset`"
+
+
+@dataclass(frozen=True)
+class VolumeEntry:
+    """One volume of a store without its voxels; id is `sub-01/acq-ori01`, its group /volumes/<id>."""
+
+    id: str
+    subject: str
+    split: str
+    source: str
+    parent: str
+    rotation: FloatArray | None
+    geometry: Geometry
+    shape: tuple[int, int, int]
+    channels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PatchTable:
+    """The patches of one split: rows (volume, i, j, k, brain_fraction), edge in voxels, and how they were chosen."""
+
+    rows: NDArray[Any]
+    patch_size: int
+    min_brain: float
+    rule: str
+    seed: int
+    data_channels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Store:
+    """What a store holds, without voxels and without an open file, so it travels between processes."""
+
+    path: Path
+    version: int
+    chi33_version: str
+    config: Mapping[str, Any]
+    content_hash: str
+    volumes: tuple[VolumeEntry, ...]
+    tensors: tuple[str, ...]
+    patches: Mapping[str, PatchTable]
+    statistics: Mapping[str, ChannelStatistics]
+
+    def of_split(self, split: str) -> tuple[VolumeEntry, ...]:
+        """Return the volumes of a split; raises InputError where the split is unknown."""
+        if split not in SPLITS:
+            raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
+        return tuple(volume for volume in self.volumes if volume.split == split)
+
+    def subjects(self, split: str) -> tuple[str, ...]:
+        """Return the subject labels of a split, sorted."""
+        return tuple(sorted({volume.subject for volume in self.of_split(split)}))
+
+    def open(self) -> h5py.File:
+        """Return the file open for reading; any number of processes may."""
+        return h5py.File(self.path, "r")
+
+
+def open_store(path: str | Path, *, verify: bool = False) -> Store:
+    """Return what a store holds; with verify, also read every voxel and compare with the content hash.
+
+    Raises InputError with one sentence where the file is missing, no HDF5, truncated, of another schema, of a newer
+    version, incomplete, or (verify) altered.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is no file: give a store written by `chi33 build-dataset`.")
+    try:
+        with h5py.File(path, "r") as handle:
+            _check_root(handle, path)
+            store = _read_store(handle, path)
+            if verify and content_hash(dataset_digests(handle)) != store.content_hash:
+                raise InputError(f"{path} does not match its content hash, so its data were altered: {_DAMAGED}.")
+            return store
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} {_what_is_wrong(path, error)}: {_DAMAGED}.") from error
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split()).strip("'\"")
+        raise InputError(f"{path} is an incomplete or damaged store ({reason}): {_DAMAGED}.") from error
+
+
+def _what_is_wrong(path: Path, error: OSError) -> str:
+    if not h5py.is_hdf5(path):
+        return "is no HDF5 file"
+    if "truncated" in str(error):
+        return f"is truncated ({path.stat().st_size} bytes are left)"
+    return f"cannot be read ({' '.join(str(error).split())})"
+
+
+def _check_root(handle: h5py.File, path: Path) -> None:
+    schema = handle.attrs.get("schema")
+    if schema != SCHEMA:
+        raise InputError(
+            f"{path} has schema {schema!r}, not {SCHEMA!r}: give a store written by `chi33 build-dataset`."
+        )
+    version = int(handle.attrs["version"])
+    if version > VERSION:
+        raise InputError(
+            f"{path} has store version {version}, but this chi33 reads up to version {VERSION}: install a newer chi33."
+        )
+
+
+def _read_store(handle: h5py.File, path: Path) -> Store:
+    volumes = tuple(
+        _read_entry(f"{subject}/{orientation}", group)
+        for subject, orientations in handle["volumes"].items()
+        for orientation, group in orientations.items()
+    )
+    statistics = {
+        name: ChannelStatistics(float(group.attrs["mean"]), float(group.attrs["std"]), int(group.attrs["count"]))
+        for name, group in handle["statistics"].items()
+    }
+    patches = {split: _read_patches(handle, split) for split in SPLITS if split in handle["patches"]}
+    return Store(
+        path=path,
+        version=int(handle.attrs["version"]),
+        chi33_version=str(handle.attrs["chi33_version"]),
+        config=json.loads(handle.attrs["config"]),
+        content_hash=str(handle.attrs["content_hash"]),
+        volumes=volumes,
+        tensors=tuple(handle["tensors"]),
+        patches=patches,
+        statistics=statistics,
+    )
+
+
+def _read_entry(volume_id: str, group: h5py.Group) -> VolumeEntry:
+    attrs = group.attrs
+    geometry = Geometry(
+        np.array(attrs["affine"], np.float64), np.array(attrs["b0_direction"], np.float64), float(attrs["B0"])
+    )
+    x, y, z = group["mask"].shape
+    return VolumeEntry(
+        id=volume_id,
+        subject=str(attrs["subject"]),
+        split=str(attrs["split"]),
+        source=str(attrs["source"]),
+        parent=str(attrs["parent"]),
+        rotation=np.array(attrs["rotation"], np.float64) if "rotation" in attrs else None,
+        geometry=geometry,
+        shape=(int(x), int(y), int(z)),
+        channels=tuple(group),
+    )
+
+
+def _read_patches(handle: h5py.File, split: str) -> PatchTable:
+    table = handle[f"patches/{split}"]
+    data = handle.get(f"patches/{split}_data")
+    return PatchTable(
+        rows=table[()],
+        patch_size=int(table.attrs["patch_size"]),
+        min_brain=float(table.attrs["min_brain"]),
+        rule=str(table.attrs["rule"]),
+        seed=int(table.attrs["seed"]),
+        data_channels=() if data is None else tuple(json.loads(data.attrs["channels"])),
+    )
+
+
+def array_digest(name: str, array: NDArray[Any]) -> str:
+    """Return the SHA-256 of one dataset: its name, type, shape and little-endian bytes."""
+    ordered = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    digest = hashlib.sha256(f"{name} {ordered.dtype.str} {ordered.shape}\n".encode())
+    digest.update(ordered.data.cast("B") if ordered.size else b"")
+    return digest.hexdigest()
+
+
+def content_hash(digests: Mapping[str, str]) -> str:
+    """Return the hash of a store from the digests of its datasets by name, whatever the order they came in."""
+    lines = "\n".join(digests[name] for name in sorted(digests))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def dataset_digests(handle: h5py.File) -> dict[str, str]:
+    """Return the digest of every dataset under /volumes and /tensors, reading one at a time."""
+    digests: dict[str, str] = {}
+
+    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            digests[item.name] = array_digest(item.name, item[()])
+
+    for root in ("volumes", "tensors"):
+        handle[root].visititems(visit)
+    return digests

@@ -1,0 +1,116 @@
+"""Brain masks from a magnitude image by the Brain Extraction Tool's algorithm (Smith 2002)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from .echoes import smooth_inside
+from .errors import InputError, StepError
+from .frames import check_affine, voxel_size
+from .resample import resample
+
+BET_SPACING = 2.0  # mm
+_PADDING = 30  # voxels; the surface may leave the image while it inflates
+_SHADING_WIDTH = 30.0  # mm
+_MINIMUM_VOLUME = 200.0  # ml
+_RUN = (
+    "import sys, nibabel, numpy; from brainextractor import BrainExtractor; "
+    "bet = BrainExtractor(nibabel.load(sys.argv[1]), bt=float(sys.argv[3])); bet.run(); "
+    "mask = bet.compute_mask(); nibabel.save(nibabel.Nifti1Image(mask.astype(numpy.uint8), bet.img.affine), sys.argv[2])"
+)
+
+
+def largest_component(mask: ArrayLike) -> NDArray[np.bool_]:
+    """Return the largest face-connected component of a mask (x, y, z); empty where the mask is."""
+    labels, count = ndimage.label(np.asarray(mask, bool))
+    if count == 0:
+        return np.zeros(np.shape(mask), bool)
+    return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+
+
+def clean_mask(mask: ArrayLike, size: ArrayLike, *, opening: float = 2.0) -> NDArray[np.bool_]:
+    """Return a mask without islands, holes, and bridges thinner than 2 x `opening` mm; size: voxel size (3,) mm."""
+    inside = np.pad(np.asarray(mask, bool), 1)
+    spacing = np.asarray(size, np.float64)
+    core = largest_component(ndimage.distance_transform_edt(inside, sampling=spacing) > opening)
+    grown = ndimage.distance_transform_edt(~core, sampling=spacing) <= opening
+    kept = ndimage.binary_fill_holes(largest_component(grown & inside))
+    return kept[1:-1, 1:-1, 1:-1]
+
+
+def brain_mask(
+    magnitude: ArrayLike, affine: ArrayLike, *, fractional_threshold: float = 0.5, timeout: float = 900.0
+) -> NDArray[np.bool_]:
+    """Return the brain mask (x, y, z) of a gradient-echo magnitude, by BET's deformable surface.
+
+    magnitude: (x, y, z), any unit; affine: voxel-to-world (4, 4); fractional_threshold: 0-1, smaller keeps more.
+    Coil shading is divided out, the image is resampled to 2 mm and zero-padded, and the mask is cleaned. Raises
+    InputError for an image without contrast, StepError where no brain is found. Source: Smith 2002 (brainextractor).
+    """
+    image = np.asarray(magnitude, np.float32)
+    matrix = check_affine(affine)
+    if image.ndim != 3 or not np.isfinite(image).all() or np.ptp(image) == 0:
+        raise InputError(f"the magnitude (shape {image.shape}) has no contrast, so no brain can be found in it.")
+    if not 0 < fractional_threshold < 1:
+        raise InputError(f"fractional_threshold must lie between 0 and 1, got {fractional_threshold}.")
+    size = voxel_size(matrix)
+    coarse, coarse_affine = _isotropic(_flattened(image, size), matrix, size)
+    found = _extract(np.pad(coarse, _PADDING), fractional_threshold, timeout)
+    core = found[_PADDING:-_PADDING, _PADDING:-_PADDING, _PADDING:-_PADDING]
+    soft = resample(core.astype(np.float32), coarse_affine, matrix, image.shape, order=1)
+    mask = clean_mask(soft >= 0.5, size)
+    volume = float(mask.sum() * np.prod(size) / 1000)
+    if volume < _MINIMUM_VOLUME:
+        raise StepError(
+            f"brain extraction found {volume:.0f} ml, less than any brain: check the magnitude, or give masks yourself."
+        )
+    return mask
+
+
+def _flattened(image: NDArray[np.float32], size: NDArray[np.float64]) -> NDArray[np.float32]:
+    bright = max(float(np.percentile(image, 99)), 1e-30)
+    head = image > 0.1 * bright
+    local = smooth_inside(image, head, size, _SHADING_WIDTH)
+    return np.where(local > 0, image / np.maximum(local, 0.1 * bright), 0).astype(np.float32)
+
+
+def _isotropic(
+    image: NDArray[np.float32], affine: NDArray[np.float64], size: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    sigma = np.sqrt(np.maximum(BET_SPACING**2 - size**2, 0)) / 2.355 / size
+    smooth = ndimage.gaussian_filter(image, sigma)
+    count = np.maximum(np.ceil(np.array(image.shape) * size / BET_SPACING).astype(int), 1)
+    target = affine.copy()
+    target[:3, :3] = affine[:3, :3] / size * BET_SPACING
+    return resample(smooth, affine, target, count.tolist(), order=1), target
+
+
+def _extract(volume: NDArray[np.float32], threshold: float, timeout: float) -> NDArray[np.bool_]:
+    """Run the surface in a process of its own: it can leave the image and take the interpreter with it."""
+    with tempfile.TemporaryDirectory(prefix="chi33-bet-") as folder:
+        paths = [str(Path(folder) / name) for name in ("magnitude.nii", "mask.nii")]
+        nib.save(nib.Nifti1Image(volume, np.diag([BET_SPACING] * 3 + [1.0])), paths[0])
+        command = [sys.executable, "-c", _RUN, *paths, str(threshold)]
+        environment = {**os.environ, "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=timeout, env=environment, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise StepError(f"brain extraction did not end within {timeout:.0f} s: give masks yourself.") from error
+        if done.returncode != 0 or not Path(paths[1]).exists():
+            detail = (done.stderr or done.stdout).strip().splitlines()
+            raise StepError(
+                f"brain extraction failed (exit code {done.returncode}: {detail[-1] if detail else 'no message'}): "
+                "check the magnitude, or give masks yourself."
+            )
+        return np.asarray(nib.load(paths[1]).dataobj) > 0

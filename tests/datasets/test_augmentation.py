@@ -1,0 +1,187 @@
+"""Turned copies obey the physics exactly, and a turn that maps the grid onto itself loses nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from chi33.datasets.augmentation import random_rotation, turn_scalar, turn_tensor, turned_grid
+from chi33.datasets.build import BuildConfig, build_store
+from chi33.datasets.store import open_store
+from chi33.datasets.volume import Geometry, ScalarVolume, TensorVolume
+from chi33.pipeline.errors import InputError
+from chi33.pipeline.frames import b0_direction_from_affine, rotation_angle
+from chi33.pipeline.tensor_field import dipole_field, tensor_field
+from chi33.pipeline.tensors import rotate_components
+
+B0 = np.array([0.0, 0, 1])
+
+
+def smooth(seed: int, mask: np.ndarray, sigma: float = 2.0) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter
+
+    noise = np.random.default_rng(seed).standard_normal((6, *mask.shape))
+    return (0.2 * gaussian_filter(noise, (0, sigma, sigma, sigma)) * mask).astype(np.float32)
+
+
+def brain(shape: tuple[int, int, int] = (21, 21, 21), radius: float = 8) -> np.ndarray:
+    grids = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing="ij")
+    return (sum(g**2 for g in grids) < radius**2).astype(np.uint8)
+
+
+def head(affine: np.ndarray, shape: tuple[int, int, int] = (21, 21, 21), seed: int = 0) -> TensorVolume:
+    mask = brain(shape)
+    return TensorVolume("01", smooth(seed, mask), mask, Geometry(affine, b0_direction_from_affine(affine), 3.0))
+
+
+def oblique(degrees: float, sizes: tuple[float, float, float]) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xz", [degrees, 7], degrees=True).as_matrix() @ np.diag(sizes)
+    affine[:3, 3] = [4, -9, 30]
+    return affine
+
+
+def consistency(channels, size) -> float:
+    predicted = dipole_field(channels["chi33"], size, B0) + channels["deltab"]
+    return float(np.abs(channels["field"] - predicted).max() / np.abs(channels["field"]).max())
+
+
+def test_every_augmented_volume_in_a_store_is_consistent(derivatives: Path, tmp_path: Path) -> None:
+    config = BuildConfig(patch_size=10, patches_per_scan=2, augment=2, max_angle=25, val_subjects=("03",))
+    build_store(derivatives, tmp_path / "s.h5", config)
+    store = open_store(tmp_path / "s.h5")
+    turned = [volume for volume in store.volumes if volume.source == "augmented"]
+    assert [v.id for v in turned] == [f"sub-0{s}/aug-00{n}" for s in (1, 2) for n in (1, 2)]
+    with store.open() as handle:
+        for volume in turned:
+            assert volume.rotation is not None
+            assert 0 < rotation_angle(volume.rotation) <= 25
+            assert volume.split == "train"
+            np.testing.assert_array_equal(volume.geometry.b0_direction, B0)
+            maps = {name: handle[f"volumes/{volume.id}/{name}"][()] for name in volume.channels}
+            assert consistency(maps, volume.geometry.voxel_size) < 1e-5
+            assert np.abs(maps["deltab"]).max() > 1e-3
+            assert set(maps) == {"field", "chi33", "deltab", "cosmos", "mask"}
+
+
+@pytest.mark.parametrize("affine", [np.diag([2.0, 2, 2, 1]), oblique(12, (1.0, 1.0, 2.0)), oblique(90, (1, 1.5, 2))])
+def test_turned_tensor_is_consistent_on_any_grid(affine: np.ndarray) -> None:
+    rotation = Rotation.from_rotvec([0.3, -0.2, 0.25]).as_matrix()
+    volume = turn_tensor(head(affine), rotation, "aug-001")
+    assert consistency(volume.channels, volume.geometry.voxel_size) < 1e-5
+    np.testing.assert_allclose(b0_direction_from_affine(volume.geometry.affine), B0)
+
+
+def test_a_quarter_turn_about_x_puts_another_component_along_b0() -> None:
+    tensor = head(np.diag([2.0, 2, 2, 1]))
+    rotation = Rotation.from_euler("x", 90, degrees=True).as_matrix()  # (x, y, z) -> (x, -z, y)
+    volume = turn_tensor(tensor, rotation, "aug-001")
+    assert volume.channels["mask"].shape == (21, 21, 21)
+    moved = np.flip(np.swapaxes(tensor.chi, 2, 3), 2)  # voxel (x, y, z) goes to (x, -z, y)
+    expected = rotate_components(moved, rotation)
+    np.testing.assert_array_equal(volume.channels["mask"], np.flip(np.swapaxes(tensor.mask, 1, 2), 1))
+    np.testing.assert_allclose(volume.channels["chi33"], expected[5], atol=2e-6)
+    np.testing.assert_allclose(volume.channels["chi33"], moved[3], atol=2e-6)  # yy lies along B0 now
+    field = tensor_field(tensor.chi, (2, 2, 2), (0, 1, 0))  # the same head, B0 along its y
+    np.testing.assert_allclose(volume.channels["field"], np.flip(np.swapaxes(field, 1, 2), 1), atol=2e-5)
+
+
+def test_a_quarter_turn_about_b0_turns_the_field_with_the_head() -> None:
+    tensor = head(np.diag([2.0, 2, 2, 1]))
+    rotation = Rotation.from_euler("z", 90, degrees=True).as_matrix()  # (x, y, z) -> (-y, x, z)
+    volume = turn_tensor(tensor, rotation, "aug-001")
+    field = tensor_field(tensor.chi, (2, 2, 2), B0)
+    np.testing.assert_allclose(volume.channels["field"], np.flip(np.swapaxes(field, 0, 1), 0), atol=2e-5)
+
+
+def test_no_turn_changes_nothing() -> None:
+    tensor = head(np.diag([2.0, 2, 2, 1]), (21, 24, 20))
+    volume = turn_tensor(tensor, np.eye(3), "aug-001")
+    np.testing.assert_allclose(volume.channels["chi33"], tensor.chi[5], atol=1e-6)
+    np.testing.assert_array_equal(volume.channels["mask"], tensor.mask)
+
+
+def test_the_field_of_a_small_turn_is_that_of_a_turned_b0() -> None:
+    tensor = head(np.diag([2.0, 2, 2, 1]), (29, 29, 29))
+    smooth_chi = smooth(1, tensor.mask, sigma=3.0)
+    tensor = TensorVolume("01", smooth_chi, tensor.mask, tensor.geometry)
+    rotation = Rotation.from_euler("y", 20, degrees=True).as_matrix()
+    volume = turn_tensor(tensor, rotation, "aug-001")
+    back, shape, transform = turned_grid(volume.channels["mask"], volume.geometry, rotation.T)
+    from chi33.pipeline.resample import resample
+
+    returned = resample(
+        volume.channels["field"], volume.geometry.affine, tensor.geometry.affine, (29, 29, 29),
+        np.linalg.inv(turned_grid(tensor.mask, tensor.geometry, rotation)[2]),
+    )  # fmt: skip
+    expected = tensor_field(tensor.chi, (2, 2, 2), rotation.T @ B0)
+    inside = brain((29, 29, 29), 6) > 0
+    error = np.linalg.norm((returned - expected)[inside]) / np.linalg.norm(expected[inside])
+    unturned = np.linalg.norm((tensor_field(tensor.chi, (2, 2, 2), B0) - expected)[inside])
+    assert error < 0.12
+    assert error < 0.4 * unturned / np.linalg.norm(expected[inside])
+
+
+def test_nothing_of_a_turned_head_is_cut_off() -> None:
+    affine = np.diag([2.0, 2, 2, 1])
+    mask = np.ones((30, 8, 8), np.uint8)
+    geometry = Geometry(affine, B0, 3.0)
+    rotation = Rotation.from_euler("y", 60, degrees=True).as_matrix()
+    chi = np.ones(mask.shape, np.float32)
+    volume = turn_scalar(ScalarVolume("sub-01", "01", chi, mask, geometry), rotation, "a", labels=("cosmos",))
+    turned = volume.channels["mask"]
+    assert turned.shape[2] > 8
+    assert turned.sum() == pytest.approx(mask.sum(), rel=0.1)
+    assert turned[:, :, [0, -1]].sum() == turned[:, [0, -1]].sum() == turned[[0, -1]].sum() == 0
+
+
+def test_a_sagittal_grid_is_turned_upright() -> None:
+    affine = np.zeros((4, 4))
+    affine[1, 0], affine[2, 1], affine[0, 2], affine[3, 3] = -1.0, -1.5, 2.0, 1  # array axes: -y, -z, x
+    tensor = head(affine, (22, 24, 20))
+    volume = turn_tensor(tensor, np.eye(3), "aug-001")
+    np.testing.assert_allclose(volume.geometry.voxel_size, [2.0, 1.0, 1.5])
+    upright = np.flip(np.transpose(tensor.mask, (2, 0, 1)), (1, 2))
+    assert volume.channels["mask"].sum() == tensor.mask.sum()
+    np.testing.assert_array_equal(volume.channels["mask"], upright)
+
+
+def test_rotations_are_random_within_the_angle_and_repeatable() -> None:
+    angles = [rotation_angle(random_rotation("01", n, max_angle=30, seed=0)) for n in range(200)]
+    assert max(angles) <= 30
+    assert max(angles) > 28
+    assert np.mean(angles) == pytest.approx(15, abs=2)
+    np.testing.assert_array_equal(
+        random_rotation("01", 3, max_angle=30, seed=0), random_rotation("01", 3, max_angle=30, seed=0)
+    )
+    assert not np.allclose(random_rotation("02", 3, max_angle=30, seed=0), random_rotation("01", 3, max_angle=30, seed=0))
+    with pytest.raises(InputError, match="--max-angle must be above 0"):
+        random_rotation("01", 1, max_angle=0, seed=0)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_without_a_tensor_cosmos_is_turned_as_a_scalar(make_derivatives, tmp_path: Path, labels: bool) -> None:
+    folder = make_derivatives(2, 1, tensor=False, labels=labels)
+    build_store(folder, tmp_path / "s.h5", BuildConfig(patch_size=10, patches_per_scan=2, augment=1))
+    store = open_store(tmp_path / "s.h5")
+    acquired, turned = store.of_split("train")
+    assert turned.parent == "/volumes/sub-01/acq-ori01"
+    assert set(turned.channels) == set(acquired.channels)
+    with store.open() as handle:
+        group = handle[f"volumes/{turned.id}"]
+        field, chi = group["field"][()], group["cosmos"][()]
+        assert np.abs(field - dipole_field(chi, turned.geometry.voxel_size, B0)).max() < 1e-5 * np.abs(field).max()
+        if labels:
+            np.testing.assert_array_equal(group["chi33"][()], chi)
+            assert not group["deltab"][()].any()
+
+
+def test_nothing_to_turn_is_refused(make_derivatives, tmp_path: Path) -> None:
+    folder = make_derivatives(2, 1, tensor=False)
+    for file in folder.rglob("*cosmos*"):
+        file.unlink()
+    with pytest.raises(InputError, match="sub-01 has neither a tensor nor a COSMOS map to turn"):
+        build_store(folder, tmp_path / "s.h5", BuildConfig(patch_size=10, patches_per_scan=2, augment=1))

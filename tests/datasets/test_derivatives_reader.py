@@ -1,0 +1,186 @@
+"""Label maps are found by their names, and what is missing or damaged is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from chi33.datasets.derivatives_reader import find_derivatives, read_scan, read_tensor
+from chi33.pipeline.errors import InputError
+
+SCAN = "sub-01/anat/sub-01_acq-ori01_desc-"
+
+
+def rewrite(file: Path, change) -> None:
+    image = nib.load(file)
+    values, affine = np.asarray(image.dataobj).copy(), image.affine.copy()
+    values, affine = change(values, affine) or (values, affine)
+    nib.save(nib.Nifti1Image(values, affine), file)
+
+
+def read_first(folder: Path):
+    return read_scan(find_derivatives(folder)[0].scans[0])
+
+
+def test_every_subject_and_orientation_is_found(derivatives: Path) -> None:
+    subjects = find_derivatives(derivatives)
+    assert [s.subject for s in subjects] == ["01", "02", "03"]
+    assert [scan.id for scan in subjects[0].scans] == ["sub-01/acq-ori01", "sub-01/acq-ori02"]
+    assert set(subjects[0].scans[0].paths) == {"field", "chi33", "deltab", "cosmos", "mask"}
+    assert set(subjects[0].space) == {"tensor", "cosmos", "mask"}
+
+
+def test_orientations_may_be_runs(make_derivatives) -> None:
+    folder = make_derivatives(1)
+    for file in sorted(folder.rglob("*acq-ori*")):
+        file.rename(file.with_name(file.name.replace("acq-ori", "run-")))
+    assert [scan.id for scan in find_derivatives(folder)[0].scans] == ["sub-01/run-01", "sub-01/run-02"]
+
+
+def test_uncertainty_is_read_where_present(make_derivatives) -> None:
+    folder = make_derivatives(1, 1)
+    nib.load(folder / f"{SCAN}chi33_Chimap.nii.gz").to_filename(folder / f"{SCAN}chi33sd_Chimap.nii.gz")
+    volume = read_first(folder)
+    np.testing.assert_array_equal(volume.channels["chi33sd"], volume.channels["chi33"])
+
+
+def test_brain_mask_stands_in_for_a_missing_local_mask(make_derivatives) -> None:
+    folder = make_derivatives(1, 1)
+    (folder / f"{SCAN}local_mask.nii.gz").unlink()
+    assert read_first(folder).mask.all()
+
+
+def test_b0_direction_without_a_sidecar_comes_from_the_affine(make_derivatives) -> None:
+    folder = make_derivatives(1, 1)
+    angle = np.radians(20)
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+
+    def oblique(values, affine):
+        affine[:3, :3] = turn @ affine[:3, :3]
+        return values, affine
+
+    for file in (folder / "sub-01/anat").glob("*acq-ori01*.nii.gz"):
+        rewrite(file, oblique)
+    (folder / f"{SCAN}local_fieldmap.json").unlink()
+    geometry = read_first(folder).geometry
+    np.testing.assert_allclose(geometry.b0_direction, turn[2] * [-1, 1, 1], atol=1e-6)
+    assert np.isnan(geometry.b0)
+
+
+def test_missing_labels_are_named(make_derivatives) -> None:
+    folder = make_derivatives(1)
+    (folder / f"{SCAN}deltab_fieldmap.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"lacks sub-01_acq-ori01_desc-deltab_fieldmap.nii.gz: repeat `chi33 run`"):
+        find_derivatives(folder)
+
+
+def test_a_label_the_other_scans_have_is_missed(make_derivatives) -> None:
+    folder = make_derivatives(1)
+    (folder / f"{SCAN}cosmos_Chimap.nii.gz").unlink()
+    with pytest.raises(InputError, match="lacks sub-01_acq-ori01_desc-cosmos_Chimap"):
+        find_derivatives(folder)
+
+
+def test_a_scan_that_stopped_half_way_is_named(make_derivatives) -> None:
+    folder = make_derivatives(1)
+    for ending in ("local_fieldmap", "chi33_Chimap", "deltab_fieldmap", "cosmos_Chimap"):
+        (folder / f"{SCAN}{ending}.nii.gz").unlink()
+    with pytest.raises(InputError, match="desc-local_fieldmap.nii.gz, .*desc-chi33_Chimap.nii.gz"):
+        find_derivatives(folder)
+
+
+def test_a_folder_without_label_maps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no label map such as"):
+        find_derivatives(tmp_path)
+    with pytest.raises(InputError, match="is no folder"):
+        find_derivatives(tmp_path / "absent")
+
+
+def test_the_same_map_twice_is_refused(make_derivatives) -> None:
+    folder = make_derivatives(1)
+    file = folder / f"{SCAN}chi33_Chimap.nii.gz"
+    file.with_name(file.name.removesuffix(".gz")).write_bytes(gzip.decompress(file.read_bytes()))
+    with pytest.raises(InputError, match="are the same map twice"):
+        find_derivatives(folder)
+
+
+def test_values_that_are_not_finite_are_refused(make_derivatives) -> None:
+    folder = make_derivatives(1)
+
+    def spoil(values, affine) -> None:
+        values[3, 4, 5:7] = np.nan
+
+    rewrite(folder / f"{SCAN}chi33_Chimap.nii.gz", spoil)
+    with pytest.raises(InputError, match=r"chi33_Chimap.nii.gz holds 2 values that are not finite"):
+        read_first(folder)
+
+
+def test_an_empty_mask_is_refused(make_derivatives) -> None:
+    folder = make_derivatives(1)
+    rewrite(folder / f"{SCAN}local_mask.nii.gz", lambda values, affine: (values * 0, affine))
+    with pytest.raises(InputError, match=r"the mask .*local_mask.nii.gz is empty"):
+        read_first(folder)
+
+
+def test_maps_on_other_grids_are_refused(make_derivatives) -> None:
+    folder = make_derivatives(1)
+    file = folder / f"{SCAN}deltab_fieldmap.nii.gz"
+    rewrite(file, lambda values, affine: (values[:-1], affine))
+    with pytest.raises(InputError, match=r"has shape \(25, 30, 24\), but .*local_mask.nii.gz has \(26, 30, 24\)"):
+        read_first(folder)
+    folder = make_derivatives(1, name="moved")
+
+    def move(values, affine) -> None:
+        affine[0, 3] += 0.5
+
+    rewrite(folder / f"{SCAN}deltab_fieldmap.nii.gz", move)
+    with pytest.raises(InputError, match="lies elsewhere than"):
+        read_first(folder)
+
+
+def test_a_truncated_map_is_refused(make_derivatives) -> None:
+    folder = make_derivatives(1)
+    file = folder / f"{SCAN}chi33_Chimap.nii.gz"
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(InputError, match="cannot be read as NIfTI"):
+        read_first(folder)
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "message"),
+    [
+        ("{", "is not valid JSON"),
+        (json.dumps({"B0_dir": [0, 0, 2]}), r"B0_dir of .* must be a unit vector"),
+        (json.dumps({"MagneticFieldStrength": "three"}), "MagneticFieldStrength of .* must be a number in tesla"),
+    ],
+)
+def test_a_sidecar_with_nonsense_is_refused(make_derivatives, sidecar: str, message: str) -> None:
+    folder = make_derivatives(1)
+    (folder / f"{SCAN}local_fieldmap.json").write_text(sidecar)
+    with pytest.raises(InputError, match=message):
+        read_first(folder)
+
+
+def test_a_tensor_needs_six_components(make_derivatives) -> None:
+    folder = make_derivatives(1)
+    file = folder / "sub-01/anat/sub-01_space-subject_desc-tensor_Chimap.nii.gz"
+    rewrite(file, lambda values, affine: (values[..., :5], affine))
+    with pytest.raises(InputError, match="must hold six components on its last axis"):
+        read_tensor(find_derivatives(folder)[0])
+
+
+def test_a_tensor_without_mask_is_masked_by_its_support(make_derivatives) -> None:
+    folder = make_derivatives(1)
+    (folder / "sub-01/anat/sub-01_space-subject_desc-local_mask.nii.gz").unlink()
+    tensor = read_tensor(find_derivatives(folder)[0])
+    np.testing.assert_array_equal(tensor.mask > 0, (tensor.chi != 0).any(axis=0))
+    rewrite(
+        folder / "sub-01/anat/sub-01_space-subject_desc-tensor_Chimap.nii.gz", lambda values, affine: (values * 0, affine)
+    )
+    with pytest.raises(InputError, match="is zero everywhere"):
+        read_tensor(find_derivatives(folder)[0])

@@ -1,0 +1,266 @@
+"""Tables of errors: the maps of one folder against the truth in another."""
+
+from __future__ import annotations
+
+import csv
+import html as escape
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pipeline.errors import Chi33Warning, InputError
+from .map_pairs import MapPair, find_pairs
+from .metrics import (
+    RegionStatistics,
+    demean_in_mask,
+    hfen,
+    nrmse,
+    psnr,
+    region_means,
+    regression,
+    rmse,
+    ssim,
+    xsim,
+)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The errors of one map, by the definitions of `metrics`; rmse in ppm, nrmse and hfen in per cent, psnr in dB."""
+
+    nrmse: float
+    rmse: float
+    hfen: float
+    ssim: float
+    psnr: float
+    xsim: float
+    slope: float
+    r2: float
+    correlation: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """One map of the table; reference is "as is", or "demeaned" where both maps were set to mean 0 over the mask."""
+
+    subject: str
+    orientation: str
+    quantity: str
+    method: str
+    reference: str
+    n_voxels: int
+    metrics: Metrics
+    regions: dict[str, RegionStatistics]
+
+    def columns(self) -> dict[str, Any]:
+        """Return the line as the columns of the CSV, regions in ppm."""
+        plain = {key: getattr(self, key) for key in _NAMES}
+        regions = {
+            f"{key}_{name}": value
+            for name, statistics in self.regions.items()
+            for key, value in asdict(statistics).items()
+        }
+        return {**plain, **asdict(self.metrics), **regions}
+
+
+_NAMES = ("subject", "orientation", "quantity", "method", "reference", "n_voxels")
+
+
+def compare(
+    estimate: NDArray[Any],
+    truth: NDArray[Any],
+    mask: NDArray[Any],
+    *,
+    demean: bool = False,
+) -> Metrics:
+    """Return the errors of a map (x, y, z) in ppm inside a mask; both maps count as 0 outside it.
+
+    demean sets both to mean 0 over the mask first. Raises InputError where shapes differ, the mask is empty or a map is
+    not finite inside it.
+    """
+    a, b = (_referenced(volume, mask, demean) for volume in (estimate, truth))
+    slope, r2, correlation = regression(a, b, mask)
+    return Metrics(
+        nrmse=nrmse(a, b),
+        rmse=rmse(a, b, mask),
+        hfen=hfen(a, b),
+        ssim=ssim(a, b),
+        psnr=psnr(a, b),
+        xsim=xsim(a, b, mask),
+        slope=slope,
+        r2=r2,
+        correlation=correlation,
+    )
+
+
+def evaluate(
+    pred_dir: str | Path,
+    truth_dir: str | Path,
+    out: str | Path,
+    *,
+    rois: str | Path | None = None,
+    demean: bool = False,
+    html: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Line]:
+    """Compare the maps of a folder with the truth and write a CSV, one line a map; html writes OUT.html beside it.
+
+    Files are paired by name, see `find_pairs`. The mask is the truth's desc-local (else desc-brain) mask, intersected
+    with
+    the desc-local mask of the estimates where they have one; without any it is where the truth is not 0. Raises
+    InputError
+    where nothing pairs, grids differ, a file is damaged, or `out` exists without overwrite.
+    """
+    out = Path(out)
+    targets = [out, *([out.with_suffix(".html")] if html else [])]
+    if len(set(targets)) < len(targets):
+        raise InputError(f"--out {out} is the name of the page itself: give a .csv name.")
+    for target in targets:
+        if target.exists() and not overwrite:
+            raise InputError(f"{target} exists: choose another --out, or pass --overwrite to replace it.")
+    pairs, alone = find_pairs(Path(pred_dir), Path(truth_dir), None if rois is None else Path(rois))
+    if alone:
+        warnings.warn(
+            f"{len(alone)} of {len(alone) + len(pairs)} maps have no truth in {truth_dir} and are left out: "
+            f"{', '.join(path.name for path in alone[:3])}{' ...' if len(alone) > 3 else ''}.",
+            Chi33Warning,
+            stacklevel=2,
+        )
+    lines = []
+    for number, pair in enumerate(pairs, 1):
+        lines.append(_line(pair, demean))
+        if progress is not None:
+            progress(number, len(pairs))
+    _write(out, _csv_text(lines))
+    if html:
+        _write(out.with_suffix(".html"), _html_text(lines))
+    return lines
+
+
+def means(lines: Sequence[Line]) -> dict[tuple[str, str], Metrics]:
+    """Return the mean of every metric over the lines of a quantity and method."""
+    groups: dict[tuple[str, str], list[Metrics]] = {}
+    for line in lines:
+        groups.setdefault((line.quantity, line.method), []).append(line.metrics)
+    return {
+        key: Metrics(**{name: fmean(getattr(m, name) for m in group) for name in Metrics.__dataclass_fields__})
+        for key, group in groups.items()
+    }
+
+
+def _line(pair: MapPair, demean: bool) -> Line:
+    estimate, affine = _read(pair.estimate)
+    truth, _ = _read(pair.truth, like=(estimate.shape, affine, pair.estimate))
+    mask = truth != 0 if not pair.masks else np.ones(truth.shape, bool)
+    for path in pair.masks:
+        mask &= _read(path, like=(estimate.shape, affine, pair.estimate))[0] != 0
+    if not mask.any():
+        raise InputError(f"the masks of {pair.estimate.name} leave no voxel: {', '.join(map(str, pair.masks))}.")
+    for volume, path in ((estimate, pair.estimate), (truth, pair.truth)):
+        if not np.isfinite(volume[mask]).all():
+            raise InputError(f"{path} holds values that are not finite inside the mask: make it again.")
+    regions: dict[str, RegionStatistics] = {}
+    if pair.regions is not None:
+        labels = _read(pair.regions, like=(estimate.shape, affine, pair.estimate))[0].astype(np.int64) * mask
+        a, b = (_referenced(volume, mask, demean) for volume in (estimate, truth))
+        regions = region_means(a, b, labels, region_names(pair.regions))
+    return Line(
+        subject=pair.name.subject,
+        orientation=pair.name.orientation,
+        quantity=pair.quantity,
+        method=pair.name.method,
+        reference="demeaned" if demean else "as is",
+        n_voxels=int(mask.sum()),
+        metrics=compare(estimate, truth, mask, demean=demean),
+        regions=regions,
+    )
+
+
+def region_names(path: Path) -> dict[int, str]:
+    """Return the names of regions from the .tsv (columns index, name) or .json (number to name) beside a dseg file."""
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    table, sidecar = path.with_name(f"{stem}.tsv"), path.with_name(f"{stem}.json")
+    try:
+        if table.is_file():
+            with open(table, newline="", encoding="utf-8") as handle:
+                return {int(row["index"]): row["name"] for row in csv.DictReader(handle, delimiter="\t")}
+        if sidecar.is_file():
+            content = json.loads(sidecar.read_text(encoding="utf-8"))
+            return {int(key): str(value) for key, value in content.items() if str(key).isdecimal()}
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{table if table.is_file() else sidecar} has no columns index and name ({error}).") from error
+    return {}
+
+
+def _referenced(volume: NDArray[Any], mask: NDArray[Any], demean: bool) -> NDArray[np.float64]:
+    if np.shape(volume) != np.shape(mask):
+        raise InputError(f"the mask has shape {np.shape(mask)}, but a map has {np.shape(volume)}.")
+    inside = np.where(np.asarray(mask) != 0, np.asarray(volume, np.float64), 0)
+    return demean_in_mask(inside, mask) if demean else inside
+
+
+def _read(
+    path: Path, like: tuple[tuple[int, ...], NDArray[Any], Path] | None = None
+) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    try:
+        image: Any = nib.load(path)
+        volume = np.asarray(image.dataobj, np.float64)
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path} is damaged or no NIfTI file ({error}): make it again.") from error
+    if like is not None and volume.shape != like[0]:
+        raise InputError(f"{path} has shape {volume.shape}, but {like[2]} has {like[0]}: put them on one grid.")
+    if like is not None and not np.allclose(image.affine, like[1], atol=1e-2):
+        raise InputError(f"{path} lies elsewhere than {like[2]} (their affines differ): put them on one grid.")
+    return volume, image.affine
+
+
+def _csv_text(lines: Sequence[Line]) -> str:
+    import io
+
+    rows = [line.columns() for line in lines]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+    return buffer.getvalue()
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _html_text(lines: Sequence[Line]) -> str:
+    rows = [{**{key: getattr(line, key) for key in _NAMES}, **asdict(line.metrics)} for line in lines]
+    for (quantity, method), metrics in means(lines).items():
+        total = dict.fromkeys(_NAMES, "") | {"subject": "mean", "quantity": quantity, "method": method}
+        rows.append({**total, **asdict(metrics)})
+
+    def cells(tag: str, values: Sequence[Any]) -> str:
+        texts = (f"{v:.4g}" if isinstance(v, float) else escape.escape(str(v)) for v in values)
+        return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>"
+
+    body = "\n".join([cells("th", list(rows[0])), *(cells("td", list(row.values())) for row in rows)])
+    style = "body{font-family:sans-serif}table{border-collapse:collapse}td,th{padding:.2em .7em;text-align:right}"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>chi33 evaluate</title><style>{style}'
+        "tr:nth-child(even){background:#eee}</style></head><body><h1>Errors</h1>"
+        f"<p>nrmse and hfen in per cent, rmse in ppm, psnr in dB.</p>\n<table>\n{body}\n</table></body></html>\n"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

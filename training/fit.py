@@ -1,0 +1,254 @@
+"""Trains a network on a store: one folder a run, resumable at the step where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+
+from .. import __version__
+from ..datasets.store import Store, open_store
+from ..pipeline.errors import Chi33Warning, InputError
+from .computer import choose_device, choose_precision, prepare_cpu
+from .config import TrainConfig, check_resumable, load_config, to_toml
+from .lit_module import UnrolledModule
+from .loading import train_loader, validation_loader
+from .models import find_model
+from .modl_qsm import Normalisation
+from .recorder import AtomicCheckpointIO, EpochRow, Recorder, RecorderOptions, StopTraining
+from .weights import LAST, WEIGHTS
+
+CONFIG = "config.toml"
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands: step of total_steps, loss of the step, and the row of an epoch that just ended."""
+
+    step: int
+    total_steps: int
+    loss: float
+    row: EpochRow | None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training reached; stopped is empty, or says why it ended early. Losses are NaN without validation."""
+
+    run_dir: Path
+    weights: Path
+    step: int
+    total_steps: int
+    best_loss: float
+    zero_map_loss: float
+    untrained_loss: float
+    seconds: float
+    stopped: str = ""
+
+
+def train(
+    store: str | Path,
+    run_dir: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    max_minutes: float | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainResult:
+    """Train a network on the train split of a store, validate on its val split, and leave everything in run_dir.
+
+    run_dir gets config.toml, log.csv (a line an epoch), metrics.json, weights.pt (of the best epoch, for `predict`) and
+    checkpoints/last.ckpt and best.ckpt. resume continues at the last checkpoint, with the optimiser, the learning rate,
+    the order of the patches and the random numbers as if it had never stopped; where there is none it starts. Without a
+    validation split the training loss decides, with a warning. max_minutes ends the run cleanly after so long.
+
+    Raises InputError for a store or config that does not fit, for a run_dir that exists without resume or overwrite,
+    and
+    where a resumed run would compute something else; StepError where the loss is no longer finite.
+    """
+    config = config or TrainConfig()
+    if max_minutes is not None and max_minutes <= 0:
+        raise InputError(f"max_minutes must be positive, got {max_minutes}.")
+    find_model(config.model)
+    device = choose_device(config.device)
+    opened = open_store(store)
+    normalisation = store_normalisation(opened)
+    validation = validation_loader(opened, config)
+    run = Path(run_dir)
+    total = _total_steps(opened, config)
+    last = _prepare_run_dir(run, opened, config, resume=resume, overwrite=overwrite)
+    if validation is None:
+        warnings.warn(
+            f"{opened.path} has no val patches, so the training loss alone tells how it goes: add subjects to the "
+            "store.",
+            Chi33Warning,
+            stacklevel=2,
+        )
+    prepare_cpu(config.threads)
+    with _quiet_lightning():
+        seed_everything(config.seed)
+        module = UnrolledModule(config, normalisation)
+        options = RecorderOptions(
+            run_dir=run,
+            steps_per_epoch=total // config.epochs,
+            total_steps=total,
+            checkpoint_seconds=60 * config.checkpoint_minutes,
+            max_seconds=None if max_minutes is None else 60 * max_minutes,
+        )
+        recorder = Recorder(options, validation, _reporter(progress, total))
+        stopped = _fit(module, recorder, opened, config, device, last)
+    return _finish(run, opened, recorder, total, stopped)
+
+
+def store_normalisation(store: Store) -> Normalisation:
+    """Return mean and standard deviation of chi33 and delta B' over the store's training masks, in ppm."""
+    missing = [name for name in ("chi33", "deltab") if name not in store.statistics]
+    if missing:
+        raise InputError(
+            f"{store.path} has no {' and no '.join(missing)} labels: build it from the outputs of `chi33 run`, or "
+            "from the "
+            "truth of `chi33 simulate`."
+        )
+    chi33, deltab = store.statistics["chi33"], store.statistics["deltab"]
+    return Normalisation((chi33.mean, deltab.mean), (chi33.std, deltab.std))
+
+
+def _total_steps(store: Store, config: TrainConfig) -> int:
+    available = len(store.patches.get("train", ()))
+    if available == 0:
+        raise InputError(f"{store.path} has no train patches: build it with subjects to train on.")
+    samples = available if config.samples_per_epoch is None else min(config.samples_per_epoch, available)
+    return config.epochs * math.ceil(samples / config.batch_size)
+
+
+def _prepare_run_dir(run: Path, store: Store, config: TrainConfig, *, resume: bool, overwrite: bool) -> Path | None:
+    """Return the checkpoint to resume from, or None after having made a fresh run folder."""
+    if run.is_file():
+        raise InputError(f"{run} is a file: give a folder for the run.")
+    began = (run / CONFIG).exists() or (run / LAST).exists()
+    if began and not resume and not overwrite:
+        raise InputError(f"{run} holds a run already: pass --resume to continue it, or --overwrite to start again.")
+    if not began and run.is_dir() and any(run.iterdir()) and not resume:
+        raise InputError(f"{run} is not empty and holds no run: choose another folder.")
+    if resume and (run / LAST).is_file():
+        check_resumable(load_config(run / CONFIG), config)
+        recorded = json.loads((run / METRICS).read_text(encoding="utf-8"))["content_hash"]
+        if recorded != store.content_hash:
+            raise InputError(f"{run} was trained on another store than {store.path}: give that store, or a new folder.")
+    elif began:
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        for name in (WEIGHTS, METRICS, CONFIG):
+            (run / name).unlink(missing_ok=True)
+    run.mkdir(parents=True, exist_ok=True)
+    _write_text(run / METRICS, json.dumps(_provenance(store), indent=2) + "\n")
+    _write_text(run / CONFIG, to_toml(config))
+    return run / LAST if (run / LAST).is_file() else None
+
+
+def _provenance(store: Store) -> dict[str, Any]:
+    return {
+        "chi33_version": __version__,
+        "store": store.path.name,
+        "content_hash": store.content_hash,
+        "train_subjects": list(store.subjects("train")),
+        "val_subjects": list(store.subjects("val")),
+    }
+
+
+def _fit(
+    module: UnrolledModule,
+    recorder: Recorder,
+    store: Store,
+    config: TrainConfig,
+    device: torch.device,
+    checkpoint: Path | None,
+) -> str:
+    """Run Lightning's loop; one of its epochs is the whole training, ours are counted in steps by the recorder."""
+    trainer = Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        precision=choose_precision(config.precision, device),
+        max_epochs=1,
+        callbacks=[recorder],
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=recorder.options.run_dir,
+    )
+    loader = train_loader(store, config, lambda: trainer.global_step)
+    try:
+        trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=False)
+    except StopTraining as stop:
+        return stop.reason
+    return ""
+
+
+def _finish(run: Path, store: Store, recorder: Recorder, total: int, stopped: str) -> TrainResult:
+    baselines, rows = recorder.baselines, recorder.rows
+    assert baselines is not None
+    result = TrainResult(
+        run_dir=run,
+        weights=run / WEIGHTS,
+        step=rows[-1].step if rows else 0,
+        total_steps=total,
+        best_loss=recorder.best,
+        zero_map_loss=baselines.zero_map,
+        untrained_loss=baselines.untrained,
+        seconds=rows[-1].seconds if rows else 0.0,
+        stopped=stopped,
+    )
+    figures = {
+        "steps": result.step,
+        "best_loss": result.best_loss,
+        "monitored": "training loss" if recorder.validation is None else "validation loss",
+        "zero_map_loss": None if math.isnan(baselines.zero_map) else baselines.zero_map,
+        "untrained_loss": None if math.isnan(baselines.untrained) else baselines.untrained,
+        "seconds": result.seconds,
+    }
+    _write_text(run / METRICS, json.dumps({**_provenance(store), **figures}, indent=2) + "\n")
+    return result
+
+
+def _reporter(progress: Callable[[Progress], None] | None, total: int) -> Callable[[int, float, EpochRow | None], None]:
+    def report(step: int, loss: float, row: EpochRow | None) -> None:
+        if progress is not None:
+            progress(Progress(step, total, loss, row))
+
+    return report
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's notices about hardware and loaders out of the log; its errors still come."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            warnings.filterwarnings("ignore", message=".*You're resuming from a checkpoint that ended before.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,273 @@
+"""Applies a trained network to one local field map: on the whole volume, or tile by tile."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from .. import __version__
+from ..pipeline.errors import InputError
+from ..pipeline.frames import b0_direction_from_affine, check_affine, check_b0_direction, voxel_size
+from .computer import choose_device, choose_precision, prepare_cpu
+from .config import Device
+from .models import find_model
+from .physics import DipolePhysicsFactory, FullGrid
+from .weights import TrainedNetwork, load_network
+
+TILE = 48
+_MAPS = 4 * 32 * 4  # bytes a voxel: about four activation maps of 32 float32 channels live at once
+_SUFFIXES = {"chi33": "chi", "deltab": "deltab"}
+_MEANING = {
+    "chi33": "susceptibility along B0, chi33 = h^T chi h, relative to the mean over the training masks",
+    "deltab": "field of the off-diagonal tensor elements, delta B' (MoDL-QSM eq. 4)",
+}
+
+Float32Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Maps (x, y, z) in ppm by name ("chi33", "deltab"), 0 outside the mask; tiles tells how it was computed."""
+
+    maps: dict[str, Float32Array]
+    tiles: bool
+
+
+def predict_maps(
+    trained: TrainedNetwork,
+    field: ArrayLike,
+    mask: ArrayLike,
+    voxel_edges: ArrayLike,
+    b0_direction: ArrayLike,
+    *,
+    tiles: bool | None = None,
+    device: Device = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Prediction:
+    """Return the maps of a network for one local field.
+
+    field: ppm of B0, (x, y, z); mask: (x, y, z), non-zero where it is valid; voxel_edges: (3,) mm; b0_direction: unit
+    vector in the voxel frame. On the whole volume the physics is periodic on the volume's grid; tiles are 48 voxels
+    wide,
+    overlap by a third, are blended, and their physics zero-pads to the whole grid (MoDL-QSM section 3.3). tiles=None
+    takes the whole volume where it fits the memory. progress is called with tiles done and in all. Raises InputError
+    where shapes differ, the mask is empty or the field is not finite inside it.
+    """
+    inside, values = _checked(field, mask)
+    grid = FullGrid.of(values.shape, voxel_edges, b0_direction)
+    target = choose_device(device)
+    prepare_cpu()
+    if tiles is None:
+        tiles = values.size * _MAPS > _free_memory(target)
+    network = trained.network.to(target).eval()
+    precise = choose_precision("auto", target) == "32-true"
+    inputs = [
+        torch.from_numpy(v.astype(np.float32))[None, None].to(target) for v in (np.where(inside, values, 0), inside)
+    ]
+    factory = DipolePhysicsFactory("pad-crop" if tiles else "circular")
+
+    def run(x: Tensor, m: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast(target.type, torch.bfloat16, enabled=not precise):
+            return network.denormalise(network(x, m, factory([grid], x.shape[-3:], target)))
+
+    output = _tiled(run, *inputs, progress) if tiles else run(*inputs)
+    maps = output[0].float().cpu().numpy() * inside
+    names = find_model(trained.model).predicts
+    return Prediction({name: np.ascontiguousarray(maps[i]) for i, name in enumerate(names)}, tiles)
+
+
+def predict(
+    weights: str | Path,
+    field: str | Path,
+    mask: str | Path,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    device: Device = "auto",
+    tiles: bool | None = None,
+    b0_direction: ArrayLike | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Write OUT_chi.nii.gz and, where the model has it, OUT_deltab.nii.gz, with JSON sidecars; return the image paths.
+
+    weights: run folder or weights file; field, mask: NIfTI on one grid, the field in ppm; out: the prefix;
+    b0_direction:
+    unit vector in the voxel frame, from the sidecar's B0_dir or else the affine when not given. Raises InputError for
+    input that does not fit, and where an output exists without overwrite.
+    """
+    trained = load_network(weights, model=model)
+    paths = {name: Path(f"{out}_{_SUFFIXES[name]}.nii.gz") for name in find_model(trained.model).predicts}
+    for path in paths.values():
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists: choose another --out, or pass --overwrite to replace it.")
+    image, mask_image = _load(field, "field"), _load(mask, "mask")
+    affine = check_affine(image.affine, f"the affine of {field}")
+    if image.shape[:3] == mask_image.shape[:3] and not np.allclose(affine, mask_image.affine, atol=1e-2):
+        raise InputError(
+            f"{mask} lies elsewhere than {field} (their affines differ): resample the mask onto the field."
+        )
+    h = _b0_direction(b0_direction, Path(field), affine)
+    result = predict_maps(
+        trained,
+        _volume(image),
+        _volume(mask_image),
+        voxel_size(affine),
+        h,
+        tiles=tiles,
+        device=device,
+        progress=progress,
+    )
+    for name, path in paths.items():
+        _write(path, result.maps[name], affine, _sidecar(name, trained, Path(field), Path(mask), h, result.tiles))
+    return list(paths.values())
+
+
+def _checked(field: ArrayLike, mask: ArrayLike) -> tuple[NDArray[np.bool_], Float32Array]:
+    values = np.asarray(field, np.float32)
+    inside = np.asarray(mask)
+    if values.ndim != 3 or inside.shape != values.shape:
+        raise InputError(f"field {values.shape} and mask {inside.shape} must be volumes of one shape.")
+    if not np.isfinite(inside).all():
+        raise InputError("the mask holds values that are not finite: give one of zeros and ones.")
+    inside = inside != 0
+    if not inside.any():
+        raise InputError("the mask is empty: give one that covers the brain.")
+    if not np.isfinite(values[inside]).all():
+        raise InputError(
+            "the field holds values that are not finite inside the mask: shrink the mask, or repair the field."
+        )
+    return inside, values
+
+
+def _starts(size: int, tile: int) -> list[int]:
+    """The corners along one axis: a third of overlap, the last tile flush with the end."""
+    if size <= tile:
+        return [0]
+    return [*range(0, size - tile, tile - tile // 3), size - tile]
+
+
+def _ramp(size: int, tile: int) -> Tensor:
+    """Blending weights along an axis: rising over the overlap, so that neighbours fade into one another."""
+    position = torch.arange(size, dtype=torch.float32)
+    edge = torch.minimum(position, size - 1 - position) + 0.5
+    return (edge / max(tile // 3, 1)).clamp(max=1)
+
+
+def _boxes(mask: Tensor, tile: int) -> Iterator[tuple[slice, ...]]:
+    shape = mask.shape[-3:]
+    for i in _starts(shape[0], tile):
+        for j in _starts(shape[1], tile):
+            for k in _starts(shape[2], tile):
+                box = tuple(slice(s, min(s + tile, n)) for s, n in zip((i, j, k), shape, strict=True))
+                if mask[(..., *box)].any():
+                    yield box
+
+
+def _tiled(
+    run: Callable[[Tensor, Tensor], Tensor], field: Tensor, mask: Tensor, progress: Callable[[int, int], None] | None
+) -> Tensor:
+    boxes = list(_boxes(mask, TILE))
+    total = field.new_zeros((1, 2, *field.shape[-3:]))
+    weight = field.new_zeros(field.shape)
+    for number, box in enumerate(boxes, 1):
+        x, m = field[(..., *box)], mask[(..., *box)]
+        ramps = [_ramp(n, TILE).to(field.device) for n in x.shape[-3:]]
+        window = ramps[0][:, None, None] * ramps[1][None, :, None] * ramps[2]
+        total[(..., *box)] += window * run(x.contiguous(), m.contiguous())
+        weight[(..., *box)] += window
+        if progress is not None:
+            progress(number, len(boxes))
+    return total / weight.clamp(min=1e-12)
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as handle:
+            line = next(line for line in handle if line.startswith("MemAvailable"))
+        return int(line.split()[1]) * 1024 * 3 // 4
+    except (OSError, StopIteration):
+        return 4 * 1024**3
+
+
+def _load(path: str | Path, name: str) -> Any:
+    try:
+        return nib.load(path)
+    except FileNotFoundError as error:
+        raise InputError(f"the {name} {path} does not exist: give a NIfTI file.") from error
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
+        raise InputError(f"the {name} {path} is no readable NIfTI file ({error}).") from error
+
+
+def _volume(image: Any) -> Float32Array:
+    try:
+        volume = np.asarray(image.dataobj, np.float32)
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{image.get_filename()} is damaged or truncated ({error}): copy it again.") from error
+    return volume[..., 0] if volume.ndim == 4 and volume.shape[3] == 1 else volume
+
+
+def _sidecar_of(path: Path) -> dict[str, Any]:
+    sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    if not sidecar.is_file():
+        return {}
+    try:
+        content = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{sidecar} is no valid JSON ({error}): repair or remove it.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _b0_direction(given: ArrayLike | None, field: Path, affine: ArrayLike) -> NDArray[np.float64]:
+    if given is not None:
+        return np.asarray(check_b0_direction(given, "b0_dir"), np.float64)
+    sidecar = _sidecar_of(field)
+    units = sidecar.get("Units", "ppm")
+    if units != "ppm":
+        raise InputError(f"{field} is in {units} by its sidecar, but the networks take ppm of B0: convert it.")
+    if "B0_dir" in sidecar:
+        return np.asarray(check_b0_direction(sidecar["B0_dir"], f"B0_dir beside {field}"), np.float64)
+    return np.asarray(b0_direction_from_affine(affine), np.float64)
+
+
+def _sidecar(
+    name: str, trained: TrainedNetwork, field: Path, mask: Path, h: NDArray[np.float64], tiles: bool
+) -> dict[str, Any]:
+    return {
+        "Description": _MEANING[name],
+        "Units": "ppm",
+        "Model": trained.model,
+        "Weights": trained.source.name,
+        "Sources": [field.name, mask.name],
+        "B0_dir": [round(float(value), 6) for value in h],
+        "Tiles": tiles,
+        "GeneratedBy": [{"Name": "chi33", "Version": __version__}],
+    }
+
+
+def _write(path: Path, volume: Float32Array, affine: ArrayLike, sidecar: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(volume.astype(np.float32), np.asarray(affine))
+    image.header.set_xyzt_units("mm")
+    partial = path.with_name(f".partial.{path.name}")
+    beside = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+    try:
+        nib.save(image, partial)
+        text = path.with_name(f".partial.{beside.name}")
+        text.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+        os.replace(text, beside)
+    finally:
+        partial.unlink(missing_ok=True)

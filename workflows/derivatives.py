@@ -1,0 +1,334 @@
+"""Names and files of BIDS derivatives: images with sidecars, transforms, the dataset description.
+
+Every file is written under a temporary name in its own folder and renamed, the image before its sidecar: an
+image without a sidecar is an unfinished one (`is_complete`). In memory a volume is (x, y, z) or
+components-first (c, x, y, z); on disk it is (x, y, z) or (x, y, z, c).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from .. import __version__
+from ..pipeline.errors import InputError, StepError
+from ..pipeline.frames import check_affine
+
+BIDS_VERSION = "1.9.0"
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_UNREADABLE = (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """Where the files of one subject (and session) lie under a derivatives folder.
+
+    subject and session are bare labels ("01"). With a session the folder is `sub-01/ses-a/anat`; files of the
+    subject as a whole, across sessions, are named with session=None.
+    """
+
+    out_dir: Path
+    subject: str
+    session: str | None = None
+
+    @property
+    def prefix(self) -> str:
+        """`sub-01` or `sub-01_ses-a`."""
+        return f"sub-{self.subject}" + (f"_ses-{self.session}" if self.session else "")
+
+    @property
+    def folder(self) -> Path:
+        """The `anat` folder; it need not exist."""
+        return Path(self.out_dir).joinpath(*self.prefix.split("_"), "anat")
+
+    @property
+    def report(self) -> Path:
+        """The subject's report, `OUT/sub-01.html`."""
+        return Path(self.out_dir) / f"sub-{self.subject}.html"
+
+    def path(
+        self,
+        label: str | None = None,
+        *,
+        suffix: str,
+        desc: str | None = None,
+        space: str | None = None,
+        ext: str = ".nii.gz",
+    ) -> Path:
+        """Return e.g. `sub-01_acq-ori01_desc-chi33_Chimap.nii.gz` (label="acq-ori01", desc="chi33", suffix="Chimap").
+
+        label is the entity string that tells scans apart, None or "" for files of the whole subject.
+        """
+        parts = [
+            self.prefix,
+            label,
+            f"space-{space}" if space else None,
+            f"desc-{desc}" if desc else None,
+            suffix,
+        ]
+        return self.folder / ("_".join(part for part in parts if part) + ext)
+
+    def transform(self, label: str | None) -> Path:
+        """Return the scan's world-to-world matrix, `…_from-orig_to-subject_mode-image_xfm.txt`."""
+        return self.path(f"{label}_{_XFM}" if label else _XFM, suffix="xfm", ext=".txt")
+
+
+_XFM = "from-orig_to-subject_mode-image"
+
+
+def sidecar_path(path: Path) -> Path:
+    """Return the JSON path beside an image or matrix: `a.nii.gz`, `a.nii` or `a.txt` to `a.json`."""
+    name = Path(path).name
+    for ext in (".nii.gz", ".nii", ".txt"):
+        if name.endswith(ext):
+            return Path(path).with_name(name.removesuffix(ext) + ".json")
+    return Path(path).with_suffix(".json")
+
+
+def is_complete(path: Path) -> bool:
+    """Tell whether an image and its sidecar both exist, that is, whether writing it ended."""
+    return Path(path).is_file() and sidecar_path(path).is_file()
+
+
+def write_image(
+    path: Path,
+    array: ArrayLike,
+    affine: ArrayLike,
+    sidecar: Mapping[str, Any],
+    *,
+    dtype: DTypeLike = np.float32,
+    overwrite: bool = True,
+) -> Path:
+    """Write a volume and its JSON sidecar atomically, the image first; return the image's path.
+
+    array: (x, y, z), or components-first (c, x, y, z), stored as (x, y, z, c). affine: voxel to world, mm.
+    dtype: stored type, unscaled. Raises StepError where the array is not finite or the disk is full, and
+    InputError where the file exists and overwrite is False.
+    """
+    path = Path(path)
+    _check_overwrite(path, overwrite)
+    volume = np.asarray(array)
+    if volume.ndim not in (3, 4):
+        raise StepError(f"{path.name} must have 3 axes, or 4 with components first, got shape {volume.shape}.")
+    if not np.isfinite(volume).all():
+        raise StepError(
+            f"{path.name} would hold NaN or infinite values: nothing was written; check the step before it."
+        )
+    stored = np.moveaxis(volume, 0, -1) if volume.ndim == 4 else volume
+    matrix = check_affine(affine, f"affine of {path.name}")
+    image = nib.Nifti1Image(np.asarray(stored, dtype=dtype), matrix)
+    image.header.set_xyzt_units("mm", "unknown")
+    image.set_qform(matrix, code=1)
+    image.set_sform(matrix, code=1)
+    json_path = sidecar_path(path)
+    _write_atomically(path, lambda temporary: nib.save(image, temporary), outdates=json_path)
+    write_json(json_path, sidecar)
+    return path
+
+
+def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return a NIfTI image as float32 (x, y, z), or components-first (c, x, y, z), and its affine (4, 4).
+
+    Raises InputError where the file is missing, damaged, or not a real-valued 3-D or 4-D image.
+    """
+    image = open_image(path)
+    if len(image.shape) not in (3, 4):
+        raise InputError(f"{path} has shape {image.shape}: give a 3-D image, or a 4-D one with components last.")
+    volume = read_data(image, path)
+    return (np.moveaxis(volume, -1, 0) if volume.ndim == 4 else volume), np.asarray(image.affine, dtype=np.float64)
+
+
+def open_image(path: Path) -> nib.Nifti1Image:
+    """Open a NIfTI file without reading its data; InputError where it is missing, damaged, complex or in colour."""
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist: check the name.")
+    try:
+        image = nib.load(path)
+    except _UNREADABLE as error:
+        raise InputError(f"{path} is damaged or no NIfTI ({_one_line(error)}): copy or convert it again.") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise InputError(f"{path} is a {type(image).__name__}, not NIfTI: convert it to .nii.gz.")
+    kind = image.get_data_dtype()
+    if kind.kind not in "iuf":
+        raise InputError(f"{path} holds values of type {kind}: give real numbers (magnitude and phase apart).")
+    return image
+
+
+def read_data(image: nib.Nifti1Image, path: Path) -> NDArray[np.float32]:
+    """Read an opened image's scaled values as float32; InputError where the file is truncated or damaged."""
+    try:
+        return image.get_fdata(dtype=np.float32, caching="unchanged")
+    except (*_UNREADABLE, zlib.error) as error:
+        raise InputError(
+            f"{path} is damaged: its data cannot be read to the end ({_one_line(error)}); copy or convert it again."
+        ) from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a JSON file atomically, with numpy values as numbers and paths as text."""
+    text = json.dumps(dict(content), indent=2, default=_plain) + "\n"
+    _write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return Path(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; InputError where it is missing, no valid JSON, or no object."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({_one_line(error)}): correct or remove it.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object of names and values, got a {type(content).__name__}.")
+    return content
+
+
+def write_transform(path: Path, transform: ArrayLike) -> Path:
+    """Write a world-to-world matrix (4, 4) in mm as plain text, exact to the last bit of double precision."""
+    matrix = np.asarray(transform, dtype=np.float64)
+    _check_transform(matrix, Path(path))
+    _write_atomically(Path(path), lambda temporary: np.savetxt(temporary, matrix, fmt="%.17g"))
+    return Path(path)
+
+
+def read_transform(path: Path) -> NDArray[np.float64]:
+    """Read a world-to-world matrix (4, 4) in mm; InputError where the file is missing or holds no such matrix."""
+    try:
+        matrix = np.loadtxt(path, dtype=np.float64, ndmin=2)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no matrix ({_one_line(error)}): give four rows of four numbers.") from error
+    _check_transform(matrix, Path(path))
+    return matrix
+
+
+def _check_transform(matrix: NDArray[np.float64], path: Path) -> None:
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise InputError(f"{path} must hold a finite 4x4 matrix, got shape {matrix.shape}.")
+    if not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-8):
+        raise InputError(f"{path} must end with the row 0 0 0 1, got {matrix[3].tolist()}: is it transposed?")
+
+
+def write_dataset_description(
+    out_dir: Path,
+    *,
+    name: str = "chi33 derivatives",
+    dataset_type: str = "derivative",
+    source: Path | str | None = None,
+) -> Path:
+    """Write `dataset_description.json` with GeneratedBy; return its path.
+
+    dataset_type is "derivative" or "raw"; source names the dataset the derivatives come from.
+    """
+    description: dict[str, Any] = {
+        "Name": name,
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": dataset_type,
+        "GeneratedBy": [{"Name": "chi33", "Version": __version__}],
+    }
+    if source is not None:
+        description["SourceDatasets"] = [{"URL": Path(source).name or str(source)}]
+    return write_json(Path(out_dir) / "dataset_description.json", description)
+
+
+def check_free_space(folder: Path, needed_bytes: int) -> None:
+    """Raise InputError where the disk of a folder (which need not exist yet) has less than needed_bytes free."""
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise InputError(
+            f"{folder} has {free / 1e9:.1f} GB free but about {needed_bytes / 1e9:.1f} GB are needed: free some space "
+            "or choose another folder."
+        )
+
+
+def check_output_folder(out_dir: Path, bids_dir: Path | None = None) -> Path:
+    """Create an output folder and check that it can be written; return it.
+
+    Raises InputError where it is a file, cannot be created or written, is the input dataset or lies inside it
+    (other than under its `derivatives`), contains it, or belongs to another program's derivatives.
+    """
+    out_dir = Path(out_dir)
+    if bids_dir is not None:
+        _check_apart(out_dir.resolve(), Path(bids_dir).resolve())
+    if out_dir.exists() and not out_dir.is_dir():
+        raise InputError(f"{out_dir} is a file: give a folder for the output.")
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        probe = out_dir / f".chi33-{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{out_dir} cannot be written ({error.strerror}): choose another folder.") from error
+    description = out_dir / "dataset_description.json"
+    if description.is_file():
+        generators = [entry.get("Name") for entry in read_json(description).get("GeneratedBy", [])]
+        if "chi33" not in generators:
+            made_by = ", ".join(str(name) for name in generators) or "another program"
+            raise InputError(f"{out_dir} holds a dataset made by {made_by}: choose another folder for the output.")
+    return out_dir
+
+
+def _check_apart(out_dir: Path, bids_dir: Path) -> None:
+    if out_dir == bids_dir:
+        raise InputError(f"{out_dir} is also the input dataset: choose another folder for the output.")
+    if out_dir.is_relative_to(bids_dir) and out_dir.relative_to(bids_dir).parts[0] != "derivatives":
+        raise InputError(
+            f"{out_dir} lies inside the input dataset: write to {bids_dir / 'derivatives' / 'chi33'} or elsewhere."
+        )
+    if bids_dir.is_relative_to(out_dir):
+        raise InputError(f"{out_dir} contains the input dataset {bids_dir}: choose another folder for the output.")
+
+
+def _check_overwrite(path: Path, overwrite: bool) -> None:
+    if not overwrite and (path.exists() or sidecar_path(path).exists()):
+        raise InputError(f"{path} exists already: pass --overwrite to replace it.")
+
+
+def _write_atomically(path: Path, write: Callable[[Path], Any], outdates: Path | None = None) -> None:
+    """Call write with a temporary path in the same folder, then rename it to path; leave no trace on failure.
+
+    outdates: a file that vouches for the old content of path, removed just before the new one takes its place.
+    """
+    extension = "".join(Path(path.name).suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
+    temporary = path.with_name(f".{path.name.removesuffix(extension)}.{uuid.uuid4().hex}{extension}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        if outdates is not None:
+            outdates.unlink(missing_ok=True)
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise StepError(f"{path} cannot be written ({error.strerror or error}): check the folder.") from error
+        raise StepError(
+            f"{path} cannot be written because the disk is full or a quota is reached: free some space and repeat the "
+            "command."
+        ) from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a sidecar cannot hold a {type(value).__name__}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
