@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..pipeline.errors import InputError
 from .store import PatchTable, Store, VolumeEntry, open_store
-from .volume import FIELD, MASK
+from .volume import FIELD, MASK, Float32Array
 
 TRAINING_CHANNELS = (FIELD, "chi33", "deltab", MASK)
 
@@ -29,15 +29,29 @@ _readers: weakref.WeakSet[StoreReader] = weakref.WeakSet()
 
 
 class StoreReader:
-    """Reads boxes of channels from a store, through a handle of its own in every process."""
+    """Reads the maps of volumes from a store, through a handle of its own in every process.
 
-    def __init__(self, store: Store) -> None:
+    in_memory: keep every volume that was read, uncompressed; processes forked later share what is there by then.
+    """
+
+    def __init__(self, store: Store, *, in_memory: bool = False) -> None:
         self.store = store
+        self.in_memory = in_memory
+        self._kept: dict[tuple[str, str], Float32Array] = {}
         self._handle: h5py.File | None = None
         self._pid = -1
         _readers.add(self)
 
-    def read(self, name: str, box: Any = ()) -> np.ndarray:
+    def maps(self, volume: str, channels: Sequence[str], box: Any = ()) -> dict[str, Float32Array]:
+        """Return a box of the named channels of a volume as float32; the field is 0 outside the mask."""
+        if self.in_memory:
+            return {name: self._whole(volume, name)[box].copy() for name in channels}
+        maps = {name: self.read(f"volumes/{volume}/{name}", box) for name in channels}
+        if FIELD in maps:
+            maps[FIELD] *= self.read(f"volumes/{volume}/{MASK}", box) if MASK not in maps else maps[MASK]
+        return maps
+
+    def read(self, name: str, box: Any = ()) -> Float32Array:
         """Return a part of a dataset of the file as float32."""
         with _lock:
             return np.asarray(self._open()[name][box], np.float32)
@@ -48,6 +62,12 @@ class StoreReader:
             if self._handle is not None and self._pid == os.getpid():
                 self._handle.close()
                 self._handle = None
+
+    def _whole(self, volume: str, name: str) -> Float32Array:
+        if (volume, name) not in self._kept:
+            array = self.read(f"volumes/{volume}/{name}")
+            self._kept[volume, name] = array * self._whole(volume, MASK) if name == FIELD else array
+        return self._kept[volume, name]
 
     def _open(self) -> h5py.File:
         if self._handle is None or self._pid != os.getpid():
@@ -61,10 +81,10 @@ class StoreReader:
         return self._handle
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"store": self.store}
+        return {"store": self.store, "in_memory": self.in_memory}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["store"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
 
 def _before_fork() -> None:
@@ -87,7 +107,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
     An item holds, per channel, a float32 tensor (1, p, p, p) in ppm (mask 0 or 1; the field is 0 outside the mask,
     as it is only known inside), and `volume` (id), `corner` (3,) int64 voxels, `volume_shape` (3,) int64,
     `voxel_size` (3,) float32 mm, `b0_direction` (3,) float32 in the voxel frame.
-    Raises InputError where the split has no patches or a volume lacks a channel.
+    table: other patches than the store's index (any size, see draw_patches); in_memory: hold the split's volumes
+    uncompressed. Raises InputError where the split has no patches or a volume lacks a channel.
     """
 
     def __init__(
@@ -97,6 +118,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         channels: Sequence[str] = TRAINING_CHANNELS,
         *,
         table: PatchTable | None = None,
+        in_memory: bool = False,
     ) -> None:
         self.store = _opened(store)
         self.split = split
@@ -109,8 +131,11 @@ class PatchDataset(Dataset[dict[str, Any]]):
         self.table = found
         _check_channels(self.store, volumes, self.channels)
         self._volumes = {volume.id: volume for volume in volumes}
-        self._materialised = own and set(self._needed()) <= set(found.data_channels)
-        self._reader = StoreReader(self.store)
+        self._materialised = own and not in_memory and {*self.channels, MASK} <= set(found.data_channels)
+        self._reader = StoreReader(self.store, in_memory=in_memory)
+        if in_memory:
+            for volume in volumes:
+                self._reader.maps(volume.id, self.channels, np.s_[:0])
 
     def __len__(self) -> int:
         return len(self.table)
@@ -119,7 +144,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         row = self.table.rows[index]
         volume = self._volumes[row["volume"].decode()]
         corner = tuple(int(row[axis]) for axis in "ijk")
-        patches = self._read(index % len(self.table), volume, corner)
+        patches = self._read(index % len(self.table), volume.id, corner)
         return {
             **_as_tensors(patches, self.channels),
             "volume": volume.id,
@@ -128,15 +153,14 @@ class PatchDataset(Dataset[dict[str, Any]]):
             **_geometry(volume),
         }
 
-    def _needed(self) -> tuple[str, ...]:
-        return (*self.channels, MASK) if FIELD in self.channels and MASK not in self.channels else self.channels
-
-    def _read(self, index: int, volume: VolumeEntry, corner: tuple[int, ...]) -> dict[str, np.ndarray]:
+    def _read(self, index: int, volume: str, corner: tuple[int, ...]) -> dict[str, Float32Array]:
         if self._materialised:
             patch = self._reader.read(f"patches/{self.split}_data", index)
-            return dict(zip(self.table.data_channels, patch, strict=True))
+            maps = dict(zip(self.table.data_channels, patch, strict=True))
+            maps[FIELD] = maps[FIELD] * maps[MASK]
+            return maps
         box = tuple(slice(start, start + self.table.patch_size) for start in corner)
-        return {name: self._reader.read(f"volumes/{volume.id}/{name}", box) for name in self._needed()}
+        return self._reader.maps(volume, self.channels, box)
 
 
 class VolumeDataset(Dataset[dict[str, Any]]):
@@ -163,8 +187,7 @@ class VolumeDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         volume = self.volumes[index]
-        names = {*self.channels, MASK}
-        maps = {name: self._reader.read(f"volumes/{volume.id}/{name}") for name in names}
+        maps = self._reader.maps(volume.id, self.channels)
         return {
             **_as_tensors(maps, self.channels),
             "volume": volume.id,
@@ -230,9 +253,7 @@ def _check_channels(store: Store, volumes: Sequence[VolumeEntry], channels: Sequ
             )
 
 
-def _as_tensors(maps: dict[str, np.ndarray], channels: Sequence[str]) -> dict[str, torch.Tensor]:
-    if FIELD in channels:
-        maps[FIELD] = maps[FIELD] * (maps[MASK] > 0)
+def _as_tensors(maps: dict[str, Float32Array], channels: Sequence[str]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(maps[name][None])) for name in channels}
 
 

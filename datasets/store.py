@@ -104,7 +104,7 @@ def open_store(path: str | Path, *, verify: bool = False) -> Store:
         with h5py.File(path, "r") as handle:
             _check_root(handle, path)
             store = _read_store(handle, path)
-            if verify and content_hash(dataset_digests(handle)) != store.content_hash:
+            if verify and content_hash(store_digests(handle)) != store.content_hash:
                 raise InputError(f"{path} does not match its content hash, so its data were altered: {_DAMAGED}.")
             return store
     except InputError:
@@ -196,25 +196,43 @@ def _read_patches(handle: h5py.File, split: str) -> PatchTable:
 def array_digest(name: str, array: NDArray[Any]) -> str:
     """Return the SHA-256 of one dataset: its name, type, shape and little-endian bytes."""
     ordered = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    digest = hashlib.sha256(f"{name} {ordered.dtype.str} {ordered.shape}\n".encode())
-    digest.update(ordered.data.cast("B") if ordered.size else b"")
+    kind = [(column, ordered.dtype[column].str) for column in ordered.dtype.names or ()] or ordered.dtype.str
+    digest = hashlib.sha256(f"{name} {kind} {ordered.shape}\n".encode())
+    digest.update(ordered.view(np.uint8).data if ordered.size else b"")
+    return digest.hexdigest()
+
+
+def attrs_digest(name: str, attrs: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the attributes of a group or dataset, in the order of their names."""
+    digest = hashlib.sha256(f"{name}\n".encode())
+    for key in sorted(attrs):
+        value = attrs[key]
+        content = value.encode() if isinstance(value, str) else np.asarray(value).tobytes()
+        digest.update(f"{key} {len(content)}\n".encode() + content)
     return digest.hexdigest()
 
 
 def content_hash(digests: Mapping[str, str]) -> str:
-    """Return the hash of a store from the digests of its datasets by name, whatever the order they came in."""
-    lines = "\n".join(digests[name] for name in sorted(digests))
+    """Return the hash of a store from its digests by name, whatever the order they came in."""
+    lines = "\n".join(f"{name} {digests[name]}" for name in sorted(digests))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def dataset_digests(handle: h5py.File) -> dict[str, str]:
-    """Return the digest of every dataset under /volumes and /tensors, reading one at a time."""
+def store_digests(handle: h5py.File) -> dict[str, str]:
+    """Return the digests of all a training reads: datasets (by name) and attributes (name@), one at a time in memory.
+
+    The materialised patches are copies of these and left out.
+    """
     digests: dict[str, str] = {}
 
     def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if item.name.startswith("/patches/") and item.name.endswith("_data"):
+            return
         if isinstance(item, h5py.Dataset):
             digests[item.name] = array_digest(item.name, item[()])
+        if len(item.attrs):
+            digests[f"{item.name}@"] = attrs_digest(item.name, item.attrs)
 
-    for root in ("volumes", "tensors"):
+    for root in ("volumes", "tensors", "patches"):
         handle[root].visititems(visit)
     return digests

@@ -21,7 +21,7 @@ from ..pipeline.errors import InputError, StepError
 from .guarded_file import GuardedFile
 from .patches import RULE
 from .statistics import ChannelStatistics
-from .store import SCHEMA, VERSION, array_digest, content_hash, dataset_digests, open_store
+from .store import SCHEMA, VERSION, array_digest, attrs_digest, content_hash, open_store, store_digests
 from .volume import MASK, Geometry, TensorVolume, Volume
 
 _CHUNK = 32
@@ -80,6 +80,7 @@ class StoreWriter:
         _describe(group, volume.geometry, volume.subject, split, volume.source, volume.parent)
         if volume.rotation is not None:
             group.attrs["rotation"] = volume.rotation
+        self._record(group)
 
     def add_tensor(self, tensor: TensorVolume, split: str) -> None:
         """Write a subject's tensor and its mask."""
@@ -88,11 +89,13 @@ class StoreWriter:
         self._write(group, MASK, np.asarray(tensor.mask, np.uint8))
         _describe(group, tensor.geometry, tensor.subject, split, "acquired", "")
         group.attrs["frame"] = "world"
+        self._record(group)
 
     def add_patches(self, split: str, rows: NDArray[Any], *, patch_size: int, min_brain: float, seed: int) -> None:
         """Write the patch table of a split."""
         table = self.handle.create_dataset(f"patches/{split}", data=rows)
         table.attrs.update(patch_size=patch_size, min_brain=min_brain, rule=RULE, seed=seed)
+        self._record(table, rows)
 
     def add_statistics(self, statistics: Mapping[str, ChannelStatistics]) -> None:
         """Write mean, standard deviation and voxel count per channel."""
@@ -125,8 +128,15 @@ class StoreWriter:
         leading = (1,) * (array.ndim - 3)
         chunks = (*leading, *(min(_CHUNK, n) for n in array.shape[-3:]))
         dataset = group.create_dataset(name, data=array, chunks=chunks, **_FILTERS)
-        self._digests[dataset.name] = array_digest(dataset.name, array)
-        dataset.flush()
+        self._record(dataset, array)
+
+    def _record(self, item: h5py.Group | h5py.Dataset, array: NDArray[Any] | None = None) -> None:
+        """Digest what was written, from memory, and ask whether it arrived."""
+        if array is not None:
+            self._digests[item.name] = array_digest(item.name, array)
+            item.flush()
+        if len(item.attrs):
+            self._digests[f"{item.name}@"] = attrs_digest(item.name, item.attrs)
         self._file.check()
 
     def _finish(self) -> None:
@@ -140,7 +150,7 @@ class StoreWriter:
     def _verify(self) -> None:
         store = open_store(self.partial)
         with store.open() as handle:
-            if dataset_digests(handle) != self._digests:
+            if store_digests(handle) != self._digests:
                 raise StepError(f"{self.path} reads back differently from what was written: check the disk.")
 
     def _discard(self) -> None:

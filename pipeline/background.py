@@ -12,8 +12,10 @@ from scipy import ndimage
 from .dipole import Float32Array, Shape, check_grid, crop, forward_fft, inverse_fft, padded_shape
 from .errors import InputError
 
-DEFAULT_LARGEST_RADIUS = 12.0  # mm
-DEFAULT_THRESHOLD = 0.05
+LARGEST_RADIUS = 18.0  # mm
+SMALLEST_RADIUS = 4.5  # mm: smaller spheres lose to the strong fields at the brain's edge
+RADIUS_STEP = 1.5  # mm
+THRESHOLD = 0.1
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,15 @@ class LocalField:
     mask: NDArray[np.bool_]
 
 
-def default_radii(voxel_size: ArrayLike) -> tuple[float, ...]:
-    """Return the V-SHARP radii in mm, descending: 12 mm to the smallest that still averages over neighbours."""
-    size = np.asarray(voxel_size, np.float64)
-    smallest, step = 1.01 * float(size.max()), max(1.0, float(size.min()))
-    if smallest >= DEFAULT_LARGEST_RADIUS:
-        return (smallest,)
-    count = max(2, int(np.ceil((DEFAULT_LARGEST_RADIUS - smallest) / step)) + 1)
-    return tuple(float(r) for r in np.linspace(DEFAULT_LARGEST_RADIUS, smallest, count))
+def vsharp_radii(
+    voxel_size: ArrayLike, largest: float = LARGEST_RADIUS, smallest: float = SMALLEST_RADIUS
+) -> tuple[float, ...]:
+    """Return V-SHARP radii in mm, descending from `largest` to `smallest`, at least 1.01 voxels."""
+    least = max(smallest, 1.01 * float(np.max(np.asarray(voxel_size, np.float64))))
+    if least >= largest:
+        return (least,)
+    count = max(2, int(np.ceil((largest - least) / RADIUS_STEP)) + 1)
+    return tuple(float(r) for r in np.linspace(largest, least, count))
 
 
 def sphere_kernel(grid: Shape, voxel_size: ArrayLike, radius: float) -> Float32Array:
@@ -66,11 +69,11 @@ def vsharp(
     voxel_size: ArrayLike,
     *,
     radii: Sequence[float] | None = None,
-    threshold: float = DEFAULT_THRESHOLD,
+    threshold: float = THRESHOLD,
 ) -> LocalField:
     """Remove the background by spherical mean values of the largest radius that fits, then deconvolve (V-SHARP).
 
-    total_field: (x, y, z) ppm; mask: where it is known; voxel_size: (3,) mm; radii: mm, default_radii by default;
+    total_field: (x, y, z) ppm; mask: where it is known; voxel_size: (3,) mm; radii: mm, vsharp_radii by default;
     threshold: components of 1 - S(k) of the largest radius smaller than this are dropped. Returns the local field
     in ppm where the smallest sphere fits the mask. Sources: Schweser 2011, Wu 2012.
     """
@@ -81,7 +84,7 @@ def vsharp(
         raise InputError(f"mask has shape {inside.shape}, but the field has {shape}.")
     if not inside.any():
         raise InputError("the mask is empty, so no background can be removed: check the brain mask.")
-    used = default_radii(size) if radii is None else check_radii(radii)
+    used = vsharp_radii(size) if radii is None else check_radii(radii)
     if not 0 < threshold < 1:
         raise InputError(f"threshold must lie between 0 and 1, got {threshold}.")
     depth = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=size)[1:-1, 1:-1, 1:-1]

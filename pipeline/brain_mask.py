@@ -16,6 +16,7 @@ from scipy import ndimage
 from .echoes import smooth_inside
 from .errors import InputError, StepError
 from .frames import check_affine, voxel_size
+from .masks import clean_mask
 from .resample import resample
 
 BET_SPACING = 2.0  # mm
@@ -27,24 +28,6 @@ _RUN = (
     "bet = BrainExtractor(nibabel.load(sys.argv[1]), bt=float(sys.argv[3])); bet.run(); "
     "mask = bet.compute_mask(); nibabel.save(nibabel.Nifti1Image(mask.astype(numpy.uint8), bet.img.affine), sys.argv[2])"
 )
-
-
-def largest_component(mask: ArrayLike) -> NDArray[np.bool_]:
-    """Return the largest face-connected component of a mask (x, y, z); empty where the mask is."""
-    labels, count = ndimage.label(np.asarray(mask, bool))
-    if count == 0:
-        return np.zeros(np.shape(mask), bool)
-    return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-
-
-def clean_mask(mask: ArrayLike, size: ArrayLike, *, opening: float = 2.0) -> NDArray[np.bool_]:
-    """Return a mask without islands, holes, and bridges thinner than 2 x `opening` mm; size: voxel size (3,) mm."""
-    inside = np.pad(np.asarray(mask, bool), 1)
-    spacing = np.asarray(size, np.float64)
-    core = largest_component(ndimage.distance_transform_edt(inside, sampling=spacing) > opening)
-    grown = ndimage.distance_transform_edt(~core, sampling=spacing) <= opening
-    kept = ndimage.binary_fill_holes(largest_component(grown & inside))
-    return kept[1:-1, 1:-1, 1:-1]
 
 
 def brain_mask(

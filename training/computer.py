@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from typing import Literal
 
 import torch
 
@@ -22,7 +23,7 @@ def choose_device(device: Device) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def choose_precision(precision: Precision, device: torch.device) -> Precision:
+def choose_precision(precision: Precision, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
     """Return the precision of "auto": bf16-mixed on a GPU, 32-true on a CPU."""
     if precision != "auto":
         return precision

@@ -130,7 +130,7 @@ def from_table(kind: type[Any], table: Mapping[str, Any], source: str, prefix: s
             remedy = f"did you mean {prefix}{close[0]}?" if close else f"the keys are {', '.join(known)}."
             raise InputError(f"{source} has an unknown key {prefix}{key}: {remedy}")
         if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
-            values[key] = from_table(hints[key], value, source, f"{prefix}{key}.")  # type: ignore[arg-type]
+            values[key] = from_table(hints[key], value, source, f"{prefix}{key}.")
         else:
             values[key] = _checked(hints[key], value, f"{prefix}{key}", source)
     return kind(**values)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import html as escape
+import io
 import json
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pipeline.errors import Chi33Warning, InputError
+from .atomic import write_text
 from .map_pairs import MapPair, find_pairs
 from .metrics import (
     RegionStatistics,
@@ -141,9 +142,9 @@ def evaluate(
         lines.append(_line(pair, demean))
         if progress is not None:
             progress(number, len(pairs))
-    _write(out, _csv_text(lines))
+    write_text(out, _csv_text(lines))
     if html:
-        _write(out.with_suffix(".html"), _html_text(lines))
+        write_text(out.with_suffix(".html"), _html_text(lines))
     return lines
 
 
@@ -225,8 +226,6 @@ def _read(
 
 
 def _csv_text(lines: Sequence[Line]) -> str:
-    import io
-
     rows = [line.columns() for line in lines]
     names = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO(newline="")
@@ -257,10 +256,3 @@ def _html_text(lines: Sequence[Line]) -> str:
         "tr:nth-child(even){background:#eee}</style></head><body><h1>Errors</h1>"
         f"<p>nrmse and hfen in per cent, rmse in ppm, psnr in dB.</p>\n<table>\n{body}\n</table></body></html>\n"
     )
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

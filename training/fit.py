@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from lightning.pytorch import Trainer, seed_everything
 from .. import __version__
 from ..datasets.store import Store, open_store
 from ..pipeline.errors import Chi33Warning, InputError
+from .atomic import write_text
 from .computer import choose_device, choose_precision, prepare_cpu
 from .config import TrainConfig, check_resumable, load_config, to_toml
 from .lit_module import UnrolledModule
@@ -152,9 +152,8 @@ def _prepare_run_dir(run: Path, store: Store, config: TrainConfig, *, resume: bo
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
         for name in (WEIGHTS, METRICS, CONFIG):
             (run / name).unlink(missing_ok=True)
-    run.mkdir(parents=True, exist_ok=True)
-    _write_text(run / METRICS, json.dumps(_provenance(store), indent=2) + "\n")
-    _write_text(run / CONFIG, to_toml(config))
+    write_text(run / METRICS, json.dumps(_provenance(store), indent=2) + "\n")
+    write_text(run / CONFIG, to_toml(config))
     return run / LAST if (run / LAST).is_file() else None
 
 
@@ -219,7 +218,7 @@ def _finish(run: Path, store: Store, recorder: Recorder, total: int, stopped: st
         "untrained_loss": None if math.isnan(baselines.untrained) else baselines.untrained,
         "seconds": result.seconds,
     }
-    _write_text(run / METRICS, json.dumps({**_provenance(store), **figures}, indent=2) + "\n")
+    write_text(run / METRICS, json.dumps({**_provenance(store), **figures}, indent=2) + "\n")
     return result
 
 
@@ -229,12 +228,6 @@ def _reporter(progress: Callable[[Progress], None] | None, total: int) -> Callab
             progress(Progress(step, total, loss, row))
 
     return report
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 @contextmanager

@@ -27,9 +27,7 @@ class UnrolledModule(LightningModule):
     def __init__(self, config: TrainConfig, normalisation: Normalisation) -> None:
         super().__init__()
         self.config = config
-        network = find_model(config.model).build(config.network, normalisation)
-        # Channels last is the layout that oneDNN and cuDNN convolve fastest.
-        self.network = network.to(memory_format=torch.channels_last_3d)
+        self.network = find_model(config.model).build(config.network, normalisation)
         self.physics = DipolePhysicsFactory(config.patch_rule)
         self.plateau: ReduceLROnPlateau | None = None
 

@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
-
 from ..pipeline.errors import InputError
 from .config import NetworkConfig
 from .modl_qsm import ModlQsm, Normalisation
@@ -21,10 +19,10 @@ class Model:
     name: str
     paper: str
     predicts: tuple[str, ...]
-    build: Callable[[NetworkConfig, Normalisation], nn.Module]
+    build: Callable[[NetworkConfig, Normalisation], ModlQsm]
 
 
-def _build_modl_qsm(config: NetworkConfig, normalisation: Normalisation) -> nn.Module:
+def _build_modl_qsm(config: NetworkConfig, normalisation: Normalisation) -> ModlQsm:
     return ModlQsm(normalisation, **dataclasses.asdict(config))
 
 

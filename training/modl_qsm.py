@@ -83,6 +83,8 @@ class ModlQsm(nn.Module):
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(normalisation.mean, dtype=torch.float32).view(1, 2, 1, 1, 1))
         self.register_buffer("std", torch.tensor(normalisation.std, dtype=torch.float32).view(1, 2, 1, 1, 1))
+        # The layout that oneDNN and cuDNN convolve fastest.
+        self.cnn.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def normalise(self, x: Tensor, mask: Tensor) -> Tensor:
         """Return (x - mean) / std inside the mask and 0 outside, (batch, 2, x, y, z), for x in ppm."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from .. import __version__
 from ..pipeline.errors import InputError
 from ..pipeline.frames import b0_direction_from_affine, check_affine, check_b0_direction, voxel_size
+from .atomic import atomic_path, write_text
 from .computer import choose_device, choose_precision, prepare_cpu
 from .config import Device
 from .models import find_model
@@ -33,6 +33,7 @@ _MEANING = {
 }
 
 Float32Array = NDArray[np.float32]
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def predict_maps(
         with torch.inference_mode(), torch.autocast(target.type, torch.bfloat16, enabled=not precise):
             return network.denormalise(network(x, m, factory([grid], x.shape[-3:], target)))
 
-    output = _tiled(run, *inputs, progress) if tiles else run(*inputs)
+    output = _tiled(run, inputs[0], inputs[1], progress) if tiles else run(inputs[0], inputs[1])
     maps = output[0].float().cpu().numpy() * inside
     names = find_model(trained.model).predicts
     return Prediction({name: np.ascontiguousarray(maps[i]) for i, name in enumerate(names)}, tiles)
@@ -164,14 +165,14 @@ def _ramp(size: int, tile: int) -> Tensor:
     return (edge / max(tile // 3, 1)).clamp(max=1)
 
 
-def _boxes(mask: Tensor, tile: int) -> Iterator[tuple[slice, ...]]:
+def _boxes(mask: Tensor, tile: int) -> Iterator[Box]:
     shape = mask.shape[-3:]
     for i in _starts(shape[0], tile):
         for j in _starts(shape[1], tile):
             for k in _starts(shape[2], tile):
                 box = tuple(slice(s, min(s + tile, n)) for s, n in zip((i, j, k), shape, strict=True))
-                if mask[(..., *box)].any():
-                    yield box
+                if mask[:, :, *box].any():
+                    yield box[0], box[1], box[2]
 
 
 def _tiled(
@@ -181,11 +182,11 @@ def _tiled(
     total = field.new_zeros((1, 2, *field.shape[-3:]))
     weight = field.new_zeros(field.shape)
     for number, box in enumerate(boxes, 1):
-        x, m = field[(..., *box)], mask[(..., *box)]
+        x, m = field[:, :, *box], mask[:, :, *box]
         ramps = [_ramp(n, TILE).to(field.device) for n in x.shape[-3:]]
         window = ramps[0][:, None, None] * ramps[1][None, :, None] * ramps[2]
-        total[(..., *box)] += window * run(x.contiguous(), m.contiguous())
-        weight[(..., *box)] += window
+        total[:, :, *box] += window * run(x.contiguous(), m.contiguous())
+        weight[:, :, *box] += window
         if progress is not None:
             progress(number, len(boxes))
     return total / weight.clamp(min=1e-12)
@@ -258,16 +259,9 @@ def _sidecar(
 
 
 def _write(path: Path, volume: Float32Array, affine: ArrayLike, sidecar: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(volume.astype(np.float32), np.asarray(affine))
     image.header.set_xyzt_units("mm")
-    partial = path.with_name(f".partial.{path.name}")
-    beside = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
-    try:
+    with atomic_path(path) as partial:
         nib.save(image, partial)
-        text = path.with_name(f".partial.{beside.name}")
-        text.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-        os.replace(text, beside)
-    finally:
-        partial.unlink(missing_ok=True)
+    beside = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+    write_text(beside, json.dumps(sidecar, indent=2) + "\n")

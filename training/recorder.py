@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 import shutil
 import signal
 import threading
@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ..pipeline.errors import StepError
+from .atomic import atomic_path, write_text
 from .lit_module import Batch, UnrolledModule
 from .weights import BEST, LAST, WEIGHTS, save_atomically, weights_entry
 
@@ -220,9 +221,8 @@ class Recorder(Checkpoint):
             )
         trainer.save_checkpoint(run_dir / LAST)
         if improved:
-            partial = run_dir / f"{BEST}.partial"
-            shutil.copyfile(run_dir / LAST, partial)
-            os.replace(partial, run_dir / BEST)
+            with atomic_path(run_dir / BEST) as partial:
+                shutil.copyfile(run_dir / LAST, partial)
         if row is not None:
             self._write_log()
         self._saved = time.monotonic()
@@ -242,13 +242,11 @@ class Recorder(Checkpoint):
         return total / count
 
     def _write_log(self) -> None:
-        path = self.options.run_dir / LOG
-        partial = path.with_name(f".{LOG}.partial")
-        with open(partial, "w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, [f.name for f in fields(EpochRow)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in self.rows)
-        os.replace(partial, path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, [f.name for f in fields(EpochRow)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in self.rows)
+        write_text(self.options.run_dir / LOG, text.getvalue())
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

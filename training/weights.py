@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..pipeline.errors import InputError
+from .atomic import atomic_path
 from .config import NetworkConfig, from_table, to_table
 from .models import find_model
-from .modl_qsm import Normalisation
+from .modl_qsm import ModlQsm, Normalisation
 
 FORMAT = "chi33-weights"
 WEIGHTS = "weights.pt"
@@ -26,7 +27,7 @@ BEST = "checkpoints/best.ckpt"
 class TrainedNetwork:
     """A network in evaluation mode, the name of its model and the file it came from."""
 
-    network: nn.Module
+    network: ModlQsm
     model: str
     source: Path
 
@@ -46,16 +47,10 @@ def weights_entry(model: str, config: NetworkConfig, network: nn.Module) -> dict
 
 def save_atomically(content: Any, path: Path) -> None:
     """torch.save to a temporary name in the same folder, then rename: the file is the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as handle:
-            torch.save(content, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with atomic_path(path) as partial:
+        partial.write_bytes(buffer.getbuffer())
 
 
 def find_weights(path: str | Path) -> Path:
@@ -87,8 +82,7 @@ def load_network(path: str | Path, *, model: str | None = None) -> TrainedNetwor
         network.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"{source} does not fit its network ({str(error).splitlines()[-1].strip()}).") from error
-    network = network.to(memory_format=torch.channels_last_3d).eval()
-    return TrainedNetwork(network, entry["model"], source)
+    return TrainedNetwork(network.eval(), entry["model"], source)
 
 
 def _read(source: Path) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def write_image(
     image.set_qform(matrix, code=1)
     image.set_sform(matrix, code=1)
     json_path = sidecar_path(path)
-    _write_atomically(path, lambda temporary: nib.save(image, temporary), outdates=json_path)
+    write_atomically(path, lambda temporary: nib.save(image, temporary), outdates=json_path)
     write_json(json_path, sidecar)
     return path
 
@@ -179,7 +179,7 @@ def read_data(image: nib.Nifti1Image, path: Path) -> NDArray[np.float32]:
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Write a JSON file atomically, with numpy values as numbers and paths as text."""
     text = json.dumps(dict(content), indent=2, default=_plain) + "\n"
-    _write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return Path(path)
 
 
@@ -198,7 +198,7 @@ def write_transform(path: Path, transform: ArrayLike) -> Path:
     """Write a world-to-world matrix (4, 4) in mm as plain text, exact to the last bit of double precision."""
     matrix = np.asarray(transform, dtype=np.float64)
     _check_transform(matrix, Path(path))
-    _write_atomically(Path(path), lambda temporary: np.savetxt(temporary, matrix, fmt="%.17g"))
+    write_atomically(Path(path), lambda temporary: np.savetxt(temporary, matrix, fmt="%.17g"))
     return Path(path)
 
 
@@ -297,7 +297,7 @@ def _check_overwrite(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path} exists already: pass --overwrite to replace it.")
 
 
-def _write_atomically(path: Path, write: Callable[[Path], Any], outdates: Path | None = None) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any], outdates: Path | None = None) -> None:
     """Call write with a temporary path in the same folder, then rename it to path; leave no trace on failure.
 
     outdates: a file that vouches for the old content of path, removed just before the new one takes its place.

@@ -48,7 +48,8 @@ class Protocol:
             raise InputError(f"echo times must rise from above 0 to at most 0.2 s, got {times.tolist()} s.")
         if times[-1] >= self.repetition_time:
             raise InputError(
-                f"the last echo time, {times[-1]:g} s, must come before the repetition time of {self.repetition_time:g} s."
+                f"the last echo time, {times[-1]:g} s, must come before the repetition time, "
+                f"{self.repetition_time:g} s."
             )
         if not 0.5 <= self.b0 <= 14:
             raise InputError(f"the field strength must lie between 0.5 and 14 T, got {self.b0:g}.")

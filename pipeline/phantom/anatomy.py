@@ -1,17 +1,18 @@
-"""The head in its own coordinates (mm, RAS+, origin near the anterior commissure): tissues, tensor, exterior, labels."""
+"""The head in its own coordinates (mm, RAS+, origin near the AC): tissues, tensor, exterior, labels."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .exterior import AIR_TO_BONE, AIR_TO_FAT, AIR_TO_TISSUE, Compartments, compartments, coarse_exterior
+from .exterior import AIR_TO_BONE, AIR_TO_FAT, AIR_TO_TISSUE, Compartments, coarse_exterior, compartments
 from .fibres import STEP, fibre_dyad
 from .nuclei import NUCLEI, nucleus_bounds, nucleus_fraction
-from .sampling import sample_grid, smooth_noise
+from .sampling import THREADS, sample_grid, smooth_noise
 from .subjects import HeadParameters
 from .template import MAP_ORIGIN, MAP_SHAPE, Template, load_template
 from .vessels import vein_fraction
@@ -73,7 +74,17 @@ def build_head(parameters: HeadParameters) -> Head:
     coarse, coarse_affine = coarse_exterior(exterior, affine)
     tensor, tensor_affine, reference = _tensor(parameters, rng, points, chi, white * (1 - veins), warped.brain)
     return Head(
-        parameters, affine, fractions, r2star, warped.brain, labels, tensor, tensor_affine, reference, coarse, coarse_affine
+        parameters,
+        affine,
+        fractions,
+        r2star,
+        warped.brain,
+        labels,
+        tensor,
+        tensor_affine,
+        reference,
+        coarse,
+        coarse_affine,
     )
 
 
@@ -91,11 +102,12 @@ def _template_coordinates(parameters: HeadParameters, rng: np.random.Generator) 
 
 def _warped(template: Template, points: Float32Array) -> Template:
     voxels = points - np.asarray(MAP_ORIGIN, np.float32).reshape(3, 1, 1, 1)
-    maps = [
-        ndimage.map_coordinates(volume, voxels, order=1, mode="nearest", output=np.float32)
-        for volume in (template.grey, template.white, template.brain, template.hull)
-    ]
-    return Template(*maps)
+
+    def sample(volume: Float32Array) -> Float32Array:
+        return ndimage.map_coordinates(volume, voxels, order=1, mode="nearest", output=np.float32)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return Template(*pool.map(sample, (template.grey, template.white, template.brain, template.hull)))
 
 
 @dataclass(frozen=True)
@@ -166,9 +178,7 @@ def _r2star(fractions: NDArray[np.uint8], iron: Float32Array) -> Float32Array:
     return total / np.maximum(weight, 0.05) + np.float32(_R2STAR_PER_PPM) * np.clip(iron, 0, None)
 
 
-def _labels(
-    fractions: NDArray[np.uint8], nuclei: NDArray[np.uint8], brain: Float32Array
-) -> NDArray[np.uint8]:
+def _labels(fractions: NDArray[np.uint8], nuclei: NDArray[np.uint8], brain: Float32Array) -> NDArray[np.uint8]:
     labels = np.zeros(MAP_SHAPE, np.uint8)
     pure = {"white": 9, "grey": 10, "csf": 11}
     for name, label in pure.items():

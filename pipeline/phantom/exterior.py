@@ -23,12 +23,15 @@ _FAT_LAYER = 4.0
 
 # MNI152 mm; mirrored where off the midline
 _SINUSES = (
-    Superellipsoid((12.0, 78.0, -7.0), (11.0, 5.5, 12.0)),  # frontal
-    Superellipsoid((0.0, 46.0, -50.0), (13.0, 28.0, 16.0), (-8.0, 0.0, 0.0), 2.5),  # ethmoid cells and nasal cavity
-    Superellipsoid((0.0, 9.0, -47.0), (13.0, 13.0, 11.0), power=2.5),  # sphenoid
+    Superellipsoid((12.0, 79.0, -8.0), (9.5, 4.5, 9.5)),  # frontal
+    Superellipsoid((0.0, 46.0, -52.0), (11.5, 26.0, 15.0), (-8.0, 0.0, 0.0), 2.5),  # ethmoid cells and nasal cavity
+    Superellipsoid((0.0, 9.0, -48.0), (11.0, 11.0, 9.5), power=2.5),  # sphenoid
     Superellipsoid((29.0, 48.0, -68.0), (12.0, 15.0, 14.0), power=2.5),  # maxillary
 )
-_MASTOIDS = (Superellipsoid((57.0, -36.0, -52.0), (8.0, 13.0, 15.0)), Superellipsoid((50.0, -22.0, -46.0), (5.0, 5.0, 5.0)))
+_MASTOIDS = (
+    Superellipsoid((57.0, -36.0, -54.0), (7.0, 11.0, 13.0)),
+    Superellipsoid((50.0, -22.0, -46.0), (5.0, 5.0, 5.0)),
+)
 _FACE = Superellipsoid((0.0, 46.0, -58.0), (58.0, 50.0, 66.0), power=2.3)
 _EYE = Superellipsoid((31.0, 62.0, -32.0), (12.0, 12.0, 12.0))
 

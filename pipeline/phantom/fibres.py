@@ -1,4 +1,4 @@
-"""A smooth white-matter fibre field shaped like a head's: callosal, corticospinal and association directions blended."""
+"""A smooth white-matter fibre field shaped like a head's: callosal, corticospinal, association directions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def fibre_dyad(rng: np.random.Generator, points: Sequence[NDArray]) -> Float32Ar
     _add(fibres, callosal, 1.6 * np.exp(-((lateral / 26) ** 2)) * np.exp(-(((z - 18) / 22) ** 2)))
     # corticospinal tract: vertical from the stem, fanning out to the convexity
     fan = np.clip((z - 10) / 45, 0, 1)
-    spinal = np.stack([side * (0.25 + 0.7 * fan) * np.clip(lateral / 20, 0, 1), 0.25 * (y + 20) / 40, np.ones_like(x)], -1)
+    spinal = np.stack(
+        [side * (0.25 + 0.7 * fan) * np.clip(lateral / 20, 0, 1), 0.25 * (y + 20) / 40, np.ones_like(x)], -1
+    )
     _add(fibres, spinal, 1.2 * np.exp(-(((lateral - 22 - 6 * fan) / 13) ** 2)) * np.exp(-(((y + 18) / 30) ** 2)))
     # association bundles: front to back laterally, bending round the insula
     association = np.stack([-side * 0.35 * y / 45, np.ones_like(x), -0.012 * (y + 10) * np.sign(z + 1)], axis=-1)

@@ -35,7 +35,7 @@ class HeadPose:
     @property
     def b0_direction_in_head(self) -> NDArray[np.float64]:
         """Unit vector (3,) of B0 along head axes: R^T z."""
-        return self.rotation[2].copy()
+        return np.array(self.rotation[2], dtype=np.float64)
 
     def transform_to(self, reference: HeadPose) -> NDArray[np.float64]:
         """Return the world-to-world 4x4 from this scan to a reference scan of the same head."""
@@ -52,12 +52,12 @@ class ScanGrid:
     @property
     def voxel_size(self) -> NDArray[np.float64]:
         """Voxel edges (3,) in mm."""
-        return voxel_size(self.affine)
+        return np.asarray(voxel_size(self.affine), dtype=np.float64)
 
     @property
     def frame(self) -> NDArray[np.float64]:
         """The array's axes as unit vectors in world, the columns of a (3, 3)."""
-        return voxel_frame(self.affine)
+        return np.asarray(voxel_frame(self.affine), dtype=np.float64)
 
     def world_axes(self) -> list[NDArray[np.float64]]:
         """World coordinate contributions: three lists (n, 3) whose broadcast sum is the position of each voxel."""
@@ -74,11 +74,14 @@ def head_orientations(n: int, max_angle: float = 35.0, seed: int | Sequence[int]
         raise InputError(f"the number of orientations must be at least 1, got {n}.")
     if not 0 < max_angle <= LARGEST_ANGLE:
         raise InputError(
-            f"max_angle must lie above 0 and at most at {LARGEST_ANGLE:g} degrees, which is what a neck can do, got {max_angle:g}."
+            f"max_angle must be above 0 and at most {LARGEST_ANGLE:g} degrees, which is what a neck can do, "
+            f"got {max_angle:g}."
         )
     rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), 303])
     poses = [HeadPose(np.eye(3), rng.uniform(-_SHIFT, _SHIFT, 3) / 2)]
-    azimuths = 2 * np.pi * (np.arange(n - 1) + rng.uniform(-0.12, 0.12, n - 1)) / max(n - 1, 1) + rng.uniform(0, 2 * np.pi)
+    azimuths = 2 * np.pi * (np.arange(n - 1) + rng.uniform(-0.12, 0.12, n - 1)) / max(n - 1, 1) + rng.uniform(
+        0, 2 * np.pi
+    )
     for index, azimuth in enumerate(azimuths):
         yaw = float(np.clip(rng.normal(0, _YAW), -0.4 * max_angle, 0.4 * max_angle))
         share = 1.0 if index % 2 == 0 or n < 6 else rng.uniform(0.55, 0.8)
@@ -133,5 +136,7 @@ def _axes(axcodes: str) -> tuple[list[int], NDArray[np.float64]]:
     codes = axcodes.upper()
     order = [next((axis for axis, pair in enumerate(pairs) if code in pair), -1) for code in codes]
     if sorted(order) != [0, 1, 2]:
-        raise InputError(f"axcodes must name one of R/L, one of A/P and one of S/I, such as RAS or LPS, got {axcodes!r}.")
+        raise InputError(
+            f"axcodes must name one of R/L, one of A/P and one of S/I, such as RAS or LPS, got {axcodes!r}."
+        )
     return order, np.array([1.0 if code in "RAS" else -1.0 for code in codes])

@@ -48,7 +48,12 @@ def sample_points(coefficients: Float32Array, voxels: NDArray, *, order: int) ->
 
     def sample(start: int, stop: int) -> None:
         ndimage.map_coordinates(
-            coefficients, voxels[:, start:stop], output=result[start:stop], order=order, prefilter=False, mode="constant"
+            coefficients,
+            voxels[:, start:stop],
+            output=result[start:stop],
+            order=order,
+            prefilter=False,
+            mode="constant",
         )
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -57,7 +62,12 @@ def sample_points(coefficients: Float32Array, voxels: NDArray, *, order: int) ->
 
 
 def sample_grid(
-    coefficients: Float32Array, mapping: NDArray, shape: Sequence[int], *, order: int, subsamples: Sequence[int] = (1, 1, 1)
+    coefficients: Float32Array,
+    mapping: NDArray,
+    shape: Sequence[int],
+    *,
+    order: int,
+    subsamples: Sequence[int] = (1, 1, 1),
 ) -> Float32Array:
     """Return a volume on a grid (x, y, z) whose voxels map to the source's by `mapping` (4, 4); 0 outside.
 
@@ -69,7 +79,7 @@ def sample_grid(
 
     def sample(slab: NDArray) -> None:
         for offset in offsets:
-            start = mapping[:3, :3] @ (offset + [slab[0], 0, 0]) + mapping[:3, 3]
+            start = mapping[:3, :3] @ (offset + np.array([slab[0], 0, 0])) + mapping[:3, 3]
             total[slab[0] : slab[-1] + 1] += ndimage.affine_transform(
                 coefficients, mapping[:3, :3], start, (len(slab), *shape[1:]), np.float32, order, prefilter=False
             )

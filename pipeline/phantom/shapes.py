@@ -1,4 +1,4 @@
-"""Soft shapes of the simulated anatomy: superellipsoids and tubes, in mm of MNI152 space, with edges about 1 mm wide."""
+"""Soft shapes of the simulated anatomy: superellipsoids and tubes, in mm of MNI152 space, with edges 1 mm wide."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def soft_inside(distance: NDArray, width: float = 1.2) -> Float32Array:
 class Superellipsoid:
     """A right-hand structure; its mirror image in x = 0 is drawn with it.
 
-    centre and semi-axes in mm; turn: intrinsic Euler angles x, y, z in degrees; power 2 is an ellipsoid, larger is boxier.
+    centre and semi-axes in mm; turn: Euler angles about the fixed x, y, z axes in degrees; power: 2 is an
+    ellipsoid, larger is boxier.
     """
 
     centre: tuple[float, float, float]
@@ -37,7 +38,9 @@ class Superellipsoid:
 
     def distance(self, points: Sequence[NDArray]) -> Float32Array:
         """Return an approximate signed distance in mm (negative inside) at points x, y, z of the right side."""
-        offsets = np.stack([np.asarray(p, np.float32) - np.float32(c) for p, c in zip(points, self.centre, strict=True)])
+        offsets = np.stack(
+            [np.asarray(p, np.float32) - np.float32(c) for p, c in zip(points, self.centre, strict=True)]
+        )
         turn = Rotation.from_euler("xyz", self.turn, degrees=True).as_matrix().astype(np.float32)
         local = np.abs(np.tensordot(turn.T, offsets, axes=1))
         axes = np.asarray(self.semi_axes, np.float32).reshape(3, *([1] * (local.ndim - 1)))
@@ -65,7 +68,7 @@ class Tube:
 def draw_tubes(
     volume: Float32Array, origin: ArrayLike, centres: NDArray, radii: NDArray, *, width: float = 1.0
 ) -> Float32Array:
-    """Raise `volume` (x, y, z; 1 mm voxels from `origin` mm) to the soft inside of spheres at (n, 3) mm, radii (n,) mm."""
+    """Raise `volume` (x, y, z; 1 mm voxels from `origin` mm) to the inside of spheres at (n, 3), radii (n,), in mm."""
     voxels = np.asarray(centres) - np.asarray(origin)
     reach = int(np.ceil(radii.max() + width)) if len(radii) else 0
     axis = np.arange(-reach, reach + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -69,5 +70,5 @@ def _jittered_chi(rng: np.random.Generator) -> dict[str, float]:
     while True:
         chi = {name: value * float(rng.uniform(0.85, 1.15)) for name, value in LITERATURE_CHI.items()}
         ranked = [chi[name] for name in IRON_ORDER]
-        if all(high > _SMALLEST_RATIO * low for high, low in zip(ranked[:-1], ranked[1:], strict=True)):
+        if all(high > _SMALLEST_RATIO * low for high, low in pairwise(ranked)):
             return chi

@@ -79,4 +79,6 @@ def _hull(mask: NDArray[np.bool_]) -> Float32Array:
     signed = ndimage.distance_transform_edt(~closed) * 2 - ndimage.distance_transform_edt(closed) * 2
     smooth = ndimage.gaussian_filter(signed, 1.0)
     mapping = np.full(3, 0.5)
-    return ndimage.affine_transform(smooth, mapping, output_shape=mask.shape, order=1, mode="nearest", output=np.float32)
+    return ndimage.affine_transform(
+        smooth, mapping, output_shape=mask.shape, order=1, mode="nearest", output=np.float32
+    )

@@ -26,7 +26,7 @@ _SMALLEST_BRAIN = 0.5  # of the brain that a scan must hold
 class SmoothedHead:
     """A head with its maps smoothed for a voxel size, so that sampling them once per voxel does not alias.
 
-    edge: smallest voxel edge in mm that it was smoothed for; brain and tensor: coefficients for sampling (linear, cubic).
+    edge: smallest voxel edge in mm that it was smoothed for; brain, tensor: coefficients (linear, cubic).
     """
 
     head: Head
@@ -90,7 +90,7 @@ class ScanTruth:
 
 def scan_truth(smooth: SmoothedHead, pose: HeadPose, grid: ScanGrid) -> ScanTruth:
     """Return the truth of a scan of a head in a pose; raises InputError where the grid misses most of the brain."""
-    h = b0_direction_from_affine(grid.affine)
+    h = np.asarray(b0_direction_from_affine(grid.affine), dtype=np.float64)
     mask = _brain_mask(smooth, pose, grid)
     tensor = _voxel_tensor(smooth, pose, grid, mask)
     along = chi33(tensor, h).astype(np.float32)

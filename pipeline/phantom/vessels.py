@@ -1,4 +1,4 @@
-"""Venous trees: the deep system and the sinuses at their usual places, and random branching cortical and medullary veins."""
+"""Venous trees: the deep system and the sinuses in their places, random cortical and medullary veins."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ Points = tuple[tuple[float, float, float], ...]
 
 # MNI152 mm, right side for paired vessels
 _GALEN = Tube(((0.0, -36.0, 9.0), (0.0, -42.0, 5.0), (0.0, -47.0, 6.0)), (1.4, 1.8, 1.8))
-_STRAIGHT = Tube(((0.0, -47.0, 6.0), (0.0, -66.0, -4.0), (0.0, -86.0, -14.0), (0.0, -103.0, -17.0)), (2.0, 2.3, 2.6, 3.0))
-_INTERNAL_CEREBRAL = Tube(((2.2, -2.0, 13.0), (2.4, -14.0, 16.0), (2.2, -27.0, 13.0), (0.6, -36.0, 9.0)), (0.8, 1.0, 1.1, 1.2))
-_THALAMOSTRIATE = Tube(((2.2, -2.0, 13.0), (9.0, -4.0, 18.0), (15.0, -12.0, 21.0), (19.0, -24.0, 20.0)), (0.9, 0.9, 0.8, 0.6))
+_STRAIGHT = Tube(
+    ((0.0, -47.0, 6.0), (0.0, -66.0, -4.0), (0.0, -86.0, -14.0), (0.0, -103.0, -17.0)), (2.0, 2.3, 2.6, 3.0)
+)
+_INTERNAL_CEREBRAL = Tube(
+    ((2.2, -2.0, 13.0), (2.4, -14.0, 16.0), (2.2, -27.0, 13.0), (0.6, -36.0, 9.0)), (0.8, 1.0, 1.1, 1.2)
+)
+_THALAMOSTRIATE = Tube(
+    ((2.2, -2.0, 13.0), (9.0, -4.0, 18.0), (15.0, -12.0, 21.0), (19.0, -24.0, 20.0)), (0.9, 0.9, 0.8, 0.6)
+)
 _SEPTAL = Tube(((2.2, -2.0, 13.0), (2.8, 10.0, 12.0), (4.5, 24.0, 8.0), (9.0, 34.0, 6.0)), (0.8, 0.8, 0.7, 0.5))
 _BASAL = Tube(((12.0, 2.0, -17.0), (14.0, -14.0, -14.0), (15.0, -27.0, -4.0), (8.0, -36.0, 4.0), (1.0, -42.0, 6.0)),
               (0.7, 0.9, 1.0, 1.1, 1.2))  # fmt: skip

@@ -9,7 +9,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-
 from chi33.datasets.derivatives_reader import find_derivatives, read_scan, read_tensor
 from chi33.pipeline.errors import InputError
 
@@ -90,7 +89,7 @@ def test_a_scan_that_stopped_half_way_is_named(make_derivatives) -> None:
     folder = make_derivatives(1)
     for ending in ("local_fieldmap", "chi33_Chimap", "deltab_fieldmap", "cosmos_Chimap"):
         (folder / f"{SCAN}{ending}.nii.gz").unlink()
-    with pytest.raises(InputError, match="desc-local_fieldmap.nii.gz, .*desc-chi33_Chimap.nii.gz"):
+    with pytest.raises(InputError, match=r"desc-local_fieldmap.nii.gz, .*desc-chi33_Chimap.nii.gz"):
         find_derivatives(folder)
 
 
@@ -180,7 +179,8 @@ def test_a_tensor_without_mask_is_masked_by_its_support(make_derivatives) -> Non
     tensor = read_tensor(find_derivatives(folder)[0])
     np.testing.assert_array_equal(tensor.mask > 0, (tensor.chi != 0).any(axis=0))
     rewrite(
-        folder / "sub-01/anat/sub-01_space-subject_desc-tensor_Chimap.nii.gz", lambda values, affine: (values * 0, affine)
+        folder / "sub-01/anat/sub-01_space-subject_desc-tensor_Chimap.nii.gz",
+        lambda values, affine: (values * 0, affine),
     )
     with pytest.raises(InputError, match="is zero everywhere"):
         read_tensor(find_derivatives(folder)[0])

@@ -11,13 +11,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
-
 from chi33.datasets.build import BuildConfig, build_store
 from chi33.datasets.patch_dataset import EpochSampler, PatchDataset, VolumeDataset
 from chi33.datasets.patches import draw_patches
 from chi33.datasets.store import PatchTable, open_store
 from chi33.pipeline.errors import InputError
+from torch.utils.data import DataLoader
 
 
 def test_a_patch_is_cut_at_its_corner(store_path: Path) -> None:
@@ -51,10 +50,12 @@ def loaded(dataset: PatchDataset, **options) -> list[dict]:
     return list(DataLoader(dataset, batch_size=4, **options))
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_give_what_one_process_gives(store_path: Path, context: str) -> None:
-    dataset = PatchDataset(store_path, "train")
-    expected = loaded(dataset)  # the handle of this process is open when the workers start
+@pytest.mark.parametrize(("context", "in_memory"), [("fork", False), ("spawn", False), ("fork", True)])
+def test_workers_give_what_one_process_gives(store_path: Path, context: str, in_memory: bool) -> None:
+    dataset = PatchDataset(store_path, "train", in_memory=in_memory)
+    expected = (
+        loaded(PatchDataset(store_path, "train")) if in_memory else loaded(dataset)
+    )  # the handle of this process is open when the workers start
     found = loaded(dataset, num_workers=2, multiprocessing_context=context)
     assert len(expected) == len(found) == 15
     for ours, theirs in zip(expected, found, strict=True):
@@ -81,6 +82,18 @@ def test_no_handle_is_pickled_or_crosses_a_fork(store_path: Path) -> None:
     assert os.read(read, 2) == bytes([False, True])
     os.close(read)
     assert torch.equal(dataset[0]["field"], first)
+
+
+def test_volumes_held_in_memory_are_neither_altered_nor_pickled(store_path: Path) -> None:
+    dataset = PatchDataset(store_path, "train", ("field", "chi33"), in_memory=True)
+    first = dataset[0]
+    first["field"].fill_(9)
+    again, plain = dataset[0], PatchDataset(store_path, "train")[0]
+    assert torch.equal(again["field"], plain["field"])
+    assert torch.equal(again["chi33"], plain["chi33"])
+    voxels = sum(np.prod(volume.shape) for volume in dataset.store.of_split("train"))
+    assert len(pickle.dumps(dataset)) < 4 * voxels
+    assert torch.equal(pickle.loads(pickle.dumps(dataset))[0]["field"], plain["field"])
 
 
 def test_threads_share_a_dataset(store_path: Path) -> None:

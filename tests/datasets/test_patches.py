@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import chisquare
-
 from chi33.datasets.build import BuildConfig, build_store
 from chi33.datasets.patches import brain_counts, draw_patches, join_tables
 from chi33.datasets.store import open_store
 from chi33.pipeline.errors import Chi33Warning, InputError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 
 @settings(max_examples=25, deadline=None)
@@ -116,8 +116,6 @@ def test_no_admissible_patch_says_which_fraction_would_do(derivatives: Path, tmp
 
 
 def test_one_volume_without_patches_is_left_out_with_a_warning(make_derivatives, tmp_path: Path) -> None:
-    import nibabel as nib
-
     folder = make_derivatives(2, 2)
     file = folder / "sub-01/anat/sub-01_acq-ori02_desc-local_mask.nii.gz"
     mask = np.asarray(nib.load(file).dataobj).copy()

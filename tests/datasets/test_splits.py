@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from chi33.datasets.build import BuildConfig, build_store
 from chi33.datasets.patch_dataset import check_disjoint
 from chi33.datasets.splits import split_subjects

@@ -13,9 +13,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-
 from chi33.datasets import build, store_writer
 from chi33.datasets.build import BuildConfig, build_store
+from chi33.datasets.patch_dataset import PatchDataset
 from chi33.datasets.store import open_store
 from chi33.datasets.store_writer import StoreWriter
 from chi33.pipeline.errors import InputError, StepError
@@ -35,10 +35,10 @@ def test_a_missing_store_is_refused(tmp_path: Path) -> None:
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("not a store")
-    with pytest.raises(InputError, match="text.h5 is no HDF5 file"):
+    with pytest.raises(InputError, match=r"text.h5 is no HDF5 file"):
         open_store(tmp_path / "text.h5")
     (tmp_path / "empty.h5").touch()
-    with pytest.raises(InputError, match="empty.h5 is no HDF5 file"):
+    with pytest.raises(InputError, match=r"empty.h5 is no HDF5 file"):
         open_store(tmp_path / "empty.h5")
 
 
@@ -75,6 +75,13 @@ def test_an_altered_voxel_is_found_by_the_hash(copy: Path) -> None:
     with h5py.File(copy, "r+") as handle:
         handle["volumes/sub-01/acq-ori01/chi33"][4, 5, 6] += 1e-6
     open_store(copy)
+    with pytest.raises(InputError, match="does not match its content hash"):
+        open_store(copy, verify=True)
+
+
+def test_an_altered_direction_is_found_by_the_hash(copy: Path) -> None:
+    with h5py.File(copy, "r+") as handle:
+        handle["volumes/sub-01/acq-ori01"].attrs["b0_direction"] = [0.0, 1.0, 0.0]
     with pytest.raises(InputError, match="does not match its content hash"):
         open_store(copy, verify=True)
 
@@ -201,7 +208,8 @@ def slow(done, total, what):
     print(what, flush=True)
     if done == 3:
         time.sleep(600)
-build_store(Path(sys.argv[1]), Path(sys.argv[2]), BuildConfig(patch_size=10, patches_per_scan=5, augment=1), progress=slow)
+config = BuildConfig(patch_size=10, patches_per_scan=5, augment=1)
+build_store(Path(sys.argv[1]), Path(sys.argv[2]), config, progress=slow)
 """
 
 
@@ -229,8 +237,6 @@ def test_reading_does_not_hinder_overwriting(derivatives: Path, copy: Path) -> N
 
 
 def test_a_store_replaced_while_in_use_is_noticed(derivatives: Path, copy: Path, make_derivatives) -> None:
-    from chi33.datasets.patch_dataset import PatchDataset
-
     dataset = PatchDataset(copy)
     build_store(make_derivatives(2, 1), copy, CONFIG, overwrite=True)
     with pytest.raises(InputError, match="was replaced by another store"):

@@ -1,0 +1,101 @@
+"""`chi33 simulate`: raw multi-orientation scans of simulated heads, with their truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def simulate(
+    out: Path,
+    /,
+    *,
+    subjects: int = 1,
+    orientations: int = 6,
+    voxel: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False)] = ("1",),
+    max_angle: float = 35.0,
+    oblique: float = 0.0,
+    matrix: str | None = None,
+    axcodes: str = "RAS",
+    field_strength: float = 3.0,
+    echoes: int = 6,
+    echo_times: str | None = None,
+    snr: float = 60.0,
+    phase_sign: int = 1,
+    isotropic: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Simulate multi-orientation gradient-echo scans of heads as a raw BIDS data set, with the truth beside it.
+
+    The truth (tensor, chi33, deltaB', fields, masks, regions, transforms) lies in OUT/derivatives/truth.
+
+    Parameters
+    ----------
+    out
+        Folder of the data set; it must be new or empty.
+    subjects
+        Number of heads; each differs in size, shape, susceptibilities, vessels and fibres.
+    orientations
+        Number of scans of each head, the first one neutral.
+    voxel
+        Voxel size in mm: 1.5, or 1,1,2 (right-left, posterior-anterior, inferior-superior). Several sizes, repeated or
+        joined by semicolons, are taken in turn by the scans.
+    max_angle
+        Largest rotation of the head in degrees, at most 45.
+    oblique
+        Angle of the slice normal with B0 in degrees, the same in all scans.
+    matrix
+        Voxels along the three axes, e.g. 210,224,160; by default a field of view of 210 x 224 x 160 mm.
+    axcodes
+        Directions of the array axes, e.g. RAS, LAS or PSR.
+    field_strength
+        B0 in tesla.
+    echoes
+        Number of echoes where echo_times is not given: the first at 7.7 ms (4 ms above 5 T), then every 5 ms.
+    echo_times
+        Echo times in ms, joined by commas, e.g. 5,10,15.
+    snr
+        Mean signal of the brain in the first echo over the noise's standard deviation; inf for no noise.
+    phase_sign
+        1, or -1 for a vendor whose phase falls with a rising field; recorded in the sidecars.
+    isotropic
+        Leave out the anisotropy of white matter, so that deltaB' is zero.
+    seed
+        Seed of everything; the same seed gives the same data set.
+    overwrite
+        Replace a data set that was simulated before.
+    """
+    from rich.console import Console
+
+    from ..workflows.simulate import simulate_dataset
+    from ..workflows.simulate_options import simulation_from_text
+
+    simulation = simulation_from_text(
+        voxel=voxel,
+        matrix=matrix,
+        echoes=echoes,
+        echo_times=echo_times,
+        field_strength=field_strength,
+        snr=snr,
+        phase_sign=phase_sign,
+        subjects=subjects,
+        orientations=orientations,
+        max_angle=max_angle,
+        oblique=oblique,
+        axcodes=axcodes,
+        isotropic=isotropic,
+        seed=seed,
+    )
+    console = Console()
+    if console.is_terminal:
+        with console.status("Simulating") as status:
+            simulate_dataset(out, simulation, overwrite=overwrite, report=status.update)
+    else:
+        simulate_dataset(out, simulation, overwrite=overwrite, report=lambda line: print(line, flush=True))
+    scans = subjects * orientations
+    print(
+        f"{scans} scans of {subjects} simulated heads written to {out}, their truth to {out / 'derivatives' / 'truth'}"
+    )

@@ -1,0 +1,68 @@
+"""What a run depends on besides its scans: one frozen dataclass that every workflow is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..pipeline.background import LARGEST_RADIUS, SMALLEST_RADIUS, THRESHOLD
+from ..pipeline.echoes import RESIDUAL_LIMIT
+from ..pipeline.errors import InputError
+from ..pipeline.fits.closed_form import Prior
+
+Backend = Literal["auto", "fsl", "builtin"]
+Unwrapping = Literal["romeo", "laplacian"]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Parameters of `chi33 run`; keys of its --config TOML.
+
+    backend: estimates brain masks and transforms ("auto": FSL where installed); unwrap: phase unwrapping;
+    offset_smoothing: mm, of the coil phase; phase_sign: factor on all phases (-1 where paramagnetic tissue comes out
+    dark), on top of a sidecar's PhaseSign; bet_threshold: fractional threshold of BET, 0-1, smaller keeps more brain;
+    vsharp_largest_radius, vsharp_smallest_radius: mm; vsharp_threshold: of its deconvolution, 0-1;
+    residual_limit: voxels whose echoes depart farther from a line (rad, rms) are left out of the field;
+    fit: "closed"; prior_iso, prior_aniso: standard deviations of the tensor's parts in ppm; noise: standard deviation
+    of the local fields in ppm, estimated when not given; reference: label of the reference scan (acq-ori01), the
+    first when not given.
+    """
+
+    backend: Backend = "auto"
+    unwrap: Unwrapping = "romeo"
+    offset_smoothing: float = 4.0
+    phase_sign: Literal[-1, 1] = 1
+    bet_threshold: float = 0.5
+    vsharp_largest_radius: float = LARGEST_RADIUS
+    vsharp_smallest_radius: float = SMALLEST_RADIUS
+    vsharp_threshold: float = THRESHOLD
+    residual_limit: float = RESIDUAL_LIMIT
+    fit: Literal["closed"] = "closed"
+    prior_iso: float = 0.03
+    prior_aniso: float = 0.004
+    noise: float | None = None
+    reference: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges; raises InputError naming the key."""
+        Prior(self.prior_iso, self.prior_aniso)
+        if not 0 < self.bet_threshold < 1:
+            raise InputError(f"bet_threshold must lie between 0 and 1, got {self.bet_threshold}.")
+        if not 0 < self.vsharp_threshold < 1:
+            raise InputError(f"vsharp_threshold must lie between 0 and 1, got {self.vsharp_threshold}.")
+        for name in ("offset_smoothing", "vsharp_largest_radius", "residual_limit", "noise", "vsharp_smallest_radius"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} must be positive, got {value}.")
+        if self.vsharp_smallest_radius > self.vsharp_largest_radius:
+            raise InputError(
+                f"vsharp_smallest_radius ({self.vsharp_smallest_radius} mm) is larger than vsharp_largest_radius "
+                f"({self.vsharp_largest_radius} mm): exchange them."
+            )
+        if self.phase_sign not in (-1, 1):
+            raise InputError(f"phase_sign must be 1 or -1, got {self.phase_sign}.")
+
+    @property
+    def prior(self) -> Prior:
+        """The prior of the tensor fit."""
+        return Prior(self.prior_iso, self.prior_aniso)

@@ -1,0 +1,281 @@
+"""The subject's report, `OUT/sub-01.html`, and the index of subjects: all they show is read from derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..pipeline.errors import InputError
+from ..pipeline.orientations import OrientationReport, assess_orientations
+from ..pipeline.tensors import COMPONENTS, DIAGONAL
+from .derivatives import Derivatives, _write_atomically
+from .figures import GreyScale, Planes, b0_figure, direction_figure, planes_figure, symmetric_scale
+from .report_checks import check_scans, check_sign, collect_warnings, quantity
+from .report_measures import ScanMeasures, SubjectMeasures, find_scans, measure_scan, measure_subject
+from .report_methods import flatten, write_methods
+from .report_template import render_index, render_subject
+
+CHI_SCALE = GreyScale(-0.1, 0.15)
+_CONVENTION = "Neurological convention: the left of a picture is the subject's left (L, R; P posterior, A anterior)."
+_BRAIN_COLOUR, _LOCAL_COLOUR = "#ff9d2e", "#4cc3ff"
+_TITLES = {
+    "magnitude": "Magnitude",
+    "total": "Total field",
+    "local": "Local field",
+    "chi33": "χ33",
+    "deltab": "δB′",
+    "cosmos": "COSMOS",
+    "residual": "Residual of the local field",
+    "chi33sd": "χ33, standard deviation",
+    "mms": "Mean magnetic susceptibility (MMS)",
+    "msa": "Susceptibility anisotropy (MSA)",
+}
+_COLUMNS = (  # number, title, unit, digits, factor
+    ("tilt", "B0 tilt", "°", 2, 1),
+    ("rotation", "Rotation", "°", 2, 1),
+    ("shift", "Shift", "mm", 2, 1),
+    ("scale", "Scale", "", 4, 1),
+    ("brain_volume", "Brain", "ml", 0, 1),
+    ("valid_share", "Field valid", "% of brain", 1, 100),
+    ("total_std", "Total field", "std, ppm", 4, 1),
+    ("local_std", "Local field", "std, ppm", 4, 1),
+    ("residual_std", "Residual", "std, ppm", 4, 1),
+    ("residual_ratio", "Residual", "% of local", 0, 100),
+    ("chi33_std", "χ33", "std, ppm", 4, 1),
+    ("correlation", "χ33, COSMOS", "correlation", 3, 1),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the report: data URI, words for those who do not see it, caption, and what its outlines are."""
+
+    uri: str
+    alt: str
+    title: str
+    detail: str
+    outlines: tuple[tuple[str, str], ...] = ()
+
+
+def write_subject_report(out_dir: Path, subject: str, provenance: Mapping[str, Any]) -> Path:
+    """Write `OUT/sub-<subject>.html` from the derivatives of a subject; return its path.
+
+    provenance: nested mappings, shown as a table. The methods paragraph uses, at any depth, the keys backend, tools
+    ({name: version}), fit and the parameters of RunConfig; `stages` ([{stage, seconds}]) becomes a table of times and
+    `warnings` ([sentence]) joins the warnings. Maps that are not there are left out. Raises InputError where the
+    subject has no scan, a scan has no mask, or maps do not lie on the grid of their mask.
+    """
+    files = Derivatives(Path(out_dir), subject)
+    scans = [measure_scan(scan) for scan in find_scans(Path(out_dir), subject)]
+    in_subject = measure_subject(files)
+    directions = [scan.b0_direction for scan in scans if scan.b0_direction is not None]
+    orientations = assess_orientations(directions) if len(directions) == len(scans) else None
+    checks = (*check_scans(scans), *check_sign(in_subject, provenance))
+    warnings = collect_warnings(scans, checks, orientations, provenance)
+    date = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    page = render_subject(
+        title=f"sub-{subject}",
+        version=__version__,
+        date=date,
+        summary=f"{_count(len(scans), 'scan')}, {_count(len(warnings), 'warning')}, report of {date}",
+        warnings=warnings,
+        columns=[
+            {"title": "Voxels", "unit": "mm"},
+            *({"title": title, "unit": unit} for _, title, unit, *_ in _COLUMNS),
+        ],
+        scans=_scan_sections(scans),
+        sphere=_sphere(directions) if orientations else None,
+        orientations=_conditioning(orientations) if orientations else None,
+        subject_pictures=_subject_pictures(in_subject),
+        convention=_CONVENTION,
+        checks=checks,
+        methods=write_methods(provenance),
+        stages=_stages(provenance),
+        record=list(flatten({key: value for key, value in provenance.items() if key not in ("stages", "warnings")})),
+    )
+    return _write_page(files.report, page)
+
+
+def write_group_index(out_dir: Path) -> Path:
+    """Write `OUT/index.html`, a link and a line on each subject that has a report; return its path.
+
+    Raises InputError where there is no report.
+    """
+    entries = []
+    for path in sorted(Path(out_dir).glob("sub-*.html")):
+        head = _Head.of(path)
+        if head.meta.get("generator", "").startswith("chi33"):
+            name = path.name.removesuffix(".html")
+            entries.append({"href": path.name, "name": name, "summary": head.meta.get("description", "")})
+    if not entries:
+        raise InputError(f"{out_dir} holds no report of chi33 such as sub-01.html: repeat `chi33 run`.")
+    page = render_index(
+        title="chi33 reports", version=__version__, summary=_count(len(entries), "subject"), entries=entries
+    )
+    return _write_page(Path(out_dir) / "index.html", page)
+
+
+class _Head(HTMLParser):
+    """The named meta elements of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meta: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, path: Path, size: int = 4096) -> _Head:
+        """Read the first characters of a page, where a report has its meta elements."""
+        head = cls()
+        with path.open(encoding="utf-8", errors="replace") as file:
+            head.feed(file.read(size))
+        return head
+
+    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        """Note a meta element."""
+        values = dict(attrs)
+        if tag == "meta" and values.get("name"):
+            self.meta[str(values["name"])] = values.get("content") or ""
+
+
+def _write_page(path: Path, page: str) -> Path:
+    _write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return path
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def _scan_sections(scans: Sequence[ScanMeasures]) -> list[dict[str, Any]]:
+    scales = _scales(scans)
+    return [{"name": scan.name, "cells": _cells(scan), "pictures": _scan_pictures(scan, scales)} for scan in scans]
+
+
+def _cells(scan: ScanMeasures) -> list[str]:
+    cells = [" × ".join(f"{edge:.3g}" for edge in scan.voxel_size)]
+    for key, _, _, digits, factor in _COLUMNS:
+        value = scan.number(key)
+        cells.append(quantity(None if value is None else factor * value, digits))
+    return cells
+
+
+def _scales(scans: Sequence[ScanMeasures]) -> dict[str, GreyScale]:
+    """One grey scale per map for all scans: fixed for susceptibility, symmetric for fields."""
+    scales = {"chi33": CHI_SCALE, "cosmos": CHI_SCALE}
+    for desc in ("total", "local", "deltab", "residual"):
+        scales[desc] = symmetric_scale(max((scan.numbers.get(f"{desc}_size", 0.0) for scan in scans), default=0.0))
+    if any("local" in scan.planes for scan in scans):
+        scales["residual"] = scales["local"]
+    spread = symmetric_scale(max((scan.numbers.get("chi33sd_size", 0.0) for scan in scans), default=0.0))
+    scales["chi33sd"] = GreyScale(0.0, spread.high)
+    return scales
+
+
+def _scan_pictures(scan: ScanMeasures, scales: Mapping[str, GreyScale]) -> list[Picture]:
+    """The maps of a scan; the first one also shows the outlines of the masks."""
+    pictures = []
+    masks = [("brain mask", _BRAIN_COLOUR, scan.brain), ("local field valid", _LOCAL_COLOUR, scan.local)]
+    for desc, planes in scan.planes.items():
+        outlines = [(name, colour, mask) for name, colour, mask in masks if mask is not None] if not pictures else []
+        scale = scales.get(desc) or GreyScale(0.0, planes.size or 1.0, "")
+        pictures.append(_picture(_TITLES[desc], f" of scan {scan.name}", planes, scale, outlines))
+    return pictures
+
+
+def _picture(
+    title: str, of: str, planes: Planes, scale: GreyScale, outlines: Sequence[tuple[str, str, Planes]] = ()
+) -> Picture:
+    detail = scale.words if scale.unit else "arbitrary units"
+    drawn = "".join(f", with the outline of the {name}" for name, _, _ in outlines)
+    return Picture(
+        uri=planes_figure(planes, scale, [(mask, colour) for _, colour, mask in outlines]),
+        alt=f"{title}{of} in an axial, a coronal and a sagittal slice, {detail}{drawn}.",
+        title=title,
+        detail=detail,
+        outlines=tuple((name, colour) for name, colour, _ in outlines),
+    )
+
+
+def _subject_pictures(subject: SubjectMeasures) -> list[Picture]:
+    planes = subject.planes
+    pictures = []
+    for desc in ("cosmos", "mms"):
+        if desc in planes:
+            pictures.append(_picture(_TITLES[desc], " in the subject frame", planes[desc], CHI_SCALE))
+    if "msa" in planes:
+        scale = GreyScale(0.0, symmetric_scale(planes["msa"].size).high)
+        pictures.append(_picture(_TITLES["msa"], " in the subject frame", planes["msa"], scale))
+        if "pev" in planes:
+            pictures.append(_direction_picture(planes["pev"], planes["msa"], scale))
+    if "tensor" in planes:
+        pictures += _tensor_pictures(planes["tensor"])
+    return pictures
+
+
+def _direction_picture(direction: Planes, anisotropy: Planes, scale: GreyScale) -> Picture:
+    title = "Principal eigenvector"
+    detail = f"brightness: MSA, 0 to {scale.high:g} ppm;"
+    return Picture(
+        uri=direction_figure(direction, anisotropy, scale.high),
+        alt=f"{title} in the subject frame as colour in an axial, a coronal and a sagittal slice: left-right red, "
+        f"front-back green, up-down blue; {detail.rstrip(';')}.",
+        title=title,
+        detail=detail,
+        outlines=(("left–right", "#f00000"), ("front–back", "#00d000"), ("up–down", "#2020ff")),
+    )
+
+
+def _tensor_pictures(tensor: Planes) -> list[Picture]:
+    """The six components; those off the diagonal on one symmetric scale."""
+    off = [i for i in range(len(COMPONENTS)) if i not in DIAGONAL]
+    scale = symmetric_scale(max(tensor.component(i).size for i in off))
+    return [
+        _picture(
+            f"Tensor component {name}",
+            " along the axes of the subject frame",
+            tensor.component(i),
+            CHI_SCALE if i in DIAGONAL else scale,
+        )
+        for i, name in enumerate(COMPONENTS)
+    ]
+
+
+def _sphere(directions: Sequence[np.ndarray]) -> dict[str, str]:
+    tilts = ", ".join(f"{np.degrees(np.arccos(np.clip(abs(h[2]), 0, 1))):.0f}" for h in directions)
+    return {
+        "light": b0_figure(np.array(directions)),
+        "dark": b0_figure(np.array(directions), dark=True),
+        "alt": f"B0 directions of {_count(len(directions), 'scan')} on the sphere seen from above the head; angles to "
+        f"the reference's B0 in degrees: {tilts}.",
+    }
+
+
+def _conditioning(report: OrientationReport) -> dict[str, Any]:
+    def shown(value: float, digits: int) -> str:
+        return quantity(value, digits) if np.isfinite(value) else "not determined"
+
+    return {
+        "rows": [
+            ("Scans", str(report.n)),
+            ("Largest angle between two directions", f"{report.spread:.1f}°"),
+            ("Tensor: rank", f"{report.sti_rank} of 6"),
+            ("Tensor: condition number", shown(report.sti_condition, 1)),
+            ("Tensor: noise gain", shown(report.sti_noise_gain, 2)),
+            ("COSMOS: max/min of ΣD²", shown(report.cosmos_ratio, 1)),
+            ("COSMOS: noise gain", shown(report.cosmos_noise_gain, 2)),
+        ],
+        "messages": report.messages,
+    }
+
+
+def _stages(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    stages = [(str(one["stage"]), float(one["seconds"])) for one in provenance.get("stages") or ()]
+    rows = [(name, f"{seconds:.1f}") for name, seconds in stages]
+    return [*rows, ("together", f"{sum(seconds for _, seconds in stages):.1f}")] if rows else []

@@ -1,0 +1,88 @@
+"""One scan: brain mask, total field, local field."""
+
+from __future__ import annotations
+
+from nipype.interfaces import fsl
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+
+from .config import RunConfig
+from .interfaces import BrainMask, CleanMask, LocalFieldMap, TotalField
+from .raw import RawScan
+
+SCAN_OUTPUTS = ("magnitude", "brain_mask", "total_field", "residual", "local_field", "local_mask")
+
+
+def init_brain_mask_wf(config: RunConfig, backend: str, *, name: str = "brain_mask_wf") -> pe.Workflow:
+    """Return the workflow that masks the brain of a first-echo magnitude.
+
+    Inputs: in_file. Outputs: mask_file. backend: "fsl" (BET) or "builtin" (BET's algorithm by brainextractor).
+    """
+    workflow = pe.Workflow(name=name)
+    inputnode = pe.Node(niu.IdentityInterface(["in_file"]), name="inputnode")
+    outputnode = pe.Node(niu.IdentityInterface(["mask_file"]), name="outputnode")
+    if backend == "builtin":
+        bet = pe.Node(BrainMask(frac=config.bet_threshold), name="bet", mem_gb=1.5)
+        workflow.connect([(inputnode, bet, [("in_file", "in_file")]), (bet, outputnode, [("mask_file", "mask_file")])])
+        return workflow
+    bet = pe.Node(
+        fsl.BET(frac=config.bet_threshold, mask=True, robust=True, output_type="NIFTI_GZ"), name="bet", mem_gb=1.5
+    )
+    clean = pe.Node(CleanMask(), name="clean", mem_gb=1)
+    workflow.connect(
+        [
+            (inputnode, bet, [("in_file", "in_file")]),
+            (bet, clean, [("mask_file", "in_file")]),
+            (clean, outputnode, [("mask_file", "mask_file")]),
+        ]
+    )
+    return workflow
+
+
+def init_scan_wf(scan: RawScan, config: RunConfig, backend: str, *, name: str = "scan_wf") -> pe.Workflow:
+    """Return the workflow from a scan's raw echoes to its local field, on the scan's own grid.
+
+    Outputs (outputnode): magnitude (first echo), brain_mask, total_field (ppm of B0), residual (rad), local_field
+    (ppm of B0), local_mask.
+    """
+    workflow = pe.Workflow(name=name)
+    inputnode = pe.Node(niu.IdentityInterface(["magnitude"]), name="inputnode")
+    inputnode.inputs.magnitude = str(scan.magnitude[0])
+    outputnode = pe.Node(niu.IdentityInterface(list(SCAN_OUTPUTS)), name="outputnode")
+    mask_wf = init_brain_mask_wf(config, backend)
+    total = pe.Node(
+        TotalField(
+            magnitude_files=[str(path) for path in scan.magnitude],
+            phase_files=[str(path) for path in scan.phase],
+            phase_ranges=[(scale.low, scale.high) for scale in scan.phase_scale],
+            phase_sign=scan.phase_sign * config.phase_sign,
+            echo_times=list(scan.echo_times),
+            field_strength=scan.field_strength,
+            unwrap=config.unwrap,
+            offset_smoothing=config.offset_smoothing,
+            residual_limit=config.residual_limit,
+        ),
+        name="total_field",
+        mem_gb=4,
+    )
+    local = pe.Node(
+        LocalFieldMap(
+            largest_radius=config.vsharp_largest_radius,
+            smallest_radius=config.vsharp_smallest_radius,
+            threshold=config.vsharp_threshold,
+        ),
+        name="local_field",
+        mem_gb=2,
+    )
+    workflow.connect(
+        [
+            (inputnode, mask_wf, [("magnitude", "inputnode.in_file")]),
+            (mask_wf, total, [("outputnode.mask_file", "mask_file")]),
+            (total, local, [("field_file", "field_file"), ("reliable_file", "mask_file")]),
+            (inputnode, outputnode, [("magnitude", "magnitude")]),
+            (mask_wf, outputnode, [("outputnode.mask_file", "brain_mask")]),
+            (total, outputnode, [("field_file", "total_field"), ("residual_file", "residual")]),
+            (local, outputnode, [("field_file", "local_field"), ("mask_file", "local_mask")]),
+        ]
+    )
+    return workflow

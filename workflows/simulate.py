@@ -1,0 +1,181 @@
+"""Raw BIDS data sets of simulated heads, with the truth beside them under derivatives/truth."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..pipeline.errors import InputError
+from ..pipeline.phantom.acquisition import Coil, Contrast, Protocol, contrast, simulate_echoes
+from ..pipeline.phantom.anatomy import build_head
+from ..pipeline.phantom.poses import HeadPose, ScanGrid, head_orientations, scan_grid
+from ..pipeline.phantom.subjects import HeadParameters
+from ..pipeline.phantom.truth import SmoothedHead, brain_centred_grid_centre, scan_truth, smooth_head
+from .derivatives import check_free_space, read_json, write_dataset_description
+from .simulate_files import write_echo, write_scan_truth, write_subject_truth
+
+Report = Callable[[str], None]
+_BYTES_PER_VOXEL = 3  # of an echo's magnitude and phase on disk, compressed
+_TRUTH_BYTES_PER_VOXEL = 30
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What to simulate.
+
+    subjects, orientations: how many; voxels: sizes (3,) in mm right-left, posterior-anterior, inferior-superior, taken
+    in turn by the orientations; max_angle, oblique: degrees; matrix: voxels along those axes (default: a field of view
+    of 210 x 224 x 160 mm); axcodes: directions of the array axes; isotropic: no white-matter anisotropy; seed: of all.
+    """
+
+    subjects: int = 1
+    orientations: int = 6
+    voxels: tuple[tuple[float, float, float], ...] = ((1.0, 1.0, 1.0),)
+    max_angle: float = 35.0
+    oblique: float = 0.0
+    matrix: tuple[int, int, int] | None = None
+    axcodes: str = "RAS"
+    protocol: Protocol = field(default_factory=Protocol)
+    isotropic: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.subjects < 1:
+            raise InputError(f"the number of subjects must be at least 1, got {self.subjects}.")
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, got {self.seed}.")
+        if not self.voxels:
+            raise InputError("at least one voxel size is needed, got none.")
+        head_orientations(self.orientations, self.max_angle, self.seed)
+        for voxel in self.voxels:
+            self.grid_at(voxel, np.zeros(3), 0.0)
+
+    def grid_at(self, voxel: tuple[float, float, float], centre: np.ndarray, azimuth: float) -> ScanGrid:
+        """Return the scan grid of a voxel size around a world point (3,), tilted about a horizontal axis (degrees)."""
+        return scan_grid(
+            voxel, centre, matrix=self.matrix, oblique=self.oblique, oblique_azimuth=azimuth, axcodes=self.axcodes
+        )
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """About how much disk the data set takes."""
+        voxels = [float(np.prod(self.grid_at(voxel, np.zeros(3), 0.0).shape)) for voxel in self.voxels]
+        each = _BYTES_PER_VOXEL * len(self.protocol.echo_times) + _TRUTH_BYTES_PER_VOXEL / 4
+        return int(self.subjects * self.orientations * float(np.mean(voxels)) * each)
+
+
+def simulate_dataset(out: Path, simulation: Simulation, *, overwrite: bool = False, report: Report = print) -> Path:
+    """Write a raw BIDS data set of simulated scans to `out` and its truth to `out/derivatives/truth`; return `out`.
+
+    Everything is written to a temporary folder beside `out` and renamed at the end. Raises InputError where `out` is
+    in use (an earlier simulation is replaced only with overwrite=True) or the disk is too small.
+    """
+    out = Path(out)
+    _check_out(out, overwrite)
+    check_free_space(out, simulation.bytes_on_disk)
+    with _renamed_at_the_end(out) as folder:
+        truth = folder / "derivatives" / "truth"
+        write_dataset_description(folder, name="chi33 simulated heads", dataset_type="raw")
+        write_dataset_description(truth, name="Truth of the chi33 simulated heads", source=out.name)
+        labels = [f"{number:02d}" for number in range(1, simulation.subjects + 1)]
+        participants = "participant_id\n" + "".join(f"sub-{label}\n" for label in labels)
+        (folder / "participants.tsv").write_text(participants, encoding="utf-8")
+        (folder / "README").write_text(_readme(simulation), encoding="utf-8")
+        for number, label in enumerate(labels):
+            _simulate_subject(folder, truth, label, (simulation.seed, number), simulation, report)
+    return out
+
+
+def _simulate_subject(
+    folder: Path, truth_folder: Path, label: str, seed: tuple[int, int], simulation: Simulation, report: Report
+) -> None:
+    parameters = HeadParameters.from_seed(seed)
+    report(f"sub-{label}: building the head")
+    head = build_head(parameters.isotropic() if simulation.isotropic else parameters)
+    poses = head_orientations(simulation.orientations, simulation.max_angle, seed)
+    coil = Coil.from_seed(seed)
+    azimuth = float(np.random.default_rng([*seed, 505]).uniform(0, 360))
+    prepared: dict[float, tuple[SmoothedHead, Contrast]] = {}
+    for number, pose in enumerate(poses):
+        voxel = simulation.voxels[number % len(simulation.voxels)]
+        edge = max(min(voxel), 1.0)
+        if edge not in prepared:
+            smooth = smooth_head(head, edge)
+            prepared[edge] = smooth, contrast(smooth, simulation.protocol)
+        report(f"sub-{label}: scan {number + 1} of {len(poses)}")
+        frame = simulation.grid_at(voxel, np.zeros(3), azimuth).frame
+        grid = simulation.grid_at(voxel, brain_centred_grid_centre(head, pose, frame), azimuth)
+        rng = np.random.default_rng([*seed, 606, number])
+        _simulate_scan(
+            folder, truth_folder, (label, number), prepared[edge], (pose, poses[0], grid), simulation, coil, rng
+        )
+
+
+def _simulate_scan(
+    folder: Path,
+    truth_folder: Path,
+    name: tuple[str, int],
+    prepared: tuple[SmoothedHead, Contrast],
+    placed: tuple[HeadPose, HeadPose, ScanGrid],
+    simulation: Simulation,
+    coil: Coil,
+    rng: np.random.Generator,
+) -> None:
+    label, number = name
+    pose, reference, grid = placed
+    protocol = simulation.protocol
+    truth = scan_truth(prepared[0], pose, grid)
+    for echo in simulate_echoes(*prepared, truth, protocol, coil, rng):
+        write_echo(folder, label, f"acq-ori{number + 1:02d}", echo, grid, protocol)
+    write_scan_truth(truth_folder, label, f"acq-ori{number + 1:02d}", truth, pose.transform_to(reference), protocol)
+    if number == 0:
+        write_subject_truth(truth_folder, label, truth)
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: give a folder for the simulated data set.")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    description = out / "dataset_description.json"
+    made_here = description.is_file() and read_json(description).get("Name") == "chi33 simulated heads"
+    if not made_here:
+        raise InputError(f"{out} holds files that no simulation wrote: choose another folder.")
+    if not overwrite:
+        raise InputError(f"{out} holds a simulated data set already: pass --overwrite to replace it.")
+
+
+@contextmanager
+def _renamed_at_the_end(out: Path) -> Iterator[Path]:
+    token = uuid.uuid4().hex
+    folder, old = out.with_name(f".{out.name}.{token}"), out.with_name(f".{out.name}.{token}.old")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{out.parent} cannot be written ({error.strerror}): choose another folder.") from error
+    try:
+        yield folder
+        if out.exists():
+            os.replace(out, old)
+        os.replace(folder, out)
+    finally:
+        for leftover in (folder, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _readme(simulation: Simulation) -> str:
+    sizes = "; ".join(" x ".join(f"{edge:g}" for edge in voxel) for voxel in simulation.voxels)
+    return (
+        "Multi-echo gradient-echo scans of simulated heads, made by `chi33 simulate`.\n\n"
+        f"{simulation.subjects} subject(s), {simulation.orientations} head orientation(s) up to "
+        f"{simulation.max_angle:g} degrees, voxels of {sizes} mm, slices {simulation.oblique:g} degrees oblique, "
+        f"{simulation.protocol.b0:g} T, signal-to-noise ratio {simulation.protocol.snr:g}, seed {simulation.seed}.\n"
+        "The anatomy follows the ICBM 152 2009a template. What is true of each scan lies in derivatives/truth.\n"
+    )

@@ -1,0 +1,117 @@
+"""The files of a simulated scan: raw magnitude and phase of each echo, and its truth under the names of derivatives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pipeline.phantom.acquisition import Echo, Protocol
+from ..pipeline.phantom.anatomy import ROI_LABELS
+from ..pipeline.phantom.poses import ScanGrid
+from ..pipeline.phantom.truth import ScanTruth
+from ..pipeline.tensors import eigenvalues, principal_eigenvector
+from .derivatives import Derivatives, sidecar_path, write_image, write_json, write_transform
+
+_LARGEST = 32767
+_MAGNITUDE_STEP = 1 / 4  # stored magnitudes are 1000 x the brain's mean of the first echo, in quarters
+
+
+def write_echo(folder: Path, subject: str, scan: str, echo: Echo, grid: ScanGrid, protocol: Protocol) -> None:
+    """Write the magnitude and phase of one echo as scaled 16-bit NIfTI with sidecars, under raw BIDS names.
+
+    The phase is in radians, never outside -pi to pi, in steps of pi / 32767.
+    """
+    raw = Derivatives(folder, subject)
+    sidecar = {
+        "Manufacturer": "chi33 simulator",
+        "MagneticFieldStrength": protocol.b0,
+        "EchoTime": echo.echo_time,
+        "EchoNumber": echo.number,
+        "RepetitionTime": protocol.repetition_time,
+        "FlipAngle": protocol.flip_angle,
+        "MRAcquisitionType": "3D",
+        "ScanningSequence": "GR",
+    }
+    magnitude = raw.path(f"{scan}_echo-{echo.number}_part-mag", suffix="MEGRE")
+    _write_scaled(magnitude, 1000 * echo.magnitude, _MAGNITUDE_STEP, grid.affine)
+    write_json(sidecar_path(magnitude), {**sidecar, "Units": "arbitrary"})
+    phase = raw.path(f"{scan}_echo-{echo.number}_part-phase", suffix="MEGRE")
+    _write_scaled(phase, echo.phase, np.pi / _LARGEST, grid.affine)
+    write_json(sidecar_path(phase), {**sidecar, "Units": "rad", "PhaseSign": protocol.phase_sign})
+
+
+def _write_scaled(path: Path, values: NDArray, step: float, affine: NDArray) -> None:
+    steps = np.clip(np.rint(values / np.float32(step)), -_LARGEST, _LARGEST).astype(np.int16)
+    image = nib.Nifti1Image(steps, affine)
+    image.header.set_xyzt_units("mm", "unknown")
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    image.header.set_slope_inter(step, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)
+
+
+def write_scan_truth(
+    folder: Path, subject: str, scan: str, truth: ScanTruth, transform: NDArray, protocol: Protocol
+) -> None:
+    """Write masks, fields, labels, regions and the transform to the reference scan's world of one scan.
+
+    The maps in ppm are zero outside the brain; transform: world to world (4, 4), moving to reference.
+    """
+    files = Derivatives(folder, subject)
+    affine, mask = truth.grid.affine, truth.brain_mask
+    sidecar = {"B0_dir": truth.b0_direction.tolist(), "MagneticFieldStrength": protocol.b0, "Description": ""}
+    for desc in ("brain", "local"):
+        path = files.path(scan, suffix="mask", desc=desc)
+        write_image(path, mask, affine, {**sidecar, "Type": "Brain", "Description": "brain"}, dtype=np.uint8)
+    maps = {
+        ("total", "fieldmap"): (truth.total_field, "field of all sources after the shim"),
+        ("local", "fieldmap"): (truth.local_field, "field of the brain's own susceptibility tensor in free space"),
+        ("deltab", "fieldmap"): (truth.delta_b, "deltaB', the part of the local field that chi33 does not explain"),
+        ("chi33", "Chimap"): (truth.chi33, "apparent susceptibility along B0, against the mean over the brain"),
+        ("cosmos", "Chimap"): (truth.mms, "mean magnetic susceptibility, against the mean over the brain"),
+    }
+    for (desc, suffix), (values, description) in maps.items():
+        content = {**sidecar, "Units": "ppm", "Description": description}
+        write_image(files.path(scan, suffix=suffix, desc=desc), values * mask, affine, content)
+    regions = files.path(scan, suffix="dseg", desc="rois")
+    write_image(regions, truth.labels, affine, {**sidecar, "Description": "tissues and nuclei"}, dtype=np.uint8)
+    _write_region_names(regions)
+    write_transform(files.transform(scan), transform)
+
+
+def _write_region_names(regions: Path) -> None:
+    lines = ["index\tname", *(f"{index}\t{name}" for index, name in ROI_LABELS.items())]
+    path = regions.with_name(regions.name.removesuffix(".nii.gz") + ".tsv")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_subject_truth(folder: Path, subject: str, truth: ScanTruth) -> None:
+    """Write the tensor and its invariants in the subject frame, the world of the reference scan, on its grid."""
+    files = Derivatives(folder, subject)
+    mask, affine = truth.brain_mask, truth.grid.affine
+    tensor = truth.world_tensor
+    inside = tensor[:, mask]
+    values = eigenvalues(inside)
+    msa, pev = np.zeros(mask.shape, np.float32), np.zeros((3, *mask.shape), np.float32)
+    msa[mask] = values[0] - (values[1] + values[2]) / 2
+    pev[:, mask] = principal_eigenvector(inside)
+    maps = {
+        "tensor": (
+            tensor,
+            "ppm",
+            "susceptibility tensor: xx, xy, xz, yy, yz, zz along the world axes of the reference scan",
+        ),
+        "mms": (truth.mms, "ppm", "mean magnetic susceptibility"),
+        "cosmos": (truth.mms, "ppm", "isotropic susceptibility: the mean magnetic susceptibility"),
+        "msa": (msa, "ppm", "magnetic susceptibility anisotropy"),
+        "pev": (pev, "1", "principal eigenvector along the world axes of the reference scan"),
+    }
+    for desc, (volume, units, description) in maps.items():
+        path = files.path(suffix="Chimap", desc=desc, space="subject")
+        write_image(path, volume, affine, {"Units": units, "Description": description, "Frame": "subject"})
+    path = files.path(suffix="mask", desc="brain", space="subject")
+    write_image(path, mask, affine, {"Type": "Brain"}, dtype=np.uint8)
