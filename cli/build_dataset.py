@@ -13,7 +13,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from ..datasets.build import BuildSummary
 
-_Labels = Annotated[list[str] | None, Parameter(consume_multiple=True)]
+_Labels = Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())]
 
 
 def build_dataset(

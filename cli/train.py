@@ -104,7 +104,9 @@ def train(
         f"{result.untrained_loss:.4f}) "
         f"after {result.step} steps in {result.seconds / 60:.1f} minutes"
     )
-    print(result.weights)
+    print(result.weights if result.weights.is_file() else result.run_dir)
+    if result.stopped.startswith("SIG"):
+        sys.exit(130)
 
 
 @contextmanager
@@ -119,6 +121,8 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
     def line(progress: Progress) -> str:
         row = progress.row
         assert row is not None
+        if row.step == 0:
+            return f"epoch 0 untrained {row.val_loss:.4f} (zero map {row.zero_map_loss:.4f})"
         return (
             f"epoch {row.epoch:g} step {row.step}/{progress.total_steps} train {row.train_loss:.4f} "
             f"val {row.val_loss:.4f} (zero map {row.zero_map_loss:.4f}) rate {row.learning_rate:g} {row.seconds:.0f} s"

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from ..pipeline.errors import InputError
 from ..pipeline.frames import FloatArray, voxel_frame
+from ..pipeline.labels import reference_to_mask
 from ..pipeline.resample import resample, resample_mask, resample_tensor
 from ..pipeline.tensor_field import delta_b_prime, dipole_field, tensor_field
 from ..pipeline.tensors import chi33
@@ -68,13 +69,13 @@ def turn_tensor(tensor: TensorVolume, rotation: FloatArray, name: str, *, cosmos
     """Return a turned copy of a subject's tensor as a volume with B0 along its z.
 
     Voxels and components turn (chi -> R chi R^T); chi33, delta_b_prime and the field are computed anew in free space
-    from the tensor inside the mask. cosmos: the subject's COSMOS map, turned along where it is in the tensor's world
-    (a scan's own is not).
+    from the tensor inside the mask, relative to its mean there, as the labels of scans are. All in ppm. cosmos: the
+    subject's COSMOS map, turned along where it is in the tensor's world (a scan's own is not).
     """
     geometry, shape, transform = turned_grid(tensor.mask, tensor.geometry, rotation)
     place = (tensor.geometry.affine, geometry.affine, shape, transform)
     mask = resample_mask(tensor.mask, *place)
-    chi = resample_tensor(tensor.chi * (tensor.mask > 0), *place, frame="world") * mask
+    chi = resample_tensor(reference_to_mask(tensor.chi, tensor.mask), *place, frame="world") * mask
     size = geometry.voxel_size
     channels: dict[str, NDArray[Any]] = {
         FIELD: tensor_field(chi, size, B0_DIRECTION),
@@ -84,7 +85,7 @@ def turn_tensor(tensor: TensorVolume, rotation: FloatArray, name: str, *, cosmos
     }
     if cosmos is not None and cosmos.id == f"sub-{tensor.subject}":
         own_place = (cosmos.geometry.affine, *place[1:])
-        channels["cosmos"] = resample(cosmos.chi * (cosmos.mask > 0), *own_place) * mask
+        channels["cosmos"] = resample(reference_to_mask(cosmos.chi, cosmos.mask), *own_place) * mask
     return _augmented(tensor.subject, name, channels, geometry, f"/tensors/sub-{tensor.subject}", rotation)
 
 
@@ -96,7 +97,7 @@ def turn_scalar(scalar: ScalarVolume, rotation: FloatArray, name: str, *, labels
     geometry, shape, transform = turned_grid(scalar.mask, scalar.geometry, rotation)
     place = (scalar.geometry.affine, geometry.affine, shape, transform)
     mask = resample_mask(scalar.mask, *place)
-    chi = resample(scalar.chi * (scalar.mask > 0), *place) * mask
+    chi = resample(reference_to_mask(scalar.chi, scalar.mask), *place) * mask
     of_label = {"chi33": chi, "deltab": np.zeros_like(chi), "cosmos": chi}
     channels: dict[str, NDArray[Any]] = {
         FIELD: dipole_field(chi, geometry.voxel_size, B0_DIRECTION),

@@ -64,13 +64,10 @@ class StoreWriter:
             try:
                 self._finish()
             except BaseException as failure:
-                self._discard()
-                raise self._explained(failure) from failure
+                self._give_up(failure)
+                raise
         else:
-            self._discard()
-            explained = self._explained(error)
-            if explained is not error:
-                raise explained from error
+            self._give_up(error)
 
     def add_volume(self, volume: Volume, split: str) -> None:
         """Write the channels of a volume, float32 and the mask uint8, with its geometry and split."""
@@ -153,21 +150,18 @@ class StoreWriter:
             if store_digests(handle) != self._digests:
                 raise StepError(f"{self.path} reads back differently from what was written: check the disk.")
 
-    def _discard(self) -> None:
+    def _give_up(self, error: BaseException) -> None:
+        """Leave nothing behind, and raise a full disk as one sentence."""
         with contextlib.suppress(Exception):  # the file is thrown away, whatever state it is in
             self.handle.close()
         self.partial.unlink(missing_ok=True)
         self._file.close()
-
-    def _explained(self, error: BaseException) -> BaseException:
-        """A full disk as one sentence; any other error as it is."""
         first = self._file.error or error
         if isinstance(first, OSError) and first.errno in _NO_SPACE:
-            return StepError(
+            raise StepError(
                 f"the disk ran full while {self.path} was written, and nothing was left behind: free some space, or "
                 "choose another disk."
-            )
-        return error
+            ) from error
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:

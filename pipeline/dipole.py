@@ -15,6 +15,7 @@ from scipy import fft
 
 from .errors import InputError
 from .frames import check_b0_direction
+from .threads import fft_workers
 
 Float32Array = NDArray[np.float32]
 Complex64Array = NDArray[np.complex64]
@@ -106,12 +107,12 @@ def crop(volume: NDArray, shape: Sequence[int]) -> NDArray:
 
 def forward_fft(volume: NDArray, grid: Shape) -> Complex64Array:
     """Return the half spectrum (..., nx, ny, nz // 2 + 1) of a real volume, zero-padded at its end to `grid`."""
-    return fft.rfftn(np.asarray(volume, np.float32), s=grid, axes=(-3, -2, -1), workers=-1)
+    return fft.rfftn(np.asarray(volume, np.float32), s=grid, axes=(-3, -2, -1), workers=fft_workers())
 
 
 def inverse_fft(spectrum: NDArray, grid: Shape) -> Float32Array:
     """Return the real volume (..., *grid) of a half spectrum (overwritten)."""
-    return fft.irfftn(spectrum, s=grid, axes=(-3, -2, -1), workers=-1, overwrite_x=True)
+    return fft.irfftn(spectrum, s=grid, axes=(-3, -2, -1), workers=fft_workers(), overwrite_x=True)
 
 
 class DipoleOperator:

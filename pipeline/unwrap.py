@@ -15,6 +15,7 @@ from scipy import fft
 
 from .dipole import check_grid
 from .errors import InputError, StepError
+from .threads import fft_workers
 
 
 def check_echoes(
@@ -99,9 +100,9 @@ def unwrap_laplacian(phase: ArrayLike, voxel_size: ArrayLike) -> NDArray[np.floa
     eigenvalues[0, 0, 0] = 1
     result = np.empty_like(waves)
     for index in np.ndindex(waves.shape[:-3]):
-        spectrum = fft.dctn(_wrapped_laplacian(waves[index], size), type=2, workers=-1) / eigenvalues
+        spectrum = fft.dctn(_wrapped_laplacian(waves[index], size), type=2, workers=fft_workers()) / eigenvalues
         spectrum[0, 0, 0] = 0
-        result[index] = fft.idctn(spectrum, type=2, workers=-1)
+        result[index] = fft.idctn(spectrum, type=2, workers=fft_workers())
     return result
 
 

@@ -27,7 +27,7 @@ from .loading import train_loader, validation_loader
 from .models import find_model
 from .modl_qsm import Normalisation
 from .recorder import AtomicCheckpointIO, EpochRow, Recorder, RecorderOptions, StopTraining
-from .weights import LAST, WEIGHTS
+from .weights import LAST, WEIGHTS, load_network
 
 CONFIG = "config.toml"
 METRICS = "metrics.json"
@@ -70,10 +70,11 @@ def train(
 ) -> TrainResult:
     """Train a network on the train split of a store, validate on its val split, and leave everything in run_dir.
 
-    run_dir gets config.toml, log.csv (a line an epoch), metrics.json, weights.pt (of the best epoch, for `predict`) and
-    checkpoints/last.ckpt and best.ckpt. resume continues at the last checkpoint, with the optimiser, the learning rate,
-    the order of the patches and the random numbers as if it had never stopped; where there is none it starts. Without a
-    validation split the training loss decides, with a warning. max_minutes ends the run cleanly after so long.
+    run_dir gets config.toml, log.csv (a line an epoch, the first for the untrained network), metrics.json, weights.pt
+    (of the best epoch, for `predict`) and checkpoints/last.ckpt and best.ckpt. resume continues at the last checkpoint,
+    with the optimiser, the learning rate, the order of the patches and the random numbers as if it had never stopped;
+    where there is none it starts. Without a validation split the training loss decides, with a warning. max_minutes
+    ends the run cleanly after so long.
 
     Raises InputError for a store or config that does not fit, for a run_dir that exists without resume or overwrite,
     and
@@ -145,6 +146,7 @@ def _prepare_run_dir(run: Path, store: Store, config: TrainConfig, *, resume: bo
         raise InputError(f"{run} is not empty and holds no run: choose another folder.")
     if resume and (run / LAST).is_file():
         check_resumable(load_config(run / CONFIG), config)
+        load_network(run / LAST)  # a damaged checkpoint is refused here, in one sentence
         recorded = json.loads((run / METRICS).read_text(encoding="utf-8"))["content_hash"]
         if recorded != store.content_hash:
             raise InputError(f"{run} was trained on another store than {store.path}: give that store, or a new folder.")
@@ -202,7 +204,7 @@ def _finish(run: Path, store: Store, recorder: Recorder, total: int, stopped: st
     result = TrainResult(
         run_dir=run,
         weights=run / WEIGHTS,
-        step=rows[-1].step if rows else 0,
+        step=recorder.step,
         total_steps=total,
         best_loss=recorder.best,
         zero_map_loss=baselines.zero_map,
@@ -212,7 +214,7 @@ def _finish(run: Path, store: Store, recorder: Recorder, total: int, stopped: st
     )
     figures = {
         "steps": result.step,
-        "best_loss": result.best_loss,
+        "best_loss": result.best_loss if math.isfinite(result.best_loss) else None,
         "monitored": "training loss" if recorder.validation is None else "validation loss",
         "zero_map_loss": None if math.isnan(baselines.zero_map) else baselines.zero_map,
         "untrained_loss": None if math.isnan(baselines.untrained) else baselines.untrained,

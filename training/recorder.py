@@ -36,7 +36,10 @@ class Baselines:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One line of log.csv; epoch is a fraction where the training was stopped within one."""
+    """One line of log.csv; epoch is a fraction where the training was stopped within one.
+
+    The first line, of step 0, is the untrained network (where there is validation).
+    """
 
     epoch: float
     step: int
@@ -95,6 +98,7 @@ class Recorder(Checkpoint):
         self.rows: list[EpochRow] = []
         self.baselines: Baselines | None = None
         self.best = float("inf")
+        self.step = 0
         self._loss_sum, self._loss_steps = 0.0, 0
         self._seconds_before = 0.0
         self._restored: dict[str, Any] = {}
@@ -109,6 +113,7 @@ class Recorder(Checkpoint):
             "rows": [asdict(row) for row in self.rows],
             "baselines": asdict(self.baselines) if self.baselines else None,
             "best": self.best,
+            "step": self.step,
             "loss": [self._loss_sum, self._loss_steps],
             "seconds": self._seconds(),
             "plateau": self._plateau_state,
@@ -121,6 +126,7 @@ class Recorder(Checkpoint):
         self.rows = [EpochRow(**row) for row in state_dict["rows"]]
         self.baselines = Baselines(**state_dict["baselines"])
         self.best = state_dict["best"]
+        self.step = state_dict["step"]
         self._loss_sum, self._loss_steps = state_dict["loss"]
         self._seconds_before = state_dict["seconds"]
         self._restored = state_dict
@@ -154,6 +160,9 @@ class Recorder(Checkpoint):
                 zero_map=self._mean_loss(trainer, pl_module, pl_module.zero_map_loss),
                 untrained=self._mean_loss(trainer, pl_module, pl_module.loss),
             )
+            if self.validation is not None:
+                self.rows.append(self._row(trainer, pl_module, float("nan"), self.baselines.untrained))
+                self.report(0, float("nan"), self.rows[0])
         self._write_log()
         if threading.current_thread() is threading.main_thread():
             self._old_handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -164,7 +173,7 @@ class Recorder(Checkpoint):
         """Count the loss; close the epoch, write a checkpoint or stop where it is time."""
         assert isinstance(pl_module, UnrolledModule)
         loss = float(outputs["loss"])
-        step = trainer.global_step
+        step = self.step = trainer.global_step
         if loss != loss or abs(loss) == float("inf"):
             raise StepError(
                 f"the training loss became {loss} at step {step}: resume with the last checkpoint in a new run with a "
@@ -187,15 +196,11 @@ class Recorder(Checkpoint):
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
 
-    def _close_epoch(self, trainer: Trainer, pl_module: UnrolledModule) -> EpochRow:
+    def _row(self, trainer: Trainer, pl_module: UnrolledModule, train_loss: float, val_loss: float) -> EpochRow:
         assert self.baselines is not None
-        assert pl_module.plateau is not None
-        step = trainer.global_step
-        train_loss = self._loss_sum / self._loss_steps
-        val_loss = train_loss if self.validation is None else self._mean_loss(trainer, pl_module, pl_module.loss)
-        row = EpochRow(
-            epoch=round(step / self.options.steps_per_epoch, 4),
-            step=step,
+        return EpochRow(
+            epoch=round(trainer.global_step / self.options.steps_per_epoch, 4),
+            step=trainer.global_step,
             train_loss=train_loss,
             val_loss=val_loss,
             zero_map_loss=self.baselines.zero_map,
@@ -204,8 +209,14 @@ class Recorder(Checkpoint):
             gradient_step=float(pl_module.network.step.detach().mean()),
             seconds=round(self._seconds(), 1),
         )
+
+    def _close_epoch(self, trainer: Trainer, pl_module: UnrolledModule) -> EpochRow:
+        assert pl_module.plateau is not None
+        train_loss = self._loss_sum / self._loss_steps
+        val_loss = train_loss if self.validation is None else self._mean_loss(trainer, pl_module, pl_module.loss)
+        row = self._row(trainer, pl_module, train_loss, val_loss)
         self.rows.append(row)
-        if step % self.options.steps_per_epoch == 0:
+        if row.step % self.options.steps_per_epoch == 0:
             pl_module.plateau.step(val_loss)
             self._plateau_state = pl_module.plateau.state_dict()
             self._loss_sum, self._loss_steps = 0.0, 0

@@ -72,15 +72,21 @@ def symmetric_scale(size: float, unit: str = "ppm") -> GreyScale:
     return GreyScale(-value, value, unit)
 
 
-def planes_figure(planes: Planes, scale: GreyScale, outlines: Sequence[tuple[Planes, str]] = ()) -> str:
+def planes_figure(
+    planes: Planes, scale: GreyScale, outlines: Sequence[tuple[Planes, str]] = (), *, brain: Planes | None = None
+) -> str:
     """Return axial, coronal and sagittal slices side by side with a scale bar, as a data URI.
 
-    Neurological convention: the left of the picture is the subject's left. outlines: masks and colours.
+    Neurological convention: the left of the picture is the subject's left. outlines: masks and colours; brain: a mask
+    outside which zeros are left black, so that they do not look like a value.
     """
     figure, axes = _canvas(planes, bar=True)
     norm = Normalize(scale.low, scale.high)
     for name, ax in axes.items():
-        _show(ax, getattr(planes, name), planes, name, cmap="gray", norm=norm)
+        values = np.asarray(getattr(planes, name), np.float32)
+        if brain is not None:
+            values = np.where((values == 0) & ~getattr(brain, name), np.float32(np.nan), values)
+        _show(ax, values, planes, name, cmap="gray", norm=norm)
         for mask, colour in outlines:
             _outline(ax, getattr(mask, name), mask, name, colour)
     height = figure.get_size_inches()[1]
@@ -114,9 +120,9 @@ def b0_figure(directions: ArrayLike, *, dark: bool = False) -> str:
     tilt = np.degrees(np.arctan2(np.hypot(h[:, 0], h[:, 1]), h[:, 2]))
     azimuth = np.arctan2(h[:, 1], h[:, 0])
     ink, faint, point = ("#e8e8e8", "#66707a", "#ffb454") if dark else ("#222222", "#b5bcc4", "#b3470b")
-    figure = Figure(figsize=(4.6, 4.6), dpi=_DPI)
+    figure = Figure(figsize=(4.6, 4.4), dpi=_DPI)
     figure.patch.set_alpha(0)
-    ax = figure.add_axes((0.11, 0.11, 0.78, 0.78), projection="polar")
+    ax = figure.add_axes((0.12, 0.09, 0.76, 0.82), projection="polar")
     ax.patch.set_alpha(0)
     radius = max(10.0, 10 * np.ceil((tilt.max() + 3) / 10))
     ax.set_ylim(0, radius)
@@ -126,7 +132,8 @@ def b0_figure(directions: ArrayLike, *, dark: bool = False) -> str:
     ax.set_rlabel_position(67.5)
     ax.yaxis.set_major_formatter("{x:.0f}°")
     ax.set_xticks(np.radians([0, 90, 180, 270]), ["right", "front", "left", "back"])
-    ax.tick_params(colors=ink, labelsize=12)
+    ax.tick_params(axis="x", colors=ink, labelsize=12, pad=5)
+    ax.tick_params(axis="y", colors=ink, labelsize=12)
     ax.grid(color=faint, linewidth=0.8)
     ax.spines["polar"].set_color(faint)
     ax.scatter(azimuth, tilt, s=42, color=point, zorder=3)

@@ -15,35 +15,25 @@ FIT_OUTPUTS = ("tensor_file", "cosmos_file", "mms_file", "msa_file", "pev_file",
 LABEL_OUTPUTS = ("chi33_file", "deltab_file", "cosmos_file", "residual_file")
 
 
-def init_labels_wf(scans: Sequence[RawScan], config: RunConfig, *, name: str = "labels_wf") -> pe.Workflow:
-    """Return the workflow from local fields and transforms to the fit and the labels.
+def init_fit_wf(scans: Sequence[RawScan], config: RunConfig, *, name: str = "fit_wf") -> pe.Workflow:
+    """Return the workflow from all local fields and transforms to the fit in the subject frame.
 
     Inputs (lists, one entry a scan in the order of `scans`): local_fields, local_masks, transforms; and
-    reference_file (brain mask of the reference scan). Outputs: those of FitSusceptibility, and the lists chi33_file,
-    deltab_file, cosmos_label_file, residual_file.
+    reference_file (brain mask of the reference scan). Outputs: those of FitSusceptibility.
     """
     workflow = pe.Workflow(name=name)
     lists = ["local_fields", "local_masks", "transforms"]
     inputnode = pe.Node(niu.IdentityInterface([*lists, "reference_file"]), name="inputnode")
-    label_names = ["chi33_file", "deltab_file", "cosmos_label_file", "residual_file"]
-    outputnode = pe.Node(niu.IdentityInterface([*FIT_OUTPUTS, *label_names]), name="outputnode")
-    directions = [scan.b0_direction for scan in scans]
+    outputnode = pe.Node(niu.IdentityInterface(list(FIT_OUTPUTS)), name="outputnode")
     fit = pe.Node(
         FitSusceptibility(
-            labels=[scan.name for scan in scans], b0_directions=directions,
+            labels=[scan.name for scan in scans], b0_directions=[scan.b0_direction for scan in scans],
             prior_iso=config.prior_iso, prior_aniso=config.prior_aniso, noise=config.noise,
         ),
         name="fit",
         mem_gb=8,
         n_procs=2,
     )  # fmt: skip
-    scan_labels = pe.MapNode(
-        ScanLabels(),
-        iterfield=["field_file", "mask_file", "transform_file", "b0_direction"],
-        name="scan_labels",
-        mem_gb=3,
-    )
-    scan_labels.inputs.b0_direction = directions
     workflow.connect(
         [
             (
@@ -56,18 +46,30 @@ def init_labels_wf(scans: Sequence[RawScan], config: RunConfig, *, name: str = "
                     ("reference_file", "reference_file"),
                 ],
             ),
-            (
-                inputnode,
-                scan_labels,
-                [("local_fields", "field_file"), ("local_masks", "mask_file"), ("transforms", "transform_file")],
-            ),
-            (fit, scan_labels, [("tensor_file", "tensor_file"), ("cosmos_file", "cosmos_file")]),
             (fit, outputnode, [(one, one) for one in FIT_OUTPUTS]),
-            (
-                scan_labels,
-                outputnode,
-                list(zip(LABEL_OUTPUTS, label_names, strict=True)),
-            ),
+        ]
+    )
+    return workflow
+
+
+def init_scan_labels_wf(scan: RawScan, *, name: str = "scan_labels_wf") -> pe.Workflow:
+    """Return the workflow from a subject's fit to the labels of one scan on its own grid.
+
+    Inputs: tensor_file, cosmos_file (subject frame), local_field, local_mask, transform_file. Outputs: chi33_file,
+    deltab_file, cosmos_file, residual_file.
+    """
+    workflow = pe.Workflow(name=name)
+    inputs = {
+        "tensor_file": "tensor_file", "cosmos_file": "cosmos_file", "local_field": "field_file",
+        "local_mask": "mask_file", "transform_file": "transform_file",
+    }  # fmt: skip
+    inputnode = pe.Node(niu.IdentityInterface(list(inputs)), name="inputnode")
+    outputnode = pe.Node(niu.IdentityInterface(list(LABEL_OUTPUTS)), name="outputnode")
+    labels = pe.Node(ScanLabels(b0_direction=scan.b0_direction), name="labels", mem_gb=3)
+    workflow.connect(
+        [
+            (inputnode, labels, list(inputs.items())),
+            (labels, outputnode, [(one, one) for one in LABEL_OUTPUTS]),
         ]
     )
     return workflow

@@ -15,10 +15,10 @@ from .. import __version__
 from ..pipeline.errors import InputError
 from ..pipeline.orientations import OrientationReport, assess_orientations
 from ..pipeline.tensors import COMPONENTS, DIAGONAL
-from .derivatives import Derivatives, _write_atomically
+from .derivatives import Derivatives, write_atomically
 from .figures import GreyScale, Planes, b0_figure, direction_figure, planes_figure, symmetric_scale
 from .report_checks import check_scans, check_sign, collect_warnings, quantity
-from .report_measures import ScanMeasures, SubjectMeasures, find_scans, measure_scan, measure_subject
+from .report_measures import ScanMeasures, SubjectMeasures, find_scans, measure_scans, measure_subject
 from .report_methods import flatten, write_methods
 from .report_template import render_index, render_subject
 
@@ -49,7 +49,7 @@ _COLUMNS = (  # number, title, unit, digits, factor
     ("residual_std", "Residual", "std, ppm", 4, 1),
     ("residual_ratio", "Residual", "% of local", 0, 100),
     ("chi33_std", "χ33", "std, ppm", 4, 1),
-    ("correlation", "χ33, COSMOS", "correlation", 3, 1),
+    ("correlation", "Correlation", "χ33, COSMOS", 2, 1),
 )
 
 
@@ -73,7 +73,7 @@ def write_subject_report(out_dir: Path, subject: str, provenance: Mapping[str, A
     subject has no scan, a scan has no mask, or maps do not lie on the grid of their mask.
     """
     files = Derivatives(Path(out_dir), subject)
-    scans = [measure_scan(scan) for scan in find_scans(Path(out_dir), subject)]
+    scans = measure_scans(find_scans(Path(out_dir), subject))
     in_subject = measure_subject(files)
     directions = [scan.b0_direction for scan in scans if scan.b0_direction is not None]
     orientations = assess_orientations(directions) if len(directions) == len(scans) else None
@@ -145,7 +145,7 @@ class _Head(HTMLParser):
 
 
 def _write_page(path: Path, page: str) -> Path:
-    _write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
     return path
 
 
@@ -185,17 +185,22 @@ def _scan_pictures(scan: ScanMeasures, scales: Mapping[str, GreyScale]) -> list[
     for desc, planes in scan.planes.items():
         outlines = [(name, colour, mask) for name, colour, mask in masks if mask is not None] if not pictures else []
         scale = scales.get(desc) or GreyScale(0.0, planes.size or 1.0, "")
-        pictures.append(_picture(_TITLES[desc], f" of scan {scan.name}", planes, scale, outlines))
+        pictures.append(_picture(_TITLES[desc], f" of scan {scan.name}", planes, scale, scan.brain, outlines))
     return pictures
 
 
 def _picture(
-    title: str, of: str, planes: Planes, scale: GreyScale, outlines: Sequence[tuple[str, str, Planes]] = ()
+    title: str,
+    of: str,
+    planes: Planes,
+    scale: GreyScale,
+    brain: Planes | None,
+    outlines: Sequence[tuple[str, str, Planes]] = (),
 ) -> Picture:
     detail = scale.words if scale.unit else "arbitrary units"
     drawn = "".join(f", with the outline of the {name}" for name, _, _ in outlines)
     return Picture(
-        uri=planes_figure(planes, scale, [(mask, colour) for _, colour, mask in outlines]),
+        uri=planes_figure(planes, scale, [(mask, colour) for _, colour, mask in outlines], brain=brain),
         alt=f"{title}{of} in an axial, a coronal and a sagittal slice, {detail}{drawn}.",
         title=title,
         detail=detail,
@@ -208,14 +213,14 @@ def _subject_pictures(subject: SubjectMeasures) -> list[Picture]:
     pictures = []
     for desc in ("cosmos", "mms"):
         if desc in planes:
-            pictures.append(_picture(_TITLES[desc], " in the subject frame", planes[desc], CHI_SCALE))
+            pictures.append(_picture(_TITLES[desc], " in the subject frame", planes[desc], CHI_SCALE, subject.brain))
     if "msa" in planes:
         scale = GreyScale(0.0, symmetric_scale(planes["msa"].size).high)
-        pictures.append(_picture(_TITLES["msa"], " in the subject frame", planes["msa"], scale))
+        pictures.append(_picture(_TITLES["msa"], " in the subject frame", planes["msa"], scale, subject.brain))
         if "pev" in planes:
             pictures.append(_direction_picture(planes["pev"], planes["msa"], scale))
     if "tensor" in planes:
-        pictures += _tensor_pictures(planes["tensor"])
+        pictures += _tensor_pictures(planes["tensor"], subject.brain)
     return pictures
 
 
@@ -232,7 +237,7 @@ def _direction_picture(direction: Planes, anisotropy: Planes, scale: GreyScale) 
     )
 
 
-def _tensor_pictures(tensor: Planes) -> list[Picture]:
+def _tensor_pictures(tensor: Planes, brain: Planes | None) -> list[Picture]:
     """The six components; those off the diagonal on one symmetric scale."""
     off = [i for i in range(len(COMPONENTS)) if i not in DIAGONAL]
     scale = symmetric_scale(max(tensor.component(i).size for i in off))
@@ -242,6 +247,7 @@ def _tensor_pictures(tensor: Planes) -> list[Picture]:
             " along the axes of the subject frame",
             tensor.component(i),
             CHI_SCALE if i in DIAGONAL else scale,
+            brain,
         )
         for i, name in enumerate(COMPONENTS)
     ]

@@ -1,9 +1,10 @@
-"""What the report shows of a subject: numbers and three slices per map, read one volume at a time."""
+"""What the report shows of a subject: numbers and three slices per map, no more than two volumes in memory."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,12 +73,13 @@ class View:
     @classmethod
     def of(cls, mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> View:
         """Return the view of a mask (x, y, z) that is not empty; affine: voxel to world."""
-        turned = _canonical(mask.astype(np.uint8), affine)
+        turned = _canonical(mask, affine)
         size = voxel_size(affine)[nib.orientations.io_orientation(affine)[:, 0].argsort()]
-        filled = [np.flatnonzero(turned.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+        counts = _counts(turned)
+        filled = [np.flatnonzero(count) for count in counts]
         margin = [round(_MARGIN / float(d)) for d in size]
         box = [slice(max(0, int(f[0]) - m), int(f[-1]) + m + 1) for f, m in zip(filled, margin, strict=True)]
-        x, y, z = (round(float(c)) for c in ndimage.center_of_mass(turned))
+        x, y, z = (round(_mean_index(count)) for count in counts)
         return cls(mask, affine, (x, y, z), (box[0], box[1], box[2]), (float(size[0]), float(size[1]), float(size[2])))
 
     def cut(self, volume: NDArray) -> Planes:
@@ -88,9 +90,19 @@ class View:
         return Planes(turned[bx, by, z].copy(), turned[bx, y, bz].copy(), turned[x, by, bz].copy(), self.edge)
 
 
+def _counts(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """Return the number of voxels of a mask in each plane across x, y and z."""
+    columns = mask.sum(axis=2)
+    return [columns.sum(axis=1), columns.sum(axis=0), mask.sum(axis=(0, 1))]
+
+
+def _mean_index(count: NDArray[np.int64]) -> float:
+    return float(np.average(np.arange(len(count)), weights=count))
+
+
 def _canonical(volume: NDArray, affine: NDArray[np.float64]) -> NDArray:
     """Return a volume (x, y, z[, c]) turned to the closest RAS axes; nothing is interpolated."""
-    return np.asarray(nib.as_closest_canonical(nib.Nifti1Image(volume, affine)).dataobj)
+    return np.asarray(nib.orientations.apply_orientation(volume, nib.orientations.io_orientation(affine)))
 
 
 @dataclass(frozen=True)
@@ -127,9 +139,13 @@ class ScanMeasures:
 
 @dataclass(frozen=True)
 class SubjectMeasures:
-    """Slices of the maps in the subject frame; dark_share: part of the strongest COSMOS sources that is diamagnetic."""
+    """Slices of the maps in the subject frame and of the brain (None: no map), and the sign of the strongest sources.
+
+    dark_share: part of the strongest COSMOS sources that is diamagnetic.
+    """
 
     planes: dict[str, Planes] = field(default_factory=dict)
+    brain: Planes | None = None
     dark_share: float | None = None
 
 
@@ -149,6 +165,12 @@ def find_scans(out_dir: Path, subject: str) -> tuple[ScanFiles, ...]:
     if not scans:
         raise InputError(f"{folder} holds no scan of sub-{subject}: repeat `chi33 run`, or check the label.")
     return tuple(scans)
+
+
+def measure_scans(scans: Sequence[ScanFiles]) -> list[ScanMeasures]:
+    """Return measure_scan of each, two at a time: decompression takes most of the time and leaves the other core free."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return list(pool.map(measure_scan, scans))
 
 
 def measure_scan(scan: ScanFiles) -> ScanMeasures:
@@ -201,7 +223,7 @@ def measure_subject(files: Derivatives) -> SubjectMeasures:
         planes[desc] = view.cut(volume)
         if desc == "cosmos":
             dark = dark_share(volume, view)
-    return SubjectMeasures(planes, dark)
+    return SubjectMeasures(planes, view.cut(view.mask), dark)
 
 
 def dark_share(cosmos: NDArray[np.float32], view: View) -> float | None:
@@ -250,14 +272,9 @@ def _read_on_grid(path: Path, view: View) -> NDArray[np.float32]:
 def _statistics(desc: str, values: NDArray[np.float32]) -> dict[str, float]:
     if desc == "magnitude":
         return {}
-    low, high, size = np.percentile(values, 1), np.percentile(values, 99), np.percentile(np.abs(values), 99)
-    out = {
-        f"{desc}_std": float(values.std(dtype=np.float64)),
-        f"{desc}_p1": float(low),
-        f"{desc}_p99": float(high),
-        f"{desc}_size": float(size),
-    }
-    return out | ({"chi33sd_median": float(np.median(values))} if desc == "chi33sd" else {})
+    low, high = (float(value) for value in np.percentile(values, (1, 99)))
+    spread = float(values.std(dtype=np.float64))
+    return {f"{desc}_std": spread, f"{desc}_p1": low, f"{desc}_p99": high, f"{desc}_size": max(abs(low), abs(high))}
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
@@ -275,7 +292,7 @@ def _pose(scan: ScanFiles, view: View) -> dict:
     transform = read_transform(path)
     rotation, scale = rotation_and_scale(transform, path.name)
     direction = rotation @ voxel_frame(view.affine) @ _b0_in_voxels(scan, view.affine)
-    indices = np.argwhere(view.mask).mean(axis=0)
+    indices = [_mean_index(count) for count in _counts(view.mask)]
     centre = view.affine[:3, :3] @ indices + view.affine[:3, 3]
     moved = transform[:3, :3] @ centre + transform[:3, 3]
     return {

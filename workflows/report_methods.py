@@ -159,7 +159,7 @@ def _fit(provenance: Mapping[str, Any]) -> list[str]:
         return []
     iso, aniso, noise = (lookup(provenance, name) for name in ("prior_iso", "prior_aniso", "noise"))
     prior = f" of {iso} ppm (isotropic part) and {aniso} ppm (traceless part)" if iso and aniso else ""
-    assumed = f" and field noise of {_plain(noise)} ppm" if isinstance(noise, float) else ""
+    assumed = f" and field noise of {noise:.3g} ppm" if isinstance(noise, float) else ""
     return [
         f"A scalar map (COSMOS {{cosmos}}) and the susceptibility tensor {{sti}} were fitted {ways[kind]} with "
         f"Gaussian priors{prior}{assumed}.",

@@ -33,7 +33,10 @@ nav { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 12px 0; }
 table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: 6px; }
 th, td { padding: 5px 12px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-.wide th, .wide td { white-space: nowrap; }
+.scans table { font-size: 0.88rem; }
+.scans th, .scans td { white-space: nowrap; padding: 5px 8px; }
+.columns td { white-space: nowrap; }
+.checks td.number { white-space: nowrap; }
 thead th { vertical-align: bottom; font-weight: 600; }
 thead small { display: block; font-weight: 400; color: var(--soft); }
 .number { text-align: right; }
@@ -49,14 +52,16 @@ figure img { display: block; width: 100%; height: auto; }
 figure.plain { background: none; border: none; max-width: 420px; }
 figcaption { padding: 7px 10px 9px; line-height: 1.35; }
 figcaption small { display: block; font-size: 0.85rem; }
-.swatch { display: inline-block; width: 0.75em; height: 0.75em; border: 1px solid var(--line); margin: 0 3px 0 6px; }
+.key { white-space: nowrap; }
+.swatch { display: inline-block; width: 0.75em; height: 0.75em; border: 1px solid var(--line); margin: 0 4px 0 4px; }
 details { margin: 8px 0; }
 summary { cursor: pointer; font-weight: 600; padding: 6px 0; }
 ol.references { font-size: 0.9rem; padding-left: 28px; max-width: 90ch; }
 table.record { width: 100%; table-layout: fixed; }
 table.record th, table.record td { overflow-wrap: anywhere; }
 table.record th { width: 40%; font-weight: 500; }
-@media (max-width: 560px) { main { padding: 12px 12px 48px; } h1 { font-size: 1.55rem; } th, td { padding: 5px 8px; } }
+@media (max-width: 560px) { main { padding: 12px 12px 48px; } h1 { font-size: 1.55rem; } th, td { padding: 5px 6px; }
+  .checks table { font-size: 0.82rem; } .checks td.number { white-space: normal; } }
 @media print { .wide { overflow: visible; } figure, tr { break-inside: avoid; } }
 """
 
@@ -79,7 +84,8 @@ _SUBJECT = """
 {%- macro card(picture) -%}
 <figure><img src="{{ picture.uri }}" alt="{{ picture.alt }}"><figcaption>{{ picture.title }}
 <small>{{ picture.detail }}{% for name, colour in picture.outlines %}
-<span class="swatch" style="background: {{ colour }}"></span>{{ name }}{% endfor %}</small></figcaption></figure>
+<span class="key"><span class="swatch" style="background: {{ colour }}"></span>{{ name }}</span>
+{% endfor %}</small></figcaption></figure>
 {%- endmacro -%}
 <h1>{{ title }}</h1>
 <p class="soft">{{ scans|length }} scan{{ "" if scans|length == 1 else "s" }} · chi33 {{ version }} ·
@@ -139,7 +145,7 @@ Grey scales are the same for all scans; the residual has the scale of the local 
 {% endfor %}
 
 <h2 id="checks">Checks</h2>
-<div class="wide" tabindex="0" role="region" aria-label="Table of checks">
+<div class="wide checks" tabindex="0" role="region" aria-label="Table of checks">
 <table><thead><tr><th scope="col">Number</th><th scope="col" class="number">Here</th>
 <th scope="col">Expected</th><th scope="col">Verdict</th></tr></thead><tbody>
 {% for check in checks %}<tr><th scope="row">{{ check.title }}</th><td class="number">{{ check.value }}</td>

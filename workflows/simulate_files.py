@@ -16,6 +16,7 @@ from ..pipeline.tensors import eigenvalues, principal_eigenvector
 from .derivatives import Derivatives, sidecar_path, write_image, write_json, write_transform
 
 _LARGEST = 32767
+_PHASE_STEP = float(np.nextafter(np.float32(np.pi / _LARGEST), np.float32(0)))  # the header rounds to float32
 _MAGNITUDE_STEP = 1 / 4  # stored magnitudes are 1000 x the brain's mean of the first echo, in quarters
 
 
@@ -39,7 +40,7 @@ def write_echo(folder: Path, subject: str, scan: str, echo: Echo, grid: ScanGrid
     _write_scaled(magnitude, 1000 * echo.magnitude, _MAGNITUDE_STEP, grid.affine)
     write_json(sidecar_path(magnitude), {**sidecar, "Units": "arbitrary"})
     phase = raw.path(f"{scan}_echo-{echo.number}_part-phase", suffix="MEGRE")
-    _write_scaled(phase, echo.phase, np.pi / _LARGEST, grid.affine)
+    _write_scaled(phase, echo.phase, _PHASE_STEP, grid.affine)
     write_json(sidecar_path(phase), {**sidecar, "Units": "rad", "PhaseSign": protocol.phase_sign})
 
 

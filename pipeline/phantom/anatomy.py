@@ -123,12 +123,8 @@ def _nuclei(points: Float32Array, parameters: HeadParameters) -> _Nuclei:
     number = {name: label for label, name in ROI_LABELS.items()}
     for name in NUCLEI:
         low, high = nucleus_bounds(name)
-        reach = 12.0  # mm that the warp and the scale can move a structure
-        extent = np.stack([np.array([-high[0], low[1], low[2]]), np.array([high[0], high[1], high[2]])])
-        start = np.floor(extent[0] - reach - MAP_ORIGIN).astype(int)
-        stop = np.ceil(extent[1] + reach - MAP_ORIGIN).astype(int)
-        box = tuple(slice(max(a, 0), b) for a, b in zip(start, stop, strict=True))
-        part = nucleus_fraction(name, [points[axis][box] for axis in range(3)]) * (1 - total[box])
+        box = parameters.box([-high[0], low[1], low[2]], high)
+        part = nucleus_fraction(name, [axis[box] for axis in points]) * (1 - total[box])
         total[box] += part
         chi[box] += part * np.float32(parameters.chi[name])
         labels[box][part > 0.5] = number[name]

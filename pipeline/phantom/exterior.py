@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,13 +59,15 @@ def compartments(
     inside = soft_inside(np.minimum(hull - _CSF_RIM, canal))
     thickness = parameters.skull * (1 + 0.15 * smooth_noise(rng, MAP_SHAPE, 30.0))
     skull_edge = hull - _CSF_RIM - thickness
-    surface = np.minimum(skull_edge - parameters.scalp, _FACE.distance((x, y, z)))
+    surface = (skull_edge - parameters.scalp).astype(np.float32)
+    _cut_in(surface, _FACE, (x, y, z), parameters)
     neck = (np.sqrt((x / 56) ** 2 + ((y + 30) / 60) ** 2) - 1) * 57
     surface = np.minimum(surface, np.maximum(neck, z + 40))
     spine = np.maximum(np.sqrt(x**2 + (y + 38) ** 2) - 19, z + 80)
     bone = soft_inside(np.minimum(skull_edge, spine))
     head = soft_inside(surface)
-    eyes = soft_inside(_EYE.distance((x, y, z))) * (1 - soft_inside(hull - _CSF_RIM - 2))
+    eyes = soft_inside(_cut_in(np.full_like(hull, 9), _EYE, (x, y, z), parameters))
+    eyes *= 1 - soft_inside(hull - _CSF_RIM - 2)
     tissue = 1 - _air(parameters, hull, (x, y, z), rng)
     lean = soft_inside(surface + _FAT_LAYER)
     bone = bone * head * (1 - eyes)
@@ -76,23 +79,32 @@ def compartments(
     )
 
 
+def _cut_in(
+    distance: Float32Array, shape: Superellipsoid, points: Sequence[NDArray], parameters: HeadParameters
+) -> Float32Array:
+    """Lower a signed distance (x, y, z) in place to that of a shape, where the shape can lie; return it."""
+    box = parameters.box(*shape.bounds)
+    np.minimum(distance[box], shape.distance([p[box] for p in points]), out=distance[box])
+    return distance
+
+
 def _air(
     parameters: HeadParameters, hull: Float32Array, points: tuple[NDArray, NDArray, NDArray], rng: np.random.Generator
 ) -> Float32Array:
     """Return the soft mask of the air cavities, kept clear of the brain; the mastoid is half tissue."""
     x, y, z = points
-    air = np.zeros(MAP_SHAPE, np.float32)
+    distance = np.full(MAP_SHAPE, 9, np.float32)
     for sinus in _SINUSES:
         size = tuple(s * parameters.sinus * float(rng.uniform(0.9, 1.1)) for s in sinus.semi_axes)
-        cavity = Superellipsoid(sinus.centre, (size[0], size[1], size[2]), sinus.turn, sinus.power)
-        np.maximum(air, soft_inside(cavity.distance(points)), out=air)
+        _cut_in(distance, replace(sinus, semi_axes=(size[0], size[1], size[2])), points, parameters)
+    mastoid = np.full(MAP_SHAPE, 9, np.float32)
+    for shape in _MASTOIDS:
+        _cut_in(mastoid, shape, points, parameters)
     cells = np.clip(0.55 + 0.25 * smooth_noise(rng, MAP_SHAPE, 3.0), 0, 1)
-    for mastoid in _MASTOIDS:
-        np.maximum(air, soft_inside(mastoid.distance(points)) * cells, out=air)
     ear = np.maximum(np.sqrt((y + 22) ** 2 + (z + 46) ** 2) - 3.5, 50 - x)
     throat = np.maximum(np.sqrt(x**2 + (y - 12 - 0.15 * (z + 60)) ** 2) - 9, z + 58)
-    np.maximum(air, soft_inside(np.minimum(ear, throat)), out=air)
-    return air * (1 - soft_inside(hull - _CLEARANCE))
+    np.minimum(distance, np.minimum(ear, throat), out=distance)
+    return np.maximum(soft_inside(distance), soft_inside(mastoid) * cells) * (1 - soft_inside(hull - _CLEARANCE))
 
 
 def coarse_exterior(chi: Float32Array, affine: NDArray[np.float64]) -> tuple[Float32Array, NDArray[np.float64]]:

@@ -36,6 +36,13 @@ class Superellipsoid:
         """Largest distance in mm from the centre that the shape can occupy."""
         return float(np.linalg.norm(self.semi_axes))
 
+    @property
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Corners (3,) and (3,) in mm of a box that holds the shape and its mirror image."""
+        centre = np.asarray(self.centre)
+        high = centre + self.reach
+        return np.array([-high[0], *(centre[1:] - self.reach)]), high
+
     def distance(self, points: Sequence[NDArray]) -> Float32Array:
         """Return an approximate signed distance in mm (negative inside) at points x, y, z of the right side."""
         offsets = np.stack(
@@ -44,8 +51,12 @@ class Superellipsoid:
         turn = Rotation.from_euler("xyz", self.turn, degrees=True).as_matrix().astype(np.float32)
         local = np.abs(np.tensordot(turn.T, offsets, axes=1))
         axes = np.asarray(self.semi_axes, np.float32).reshape(3, *([1] * (local.ndim - 1)))
-        radius = ((local / axes) ** np.float32(self.power)).sum(axis=0) ** np.float32(1 / self.power)
-        length = np.sqrt((local**2).sum(axis=0))
+        relative = local / axes
+        if self.power == 2:
+            radius = np.sqrt((relative * relative).sum(axis=0))
+        else:
+            radius = (relative ** np.float32(self.power)).sum(axis=0) ** np.float32(1 / self.power)
+        length = np.sqrt((local * local).sum(axis=0))
         boundary = np.where(radius > 1e-3, length / np.maximum(radius, 1e-3), np.float32(min(self.semi_axes)))
         return (radius - 1) * boundary
 

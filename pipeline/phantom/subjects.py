@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from .template import MAP_ORIGIN
 
 # ppm against CSF; Wharton & Bowtell 2010, Langkammer 2012, Li 2012 (ranges of adults at 3 T and 7 T)
 LITERATURE_CHI = {
@@ -60,6 +63,15 @@ class HeadParameters:
             scalp=float(rng.uniform(4.5, 6.5)),
             sinus=float(rng.uniform(0.85, 1.15)),
         )
+
+    def box(self, low: ArrayLike, high: ArrayLike) -> tuple[slice, slice, slice]:
+        """Return where on the head maps a structure between two corners (3,) in MNI152 mm can lie, in this head."""
+        corners = np.stack([low, high]) * np.asarray(self.scale)
+        margin = 4 * self.warp + 2
+        start = np.floor(corners[0] - margin - MAP_ORIGIN).astype(int)
+        stop = np.ceil(corners[1] + margin - MAP_ORIGIN).astype(int) + 1
+        x, y, z = (slice(max(int(a), 0), max(int(b), 0)) for a, b in zip(start, stop, strict=True))
+        return x, y, z
 
     def isotropic(self) -> HeadParameters:
         """Return the same head without white-matter anisotropy (deltaB' is then zero)."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -42,7 +44,7 @@ def test_options_win_over_the_settings_file(store: Path, tmp_path: Path, capsys:
     assert (config.epochs, config.batch_size, config.seed, config.samples_per_epoch) == (2, 4, 3, 4)
     assert (config.network.depth, config.network.dropout) == (4, 0.0)
     printed = capsys.readouterr()
-    assert printed.err.count("epoch ") == 2  # a plain line an epoch
+    assert printed.err.count("epoch ") == 3  # a plain line an epoch, and one for the untrained network
     assert "epoch 2 step 2/2 train " in printed.err
     assert "zero map" in printed.err
     assert "best loss" in printed.out
@@ -54,12 +56,34 @@ def test_resume_keeps_the_settings_and_goes_on(store: Path, tmp_path: Path, caps
     run = tmp_path / "run"
     command(store, run, f"--config {tmp_path / 'c.toml'} --max-minutes 0.0001", QUICK)
     assert "minutes are over: --resume continues" in capsys.readouterr().out
-    assert steps(run) == [1]
+    assert steps(run) == [0, 1]
     command(store, run, "--resume")
-    assert steps(run) == [1, 2, 4, 6]
+    assert steps(run) == [0, 1, 2, 4, 6]
     command(store, run, "--resume --epochs 4")
-    assert steps(run) == [1, 2, 4, 6, 8]
+    assert steps(run) == [0, 1, 2, 4, 6, 8]
     assert load_config(run / "config.toml").network.depth == 4
+
+
+def test_ctrl_c_leaves_a_run_to_resume_and_exits_130(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from chi33.training.recorder import Recorder
+
+    original = Recorder.on_train_start
+
+    def interrupted(self: Recorder, *arguments: object) -> None:
+        original(self, *arguments)  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Recorder, "on_train_start", interrupted)
+    (tmp_path / "c.toml").write_text("epochs = 2\n[network]\ndepth = 4\n")
+    with pytest.raises(SystemExit) as stop:
+        command(store, tmp_path / "run", f"--config {tmp_path / 'c.toml'}", QUICK)
+    assert stop.value.code == 130
+    assert "stopped at step 1 of 4, because SIGINT came: --resume continues" in capsys.readouterr().out
+    monkeypatch.undo()
+    command(store, tmp_path / "run", "--resume")
+    assert steps(tmp_path / "run") == [0, 2, 4]
 
 
 def test_errors_come_before_anything_is_written(store: Path, tmp_path: Path) -> None:

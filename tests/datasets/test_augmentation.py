@@ -13,6 +13,7 @@ from chi33.datasets.store import open_store
 from chi33.datasets.volume import Geometry, ScalarVolume, TensorVolume
 from chi33.pipeline.errors import InputError
 from chi33.pipeline.frames import b0_direction_from_affine, rotation_angle
+from chi33.pipeline.labels import reference_to_mask
 from chi33.pipeline.resample import resample
 from chi33.pipeline.tensor_field import dipole_field, tensor_field
 from chi33.pipeline.tensors import rotate_components
@@ -34,7 +35,8 @@ def brain(shape: tuple[int, int, int] = (21, 21, 21), radius: float = 8) -> np.n
 
 def head(affine: np.ndarray, shape: tuple[int, int, int] = (21, 21, 21), seed: int = 0) -> TensorVolume:
     mask = brain(shape)
-    return TensorVolume("01", smooth(seed, mask), mask, Geometry(affine, b0_direction_from_affine(affine), 3.0))
+    chi = reference_to_mask(smooth(seed, mask), mask)
+    return TensorVolume("01", chi, mask, Geometry(affine, b0_direction_from_affine(affine), 3.0))
 
 
 def oblique(degrees: float, sizes: tuple[float, float, float]) -> np.ndarray:
@@ -104,9 +106,19 @@ def test_no_turn_changes_nothing() -> None:
     np.testing.assert_array_equal(volume.channels["mask"], tensor.mask)
 
 
+def test_labels_are_relative_to_the_mean_over_the_brain() -> None:
+    tensor = head(np.diag([2.0, 2, 2, 1]))
+    shifted = tensor.chi.copy()
+    shifted[[0, 3, 5]] += 0.3
+    rotation = Rotation.from_rotvec([0.2, 0.1, 0]).as_matrix()
+    plain, moved = (turn_tensor(replace(tensor, chi=chi), rotation, "a").channels for chi in (tensor.chi, shifted))
+    for name in ("chi33", "field", "deltab"):
+        np.testing.assert_allclose(moved[name], plain[name], atol=1e-6)
+
+
 def test_the_field_of_a_small_turn_is_that_of_a_turned_b0() -> None:
     tensor = head(np.diag([2.0, 2, 2, 1]), (29, 29, 29))
-    tensor = replace(tensor, chi=smooth(1, tensor.mask, sigma=3.0))
+    tensor = replace(tensor, chi=reference_to_mask(smooth(1, tensor.mask, sigma=3.0), tensor.mask))
     rotation = Rotation.from_euler("y", 20, degrees=True).as_matrix()
     volume = turn_tensor(tensor, rotation, "aug-001")
     back = np.linalg.inv(turned_grid(tensor.mask, tensor.geometry, rotation)[2])

@@ -28,8 +28,10 @@ class KilledError(Exception):
 
 
 def log(run: Path) -> list[dict[str, float]]:
+    """The lines of the epochs, without that of the untrained network."""
     with open(run / "log.csv", newline="", encoding="utf-8") as handle:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(handle)]
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(handle)]
+    return [row for row in rows if row["step"] > 0]
 
 
 def state(run: Path) -> dict[str, torch.Tensor]:
@@ -53,6 +55,10 @@ def test_run_folder_holds_everything(tiny_store: Path, quick: TrainConfig, tmp_p
     rows = log(tmp_path / "run")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert [row["step"] for row in rows] == [3, 6, 9, 12]
+    assert all(row["untrained_loss"] == result.untrained_loss for row in rows)
+    with open(tmp_path / "run" / "log.csv", newline="", encoding="utf-8") as handle:
+        untrained = next(csv.DictReader(handle))
+    assert (untrained["step"], float(untrained["val_loss"])) == ("0", result.untrained_loss)
     assert load_config(tmp_path / "run" / "config.toml") == quick
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["best_loss"] == result.best_loss == min(row["val_loss"] for row in rows)
@@ -274,6 +280,13 @@ class TestBadInput:
         other = write_tiny_store(tmp_path / "other.h5", {"07": "val", "08": "train"})
         with pytest.raises(InputError, match=r"was trained on another store than .*other.h5"):
             train(other, tmp_path / "run", quick, resume=True)
+
+    def test_resumed_from_a_damaged_checkpoint(self, tiny_store: Path, quick: TrainConfig, tmp_path: Path) -> None:
+        train(tiny_store, tmp_path / "run", replace(quick, epochs=1))
+        last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+        last.write_bytes(last.read_bytes()[:5000])
+        with pytest.raises(InputError, match=r"last.ckpt is no weights file, or it is damaged"):
+            train(tiny_store, tmp_path / "run", quick, resume=True)
 
     def test_store_without_training_patches(self, quick: TrainConfig, tmp_path: Path) -> None:
         store = write_tiny_store(tmp_path / "val.h5", {"01": "val"})

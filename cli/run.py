@@ -1,0 +1,97 @@
+"""`chi33 run`: raw scans to label maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+_Labels = Annotated[list[str] | None, Parameter(consume_multiple=True)]
+_Flag = Parameter(negative="")
+
+
+def run(
+    bids_dir: Path,
+    out_dir: Path,
+    level: Literal["participant"] = "participant",
+    /,
+    *,
+    participant_label: _Labels = None,
+    work_dir: Annotated[Path | None, Parameter(name=["--work-dir", "-w"])] = None,
+    n_procs: int | None = None,
+    config: Path | None = None,
+    backend: Literal["auto", "fsl", "builtin"] | None = None,
+    unwrap: Literal["romeo", "laplacian"] | None = None,
+    fit: Literal["closed"] | None = None,
+    phase_sign: Literal["1", "-1"] | None = None,
+    reference: str | None = None,
+    prior_iso: float | None = None,
+    prior_aniso: float | None = None,
+    noise: float | None = None,
+    dry_run: Annotated[bool, _Flag] = False,
+    write_graph: Annotated[bool, _Flag] = False,
+) -> None:
+    """Turn raw multi-orientation scans into labels: brain mask, unwrapping, background, registration, fit.
+
+    Writes BIDS derivatives and a report a subject. A run that died goes on when the command is repeated; finished
+    steps are kept and only what changed is done again.
+
+    Parameters
+    ----------
+    bids_dir
+        Raw BIDS data set (sub-01/anat/sub-01_acq-ori01_echo-1_part-mag_MEGRE.nii.gz and part-phase).
+    out_dir
+        Folder of the derivatives.
+    level
+        BIDS-App analysis level.
+    participant_label
+        Subjects to run, with or without sub-; all by default.
+    work_dir
+        Working folder of intermediate results; OUT_DIR-work by default.
+    n_procs
+        Steps run at a time; the number of cores by default.
+    config
+        TOML file of the parameters; options given here win over it.
+    backend
+        Which tools estimate masks and transforms: fsl, builtin, or auto (FSL where installed).
+    unwrap
+        Phase unwrapping.
+    fit
+        Susceptibility fit: closed (closed form with the split prior).
+    phase_sign
+        -1 where the scanner's phase falls with a rising field and paramagnetic tissue comes out dark.
+    reference
+        Scan whose world is the subject frame, e.g. acq-ori02; the first by default.
+    prior_iso
+        Prior standard deviation of the isotropic susceptibility, ppm.
+    prior_aniso
+        Prior standard deviation of the traceless part of the tensor, ppm.
+    noise
+        Standard deviation of the local fields, ppm; estimated from the data by default.
+    dry_run
+        Check the input and print what would be done; write nothing.
+    write_graph
+        Draw the workflow into OUT_DIR/logs.
+    """
+    from ..pipeline.config import override, read_config
+    from ..workflows.config import RunConfig
+    from ..workflows.run import run_participants
+
+    base = read_config(RunConfig, config) if config else RunConfig()
+    options = {
+        "backend": backend, "unwrap": unwrap, "fit": fit, "phase_sign": int(phase_sign) if phase_sign else None,
+        "reference": reference, "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
+    }  # fmt: skip
+    labels = [one for text in participant_label or () for one in text.split(",") if one]
+    run_participants(
+        bids_dir,
+        out_dir,
+        config=override(base, options),
+        participant_labels=labels or None,
+        work_dir=work_dir,
+        n_procs=n_procs,
+        dry_run=dry_run,
+        write_graph=write_graph,
+        announce=lambda line: print(line, flush=True),
+    )
