@@ -19,6 +19,7 @@ _START_TILTS = (-35.0, 0.0, 35.0)  # degrees about x and y, tried on the coarses
 _BINS = 50
 _SAMPLES = 300_000
 _SHADING_WIDTH = 15.0  # mm
+_MASK_MARGIN = 4.0  # mm
 SPACINGS = (8.0, 4.0, 2.0, 1.0)  # mm, of the levels; never finer than the voxels
 
 
@@ -100,10 +101,13 @@ def _optimise(
     spacing: float,
     iterations: int,
     metric: str = "mutual information",
+    mask: sitk.Image | None = None,
 ) -> tuple[sitk.Similarity3DTransform, float]:
     transform = sitk.Similarity3DTransform(start)
     samples = min(1.0, _SAMPLES / float(np.prod(fixed.GetSize())))
     method = _method(spacing, iterations, samples, spacing / 4, metric)
+    if mask is not None:
+        method.SetMetricFixedMask(mask)
     method.SetInitialTransform(transform, inPlace=True)
     method.Execute(fixed, moving)
     return transform, -float(method.GetMetricValue())
@@ -127,12 +131,18 @@ def _to_world(transform: sitk.Similarity3DTransform) -> NDArray[np.float64]:
 
 
 def register(
-    moving: ArrayLike, moving_affine: ArrayLike, reference: ArrayLike, reference_affine: ArrayLike
+    moving: ArrayLike,
+    moving_affine: ArrayLike,
+    reference: ArrayLike,
+    reference_affine: ArrayLike,
+    reference_mask: ArrayLike | None = None,
 ) -> Registration:
     """Return the similarity from the world of `moving` to the world of `reference`.
 
     Both magnitudes are freed of coil shading; mutual information finds the head from nine tilts on an 8 mm grid and
-    follows it down to the voxels, where correlation, which has no bias for images of one contrast, finishes.
+    follows it down to the voxels, where correlation, which has no bias for images of one contrast, finishes. With
+    reference_mask (the brain, x, y, z) the levels below 4 mm look only at it and 4 mm around, so that the neck and the
+    air sinuses, which change with the position, do not pull.
 
     moving, reference: magnitudes (x, y, z); affines: voxel-to-world (4, 4), RAS mm. One thread, repeatable bit by
     bit. Raises InputError for images without contrast, StepError where the result is no head motion.
@@ -145,20 +155,35 @@ def register(
         checked = check_affine(affine, f"{name}_affine")
         images.append(_image(_without_shading(array, voxel_size(checked)), checked))
     moving_image, fixed_image = images
+    mask = None if reference_mask is None else _mask_image(reference_mask, np.asarray(reference), reference_affine)
     finest = max(1.0, float(min(*fixed_image.GetSpacing(), *moving_image.GetSpacing())))
     levels = [s for s in SPACINGS if s > 1.2 * finest] + [finest]
     try:
         transform, value = _coarse_start(fixed_image, moving_image, levels[0])
         for spacing in levels[1:]:
             pair = _at_spacing(fixed_image, spacing), _at_spacing(moving_image, spacing)
-            transform, value = _optimise(*pair, transform, spacing, 120)
-        transform, _ = _optimise(*pair, transform, levels[-1], 200, "correlation")
+            around = mask if spacing < 4 else None
+            transform, value = _optimise(*pair, transform, spacing, 120, mask=around)
+        transform, _ = _optimise(*pair, transform, levels[-1], 200, "correlation", mask)
     except RuntimeError as error:
         detail = str(error).strip().splitlines()[-1]
         raise StepError(f"registration failed ({detail}): check that both magnitudes show the same head.") from error
     world = _to_world(transform)
     _check_motion(world)
     return Registration(world, value, _correlation(moving, moving_affine, reference, reference_affine, world))
+
+
+def _mask_image(mask: ArrayLike, reference: NDArray, affine: ArrayLike) -> sitk.Image:
+    """Return the ITK mask of all that lies within a few mm of the brain."""
+    inside = np.asarray(mask, bool)
+    if inside.shape != reference.shape or not inside.any():
+        raise InputError(
+            f"reference_mask (shape {inside.shape}, {int(inside.sum())} voxels) must be a brain mask of the reference "
+            f"image of shape {reference.shape}."
+        )
+    matrix = check_affine(affine)
+    near = ndimage.distance_transform_edt(~inside, sampling=voxel_size(matrix)) <= _MASK_MARGIN
+    return sitk.Cast(_image(near.astype(np.float32), matrix) > 0.5, sitk.sitkUInt8)
 
 
 def _coarse_start(fixed: sitk.Image, moving: sitk.Image, spacing: float) -> tuple[sitk.Similarity3DTransform, float]:

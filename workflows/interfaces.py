@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from nipype.interfaces.base import (
     InputMultiPath,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -24,7 +24,8 @@ from ..pipeline.echoes import combine_echoes, reliable_mask
 from ..pipeline.masks import clean_mask
 from ..pipeline.registration import register
 from ..pipeline.unwrap import unwrap_laplacian, unwrap_romeo
-from .derivatives import read_image, read_transform, write_image, write_transform
+from .derivatives import read_image, write_image, write_transform
+from .export import export_file
 from .flirt import flirt_to_world
 from .sidecars import PhaseScale
 
@@ -172,6 +173,10 @@ class _RegisterInputs(BaseInterfaceInputSpec):
     reference = File(exists=True, mandatory=True, desc="magnitude of the reference scan")
 
 
+class _RegisterMaskedInputs(_RegisterInputs):
+    reference_mask = File(exists=True, desc="brain mask of the reference scan")
+
+
 class _RegisterOutputs(TraitedSpec):
     transform_file = File(desc="world-to-world 4x4, moving to reference")
     quality_file = File(desc="JSON: mutual information, correlation, rotation, scale")
@@ -180,11 +185,12 @@ class _RegisterOutputs(TraitedSpec):
 class RegisterSimilarity(_Chi33Interface):
     """The built-in registration with 7 degrees of freedom (pipeline.registration)."""
 
-    input_spec = _RegisterInputs
+    input_spec = _RegisterMaskedInputs
     output_spec = _RegisterOutputs
 
     def _run_interface(self, runtime: Any) -> Any:
-        found = register(*read_image(Path(self.inputs.in_file)), *read_image(Path(self.inputs.reference)))
+        mask = read_image(Path(self.inputs.reference_mask))[0] > 0 if isdefined(self.inputs.reference_mask) else None
+        found = register(*read_image(Path(self.inputs.in_file)), *read_image(Path(self.inputs.reference)), mask)
         path = write_transform(Path(runtime.cwd) / "transform.txt", found.transform)
         self._results["transform_file"] = str(path)
         quality = {"MutualInformation": found.mutual_information, "Correlation": found.correlation}
@@ -252,10 +258,8 @@ class Export(_Chi33Interface):
     _always_run = True
 
     def _run_interface(self, runtime: Any) -> Any:
-        from .export import export_file
-
         sidecar = dict(self.inputs.sidecar)
-        if self.inputs.sidecar_file is not None and os.path.exists(str(self.inputs.sidecar_file)):
+        if isdefined(self.inputs.sidecar_file):
             sidecar.update(json.loads(Path(self.inputs.sidecar_file).read_text(encoding="utf-8")))
         export_file(Path(self.inputs.in_file), Path(self.inputs.out_file), sidecar)
         self._results["out_file"] = self.inputs.out_file
@@ -264,5 +268,5 @@ class Export(_Chi33Interface):
 
 __all__ = [
     "BrainMask", "CleanMask", "Export", "FlirtToWorld", "IdentityTransform", "LocalFieldMap", "RegisterSimilarity",
-    "TotalField", "motion", "read_transform",
+    "TotalField", "motion",
 ]  # fmt: skip

@@ -12,11 +12,11 @@ from .interfaces import FlirtToWorld, IdentityTransform, RegisterSimilarity
 def init_registration_wf(backend: str, *, name: str = "registration_wf") -> pe.Workflow:
     """Return the workflow that registers a scan to the reference with 7 degrees of freedom.
 
-    Inputs: in_file, reference (first-echo magnitudes). Outputs: transform_file (4x4, world of in_file to world of
+    Inputs: in_file, reference (first-echo magnitudes), reference_mask (brain). Outputs: transform_file (4x4, world of in_file to world of
     reference), quality_file (JSON). backend: "fsl" (FLIRT), "builtin" (SimpleITK), or "identity" for the reference.
     """
     workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(niu.IdentityInterface(["in_file", "reference"]), name="inputnode")
+    inputnode = pe.Node(niu.IdentityInterface(["in_file", "reference", "reference_mask"]), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(["transform_file", "quality_file"]), name="outputnode")
     images = [("in_file", "in_file"), ("reference", "reference")]
     if backend == "fsl":
@@ -33,6 +33,8 @@ def init_registration_wf(backend: str, *, name: str = "registration_wf") -> pe.W
     else:
         interface = IdentityTransform() if backend == "identity" else RegisterSimilarity()
         last = pe.Node(interface, name="register", mem_gb=1.5)
+        if backend != "identity":
+            images = [*images, ("reference_mask", "reference_mask")]
     workflow.connect(
         [
             (inputnode, last, images),

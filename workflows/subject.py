@@ -84,8 +84,9 @@ def init_subject_wf(
     reference = reference_scan(subject, config)
     fit_wf = init_fit_wf(subject.scans, config)
     merges = {one: pe.Node(niu.Merge(len(subject.scans)), name=f"all_{one}") for one in _MERGED}
-    reference_node = pe.Node(niu.IdentityInterface(["reference"]), name="reference")
-    reference_node.inputs.reference = str(reference.magnitude[0])
+    reference_node = pe.Node(niu.IdentityInterface(["magnitude", "brain_mask"]), name="reference")
+    reference_node.inputs.magnitude = str(reference.magnitude[0])
+    workflow.connect([(reference_node, fit_wf, [("brain_mask", "inputnode.reference_file")])])
     for index, scan in enumerate(subject.scans):
         tag, number = node_name(scan.name), f"in{index + 1}"
         scan_wf = init_scan_wf(scan, config, backend, name=f"scan_{tag}_wf")
@@ -94,7 +95,11 @@ def init_subject_wf(
         workflow.connect(
             [
                 (scan_wf, registration_wf, [("outputnode.magnitude", "inputnode.in_file")]),
-                (reference_node, registration_wf, [("reference", "inputnode.reference")]),
+                (
+                    reference_node,
+                    registration_wf,
+                    [("magnitude", "inputnode.reference"), ("brain_mask", "inputnode.reference_mask")],
+                ),
                 (scan_wf, merges["local_fields"], [("outputnode.local_field", number)]),
                 (scan_wf, merges["local_masks"], [("outputnode.local_mask", number)]),
                 (registration_wf, merges["transforms"], [("outputnode.transform_file", number)]),
@@ -104,7 +109,7 @@ def init_subject_wf(
             ]
         )
         if scan is reference:
-            workflow.connect([(scan_wf, fit_wf, [("outputnode.brain_mask", "inputnode.reference_file")])])
+            workflow.connect([(scan_wf, reference_node, [("outputnode.brain_mask", "brain_mask")])])
         place = Derivatives(out_dir, subject.label, scan.session)
         _export_scan(workflow, scan_wf, labels_wf, scan, place, _scan_facts(scan, config))
         _export_transform(workflow, registration_wf, place.transform(scan.label), tag)

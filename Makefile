@@ -1,0 +1,29 @@
+# `make demo`: raw scans to a trained network and a report on a small simulated head.
+# `make test`: the test suite. Both set up .venv first; nothing else is needed but Python >= 3.11 and a package index.
+
+export PYTHONSAFEPATH = 1
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: demo test lint clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt __init__.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[test,lint]
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m chi33.cli.demo $(DEMO)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p chi33
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info
