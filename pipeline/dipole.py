@@ -92,7 +92,7 @@ def dipole_kernel(
 def padded_shape(shape: Sequence[int], voxel_size: ArrayLike, padding: float) -> Shape:
     """Return the fast FFT grid that holds `shape` and at least `padding` mm of zeros along every axis."""
     grid, size = check_grid(shape, voxel_size)
-    if padding < 0:
+    if not 0 <= padding < np.inf:
         raise InputError(f"padding must be at least 0 mm, got {padding}.")
     if padding == 0:
         return grid

@@ -13,11 +13,17 @@ from .frames import check_affine, rotation_and_scale, voxel_frame
 from .tensors import check_tensor, rotate_components
 
 
-def voxel_mapping(affine: ArrayLike, target_affine: ArrayLike, transform: ArrayLike | None = None) -> NDArray[np.float64]:
+def voxel_mapping(
+    affine: ArrayLike, target_affine: ArrayLike, transform: ArrayLike | None = None
+) -> NDArray[np.float64]:
     """Return the 4x4 from target voxels to source voxels: affine^-1 transform^-1 target_affine."""
     source = check_affine(affine)
     target = check_affine(target_affine, "target_affine")
     world = np.eye(4) if transform is None else np.asarray(transform, dtype=np.float64)
+    if world.shape != (4, 4) or not np.isfinite(world).all() or np.linalg.matrix_rank(world) < 4:
+        raise InputError(
+            f"transform must be an invertible 4x4 matrix, world to world, got {world.tolist()} of shape {world.shape}."
+        )
     return np.linalg.solve(source, np.linalg.solve(world, target))
 
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
@@ -122,7 +123,8 @@ def b0_figure(directions: ArrayLike, *, dark: bool = False) -> str:
     ink, faint, point = ("#e8e8e8", "#66707a", "#ffb454") if dark else ("#222222", "#b5bcc4", "#b3470b")
     figure = Figure(figsize=(4.6, 4.4), dpi=_DPI)
     figure.patch.set_alpha(0)
-    ax = figure.add_axes((0.12, 0.09, 0.76, 0.82), projection="polar")
+    ax = PolarAxes(figure, (0.12, 0.09, 0.76, 0.82))
+    figure.add_axes(ax)
     ax.patch.set_alpha(0)
     radius = max(10.0, 10 * np.ceil((tilt.max() + 3) / 10))
     ax.set_ylim(0, radius)
@@ -211,6 +213,5 @@ def _outline(ax: Axes, mask: NDArray, planes: Planes, name: str, colour: str) ->
 
 def _data_uri(figure: Figure, kind: str) -> str:
     buffer = io.BytesIO()
-    options = {"pil_kwargs": {"quality": 85}} if kind == "jpeg" else {}
-    figure.savefig(buffer, format=kind, dpi=_DPI, **options)
+    figure.savefig(buffer, format=kind, dpi=_DPI, pil_kwargs={"quality": 85} if kind == "jpeg" else {})
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -180,7 +180,7 @@ def _scales(scans: Sequence[ScanMeasures]) -> dict[str, GreyScale]:
 
 def _scan_pictures(scan: ScanMeasures, scales: Mapping[str, GreyScale]) -> list[Picture]:
     """The maps of a scan; the first one also shows the outlines of the masks."""
-    pictures = []
+    pictures: list[Picture] = []
     masks = [("brain mask", _BRAIN_COLOUR, scan.brain), ("local field valid", _LOCAL_COLOUR, scan.local)]
     for desc, planes in scan.planes.items():
         outlines = [(name, colour, mask) for name, colour, mask in masks if mask is not None] if not pictures else []
@@ -210,7 +210,7 @@ def _picture(
 
 def _subject_pictures(subject: SubjectMeasures) -> list[Picture]:
     planes = subject.planes
-    pictures = []
+    pictures: list[Picture] = []
     for desc in ("cosmos", "mms"):
         if desc in planes:
             pictures.append(_picture(_TITLES[desc], " in the subject frame", planes[desc], CHI_SCALE, subject.brain))

@@ -131,7 +131,7 @@ def _volume_agreement(scans: Sequence[ScanMeasures]) -> tuple[Check, ...]:
         return ()
     smallest, largest = (pick(scans, key=lambda scan: scan.brain_volume) for pick in (min, max))
     ratio = largest.brain_volume / smallest.brain_volume
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if ratio > _LARGEST_VOLUME_RATIO:
         warnings = (
             f"Brain masks differ by {100 * (ratio - 1):.0f} % in volume ({smallest.name} {smallest.brain_volume:.0f} "
@@ -146,7 +146,7 @@ def check_sign(subject: SubjectMeasures, provenance: Mapping[str, Any]) -> tuple
     share = subject.dark_share
     if share is None:
         return ()
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if share > _LARGEST_DARK_SHARE:
         remedy = "1" if lookup(provenance, "phase_sign") == -1 else "-1"
         warnings = (

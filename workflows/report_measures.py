@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,7 @@ from scipy import ndimage
 
 from ..pipeline.errors import InputError
 from ..pipeline.frames import (
+    FloatArray,
     b0_direction_from_affine,
     check_b0_direction,
     rotation_and_scale,
@@ -120,7 +122,7 @@ class ScanMeasures:
     shape: tuple[int, int, int]
     brain_volume: float
     brain: Planes
-    b0_direction: NDArray[np.float64] | None = None
+    b0_direction: FloatArray | None = None
     tilt: float | None = None
     rotation: float | None = None
     shift: float | None = None
@@ -168,7 +170,7 @@ def find_scans(out_dir: Path, subject: str) -> tuple[ScanFiles, ...]:
 
 
 def measure_scans(scans: Sequence[ScanFiles]) -> list[ScanMeasures]:
-    """Return measure_scan of each, two at a time: decompression takes most of the time and leaves the other core free."""
+    """Return measure_scan of each, two at a time: most of the time goes into decompression."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         return list(pool.map(measure_scan, scans))
 
@@ -180,7 +182,9 @@ def measure_scan(scan: ScanFiles) -> ScanMeasures:
     brain, local, affine = _masks(scan)
     inside = brain if local is None else local
     view = View.of(brain, affine)
-    planes, numbers, chi33 = {}, {}, None
+    planes: dict[str, Planes] = {}
+    numbers: dict[str, float] = {}
+    chi33 = None
     for desc, path in found.items():
         if not is_complete(path):
             continue
@@ -284,7 +288,7 @@ def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(x @ y) / size if size > 0 else 0.0
 
 
-def _pose(scan: ScanFiles, view: View) -> dict:
+def _pose(scan: ScanFiles, view: View) -> dict[str, Any]:
     """Direction, tilt and registration of a scan; empty without a transform."""
     path = scan.files.transform(scan.label)
     if not path.is_file():
@@ -304,7 +308,7 @@ def _pose(scan: ScanFiles, view: View) -> dict:
     }
 
 
-def _b0_in_voxels(scan: ScanFiles, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+def _b0_in_voxels(scan: ScanFiles, affine: NDArray[np.float64]) -> FloatArray:
     """B0 in the voxel frame: the sidecar's B0_dir where a map states it, else from the affine (DESIGN 2)."""
     for desc in ("local", "chi33", "total"):
         path = sidecar_path(scan.path(desc, dict(SCAN_MAPS)[desc]))

@@ -25,7 +25,7 @@ from nipype.utils.filemanip import loadcrash
 from .. import __version__
 from ..pipeline.errors import InputError, StepError
 from .config import RunConfig
-from .derivatives import check_free_space, check_output_folder, open_image, write_dataset_description, write_json
+from .derivatives import check_free_space, check_output_folder, open_image, read_json, write_dataset_description, write_json
 from .raw import RawSubject, check_raw, find_subjects
 from .report import write_group_index, write_subject_report
 from .subject import init_subject_wf, plan_lines
@@ -45,6 +45,11 @@ class StageClock:
     started: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
+    earlier: dict[str, float] = field(default_factory=dict)
+
+    def steps(self) -> dict[str, float]:
+        """Return the seconds each step took, in this run or, where it was kept, in the one that did it."""
+        return {name: self.seconds.get(name, self.earlier.get(name, 0.0)) for name in sorted(self.done)}
 
     def __call__(self, node: pe.Node, status: str) -> None:
         """Nipype's status callback."""
@@ -179,12 +184,14 @@ def _run_subject(
     if write_graph:
         _write_graph(workflow, log_dir / f"sub-{subject.label}_graph", announce)
     began = datetime.now(UTC)
-    clock = StageClock(announce, len(workflow.list_node_names()))
+    provenance_file = log_dir / f"sub-{subject.label}_provenance.json"
+    earlier = read_json(provenance_file).get("steps", {}) if provenance_file.is_file() else {}
+    clock = StageClock(announce, len(workflow.list_node_names()), earlier=earlier)
     processes = max(1, n_procs or os.cpu_count() or 1)
     with _logged(log_dir / f"sub-{subject.label}.log"), _threads(max(1, (os.cpu_count() or 1) // processes)):
         _execute(workflow, clock, processes, work / "crash", subject.label)
     provenance = _provenance(subject, config, backend, clock, began, processes)
-    write_json(log_dir / f"sub-{subject.label}_provenance.json", provenance)
+    write_json(provenance_file, provenance)
     for stage in provenance["stages"]:
         announce(f"{stage['stage']}: {stage['seconds']:.1f} s")
     report = write_subject_report(out_dir, subject.label, provenance)
@@ -267,9 +274,10 @@ def _provenance(
     subject: RawSubject, config: RunConfig, backend: str, clock: StageClock, began: datetime, processes: int
 ) -> dict[str, Any]:
     totals: dict[str, float] = {}
-    for name, seconds in clock.seconds.items():
+    steps = {name: seconds for name, seconds in clock.steps().items() if ".export_" not in name}
+    for name, seconds in steps.items():
         stage = name.rpartition(".")[2].rstrip("0123456789").rstrip("_")
-        if not stage.startswith(("export", "all_")) and seconds > 0:
+        if not stage.startswith("all") and seconds > 0:
             totals[stage] = totals.get(stage, 0) + seconds
     return {
         "chi33_version": __version__,
@@ -283,6 +291,7 @@ def _provenance(
         "tools": {tool: importlib.metadata.version(tool) for tool in _TOOLS} | _fsl_version(backend),
         "config": {key: value for key, value in asdict(config).items() if value is not None},
         "scans": [scan.name for scan in subject.scans],
+        "steps": steps,
         "stages": [{"stage": stage, "seconds": round(total, 2)} for stage, total in totals.items()],
     }
 

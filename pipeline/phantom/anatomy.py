@@ -160,7 +160,10 @@ def _isotropic_chi(
     coarse, fine = smooth_noise(rng, MAP_SHAPE, 14.0), smooth_noise(rng, MAP_SHAPE, 4.0)
     texture = np.clip(0.8 * coarse + 0.6 * fine, -2.5, 2.5) * np.float32(_TEXTURE)
     cortex = np.clip(grey - nuclei.total, 0, 1) * (parameters.chi["grey"] + 0.06 * texture)
-    iron = nuclei.chi * (1 + texture)
+    shift = np.zeros(len(ROI_LABELS) + 1, np.float32)
+    drawn = np.unique(nuclei.labels)[1:]
+    shift[drawn] = ndimage.mean(texture, nuclei.labels, drawn)
+    iron = nuclei.chi * (1 + texture - shift[nuclei.labels])  # texture within a nucleus leaves its mean alone
     tissue = cortex + iron + white * parameters.chi["white"] * (1 + texture)
     return tissue * (1 - veins) + veins * np.float32(parameters.chi["vein"]) * (1 + 0.3 * texture), iron
 

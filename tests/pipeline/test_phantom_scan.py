@@ -91,6 +91,17 @@ def test_nuclei_have_their_susceptibility_and_order(simulated: Simulated) -> Non
             assert means[name] == pytest.approx(simulated.head.parameters.chi[name], rel=0.15)
 
 
+def test_texture_leaves_the_mean_of_every_nucleus_alone(simulated: Simulated) -> None:
+    head = simulated.head
+    start = np.rint(head.tensor_affine[:3, 3] - head.affine[:3, 3]).astype(int)
+    box = tuple(slice(a, a + n) for a, n in zip(start, head.tensor.shape[1:], strict=True))
+    chi = head.tensor[[0, 3, 5]].mean(axis=0) + head.reference
+    for name in IRON_ORDER:
+        inner = ndimage.binary_erosion(head.labels[box] == LABEL[name])
+        assert chi[inner].mean() == pytest.approx(head.parameters.chi[name], rel=0.06)
+        assert chi[inner].std() > 0.01 * chi[inner].mean()
+
+
 def test_white_matter_is_anisotropic_and_diamagnetic(simulated: Simulated) -> None:
     truth = simulated.scans[0]
     deep = ndimage.binary_erosion(truth.labels == LABEL["white"], iterations=2)

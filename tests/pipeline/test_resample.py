@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from chi33.pipeline.errors import InputError
+from chi33.pipeline.frames import voxel_frame
+from chi33.pipeline.resample import resample, resample_mask, resample_tensor, voxel_mapping
+from chi33.pipeline.tensors import rotate_components, to_matrix
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+SHAPE = (40, 44, 36)
+
+
+def grid(
+    angles: tuple[float, float, float] = (0, 0, 0), size: tuple[float, ...] = (2, 2, 2), mirrored: bool = False
+) -> NDArray[np.float64]:
+    """An affine whose grid of SHAPE voxels is centred on the world's origin."""
+    affine = np.eye(4)
+    axes = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * size
+    affine[:3, :3] = axes @ np.diag([-1, 1, 1]) if mirrored else axes
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(SHAPE) - 1) / 2)
+    return affine
+
+
+def world_points(affine: NDArray, shape: tuple[int, ...] = SHAPE) -> NDArray[np.float64]:
+    index = np.indices(shape).astype(float)
+    return np.tensordot(affine[:3, :3], index, axes=1) + affine[:3, 3][:, None, None, None]
+
+
+def smooth_map(x: NDArray) -> NDArray[np.float64]:
+    """A smooth map of world millimetres without any symmetry."""
+    centre, width = np.array([5.0, -6, 4]), np.array([14.0, 10, 18])
+    bump = np.exp(-((((x.T - centre) / width) ** 2).sum(axis=-1)).T / 2)
+    return bump * (1 + 0.3 * np.sin(x[0] / 9) - 0.2 * np.cos(x[1] / 11 + x[2] / 13))
+
+
+def motion(angles: tuple[float, float, float], shift: tuple[float, float, float], scale: float = 1.0) -> NDArray:
+    matrix = np.eye(4)
+    matrix[:3, :3] = scale * Rotation.from_euler("zxy", angles, degrees=True).as_matrix()
+    matrix[:3, 3] = shift
+    return matrix
+
+
+CASES = [
+    pytest.param(grid(), grid((0, 0, 0), (1.5, 1.8, 2.2)), None, id="finer anisotropic"),
+    pytest.param(grid((10, -20, 30)), grid((0, 5, 0), (2, 1.7, 2), True), None, id="oblique to left-handed"),
+    pytest.param(grid(mirrored=True), grid((12, 0, 0)), motion((35, -10, 5), (6, -3, 2)), id="rotation"),
+    pytest.param(grid((5, 5, 5)), grid((0, 0, -9), (2, 2, 1.6)), motion((-20, 15, 0), (0, 4, 1), 1.02), id="similarity"),
+]
+
+
+@pytest.mark.parametrize(("source", "target", "transform"), CASES)
+def test_a_smooth_map_is_the_same_map_on_another_grid(
+    source: NDArray, target: NDArray, transform: NDArray | None
+) -> None:
+    sampled = smooth_map(world_points(source))
+    moved = resample(sampled, source, target, SHAPE, transform)
+    x = world_points(target)
+    back = np.eye(4) if transform is None else np.linalg.inv(transform)
+    in_source = np.tensordot(back[:3, :3], x, axes=1) + back[:3, 3][:, None, None, None]
+    voxel = np.tensordot(np.linalg.inv(source)[:3, :3], in_source - source[:3, 3][:, None, None, None], axes=1)
+    seen = ((voxel > 2) & (voxel < np.array(SHAPE)[:, None, None, None] - 3)).all(axis=0)
+    assert seen.mean() > 0.4
+    np.testing.assert_allclose(moved[seen], smooth_map(in_source)[seen], atol=2e-3 * float(sampled.max()))
+    assert moved.dtype == np.float32
+
+
+def test_the_same_grid_gives_the_same_numbers() -> None:
+    noise = np.random.default_rng(0).standard_normal((2, *SHAPE)).astype(np.float32)
+    affine = grid((10, 20, 30), (1, 2, 1.5))
+    np.testing.assert_array_equal(resample(noise, affine, affine, SHAPE), noise)
+    np.testing.assert_array_equal(resample(noise[0], affine, affine, SHAPE, np.eye(4)), noise[0])
+
+
+def test_whole_voxel_shifts_are_exact_and_outside_is_zero() -> None:
+    noise = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+    shifted = resample(noise, grid(), grid(), SHAPE, motion((0, 0, 0), (6.0, 0, 0)), order=1)  # 3 voxels along +x
+    np.testing.assert_allclose(shifted[3:], noise[:-3], atol=1e-6)
+    np.testing.assert_array_equal(shifted[:3], 0)
+
+
+def test_the_transform_takes_the_source_world_to_the_target_world() -> None:
+    transform = motion((35, -10, 5), (6, -3, 2), 1.01)
+    source, target = grid((10, -20, 30)), grid((0, 5, 0), (2, 1.7, 2), True)
+    voxel = np.array([7.0, 8.0, 9.0, 1.0])
+    in_target_world = transform @ (source @ voxel)
+    np.testing.assert_allclose(
+        voxel_mapping(source, target, transform) @ np.linalg.solve(target, in_target_world), voxel, atol=1e-9
+    )
+
+
+def test_a_ball_moves_as_a_mask_and_keeps_its_volume() -> None:
+    source, target = grid(), grid((0, 25, 0), (1.6, 2.5, 2.0), True)
+    ball = (world_points(source) ** 2).sum(axis=0) < 20**2
+    transform = motion((40, 0, 0), (8, 0, -4))
+    moved = resample_mask(ball, source, target, SHAPE, transform)
+    expected = ((world_points(target) - np.array([8, 0, -4])[:, None, None, None]) ** 2).sum(axis=0) < 20**2
+    assert moved.dtype == bool
+    assert 2 * (moved & expected).sum() / (moved.sum() + expected.sum()) > 0.98
+    assert moved.sum() * 8.0 == pytest.approx(ball.sum() * 8.0, rel=0.02)
+
+
+def fibre_tensor(x: NDArray) -> NDArray[np.float64]:
+    """A tensor image in world axes: a smooth map times a fixed tensor without symmetry, plus an isotropic part."""
+    fixed = np.array([0.9, 0.2, -0.4, 0.1, 0.3, -0.5])
+    return fixed[:, None, None, None] * smooth_map(x) + np.array([1.0, 0, 0, 1, 0, 1])[:, None, None, None] * smooth_map(
+        x + 5
+    )
+
+
+@pytest.mark.parametrize(("source", "target", "transform"), CASES)
+def test_a_tensor_image_turns_its_components_with_its_voxels(
+    source: NDArray, target: NDArray, transform: NDArray | None
+) -> None:
+    matrix = np.eye(4) if transform is None else transform
+    rotation = matrix[:3, :3] / np.cbrt(np.linalg.det(matrix[:3, :3]))
+    back = np.linalg.inv(matrix)
+    in_source = np.tensordot(back[:3, :3], world_points(target), axes=1) + back[:3, 3][:, None, None, None]
+    world = fibre_tensor(in_source)
+    expected = np.moveaxis(rotation @ to_matrix(world) @ rotation.T, (-2, -1), (0, 1))
+    centre = (slice(None), slice(None), *[slice(n // 4, -n // 4) for n in SHAPE])
+    scale = 4e-3 * float(np.abs(expected).max())
+
+    sampled = fibre_tensor(world_points(source))
+    moved = np.moveaxis(to_matrix(resample_tensor(sampled, source, target, SHAPE, transform)), (-2, -1), (0, 1))
+    np.testing.assert_allclose(moved[centre], expected[centre], atol=scale)
+
+    own_axes = rotate_components(sampled, voxel_frame(source).T)
+    in_voxels = resample_tensor(own_axes, source, target, SHAPE, transform, frame="voxel")
+    named = np.moveaxis(to_matrix(rotate_components(in_voxels, voxel_frame(target))), (-2, -1), (0, 1))
+    np.testing.assert_allclose(named[centre], expected[centre], atol=scale)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda v: resample(v[0], grid(), grid(), SHAPE), r"volume must have 3 or 4 axes, got shape \(44, 36\)"),
+    (lambda v: resample(v, np.diag([1, 0, 1, 1.0]), grid(), SHAPE), "affine is singular"),
+    (lambda v: resample(v, grid(), np.diag([1, 0, 1, 1.0]), SHAPE), "target_affine is singular"),
+    (lambda v: resample(v, grid(), grid(), SHAPE, np.zeros((4, 4))), "transform must be an invertible 4x4 matrix"),
+    (lambda v: resample(v, grid(), grid(), SHAPE, np.full((4, 4), np.nan)), "transform must be an invertible 4x4"),
+    (lambda v: resample(v, grid(), grid(), SHAPE, np.eye(3)), r"transform must be an invertible 4x4.*\(3, 3\)"),
+    (lambda v: resample_tensor(v, grid(), grid(), SHAPE), "six components"),
+    (lambda v: resample_tensor([v] * 6, grid(), grid(), SHAPE, frame="lps"), "frame must be 'world' or 'voxel', got 'lps'"),
+    (lambda v: resample_tensor([v] * 6, grid(), grid(), SHAPE, motion((0, 0, 0), (0, 0, 0), 1.1)), "scales by 1.1000"),
+])  # fmt: skip
+def test_what_cannot_be_resampled_is_refused(call: Callable[[NDArray], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call(np.zeros(SHAPE, np.float32))

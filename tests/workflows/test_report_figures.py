@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import base64
+import io
+
+import nibabel as nib
+import numpy as np
+import pytest
+from chi33.workflows.figures import GreyScale, Planes, b0_figure, direction_figure, planes_figure, symmetric_scale
+from chi33.workflows.report_measures import View
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+
+def _decoded(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))))
+
+
+@pytest.mark.parametrize("code", ["RAS", "LPS", "PSR", "SAL", "IRP"])
+def test_slices_show_the_world_whatever_the_order_of_the_axes(code: str) -> None:
+    shape, affine = (20, 24, 28), np.diag([2.0, 3.0, 4.0, 1.0])
+    mask = np.zeros(shape, bool)
+    mask[2:18, 3:21, 4:25] = True
+    volume = np.zeros(shape, np.float32)
+    volume[14:17, 17:20, :] = 1  # right and in front, at every height
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(code))
+    )
+    turned = affine @ nib.orientations.inv_ornt_aff(turn, shape)
+    view = View.of(nib.orientations.apply_orientation(mask.astype(np.uint8), turn) > 0, turned)
+    planes = view.cut(nib.orientations.apply_orientation(volume, turn))
+    assert planes.voxel_size == (2.0, 3.0, 4.0)
+    straight = View.of(mask, affine).cut(volume)
+    np.testing.assert_array_equal(planes.axial, straight.axial)
+    x, y = np.argwhere(planes.axial > 0).mean(axis=0) / planes.axial.shape
+    assert x > 0.6
+    assert y > 0.6
+
+
+def test_slices_of_a_vector_image_keep_their_components() -> None:
+    mask = np.ones((6, 7, 8), bool)
+    vectors = np.stack([np.full(mask.shape, value, np.float32) for value in (1, 2, 3)])
+    planes = View.of(mask, np.diag([-1.0, 1, 1, 1])).cut(vectors)
+    assert planes.sagittal.shape == (7, 8, 3)
+    assert planes.component(1).coronal.tolist() == np.full((6, 8), 2).tolist()
+
+
+def test_picture_puts_left_on_the_left_and_front_up() -> None:
+    axial = np.zeros((40, 40), np.float32)
+    axial[30:, 30:] = 1  # right, in front
+    planes = Planes(axial, np.zeros((40, 40), np.float32), np.zeros((40, 40), np.float32), (1.0, 1.0, 1.0))
+    picture = _decoded(planes_figure(planes, GreyScale(0, 1))).mean(axis=2)
+    panel = picture[: int(0.5 * picture.shape[0]), : picture.shape[1] // 3]
+    rows, columns = np.nonzero(panel > 200)
+    assert np.median(columns) > 0.65 * panel.shape[1]
+    lower = picture[int(0.35 * picture.shape[0]) : int(0.55 * picture.shape[0]), : picture.shape[1] // 3]
+    assert rows.size > 1000
+    assert (lower > 200).mean() < 0.01
+
+
+def test_mask_outline_is_drawn_in_its_colour() -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[10:30, 10:30] = True
+    outline = Planes(mask, mask, mask, (1.0, 1.0, 1.0))
+    grey = Planes(*(np.zeros((40, 40), np.float32) for _ in range(3)), (1.0, 1.0, 1.0))
+    plain = _decoded(planes_figure(grey, GreyScale(0, 1)))
+    drawn = _decoded(planes_figure(grey, GreyScale(0, 1), [(outline, "#ff0000")]))
+    reddish = (drawn[..., 0] > 150) & (drawn[..., 1] < 100)
+    assert reddish.sum() > 500
+    assert not ((plain[..., 0] > 150) & (plain[..., 1] < 100)).any()
+
+
+def test_zeros_outside_the_brain_are_black_and_values_there_are_not_hidden() -> None:
+    brain, values = np.zeros((40, 40), bool), np.zeros((40, 40), np.float32)
+    brain[:20] = True
+    values[30:] = 1.0
+    shown = Planes(values, values, values, (1.0, 1.0, 1.0))
+    outside = Planes(brain, brain, brain, (1.0, 1.0, 1.0))
+    picture = _decoded(planes_figure(shown, GreyScale(-1, 1), brain=outside)).mean(axis=2)
+    row = picture[picture.shape[0] // 3, : picture.shape[1] // 3]
+    quarters = [np.median(part) for part in np.array_split(row[8:-4], 4)]
+    assert quarters == pytest.approx([127, 127, 0, 255], abs=6)
+
+
+@pytest.mark.parametrize(("axis", "channel"), [(0, 0), (1, 1), (2, 2)])
+def test_directions_are_red_green_blue_by_axis(axis: int, channel: int) -> None:
+    vectors = np.zeros((30, 30, 3), np.float32)
+    vectors[..., axis] = -1  # a direction has no sign
+    full = np.ones((30, 30), np.float32)
+    colour = _decoded(
+        direction_figure(Planes(vectors, vectors, vectors, (1.0,) * 3), Planes(full, full, full, (1.0,) * 3), 1.0)
+    )
+    height, width = colour.shape[:2]
+    middle = colour[height // 2, width // 6].astype(int)
+    assert middle[channel] > 200
+    assert middle.sum() - middle[channel] < 100
+
+
+def test_opposite_b0_directions_are_one_point() -> None:
+    h = Rotation.from_euler("x", 30, degrees=True).as_matrix() @ [0, 0, 1]
+    assert b0_figure([[0, 0, 1], h]) == b0_figure([[0, 0, 1], -h])
+    assert b0_figure([[0, 0, 1], h]) != b0_figure([[0, 0, 1], h], dark=True)
+
+
+@pytest.mark.parametrize("size", [1e-4, 0.00151, 0.02, 0.0999, 0.3, 0.1 + 1e-12, 7, 95])
+def test_symmetric_scale_holds_the_values_and_wastes_little(size: float) -> None:
+    scale = symmetric_scale(size)
+    assert scale.low == -scale.high
+    assert size * (1 - 1e-6) <= scale.high <= 1.7 * size
+
+
+def test_symmetric_scale_of_an_empty_map_is_finite() -> None:
+    assert symmetric_scale(0.0) == GreyScale(-1.0, 1.0)
