@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,30 @@ class Registration:
     transform: NDArray[np.float64]
     mutual_information: float
     correlation: float
+
+
+def without_decay(magnitude: ArrayLike, echo_times: Sequence[float]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the magnitude (x, y, z) extrapolated to echo time 0, and where it decays no faster than tissue.
+
+    magnitude: (echo, x, y, z); echo_times in s. Signal lost to strong field gradients depends on the position of the
+    head and pulls a registration; the extrapolation restores the weak loss, the mask (False near air, in veins and
+    iron) leaves the strong one out. A single echo comes back as it is, with a mask that is True everywhere.
+    """
+    echoes = np.asarray(magnitude, np.float32)
+    times = np.asarray(echo_times, np.float64)
+    if echoes.ndim != 4 or times.shape != (len(echoes),) or (np.diff(times) <= 0).any() or times[0] <= 0:
+        raise InputError(f"magnitude {echoes.shape} must be (echo, x, y, z) with one ascending echo time each, got {times}.")
+    if len(times) == 1:
+        return echoes[0], np.ones(echoes.shape[1:], bool)
+    later = int(np.argmin(np.abs(times - 2.3 * times[0])[1:])) + 1
+    smooth = [ndimage.gaussian_filter(echoes[index], 0.7) for index in (0, later)]
+    head = smooth[0] > 0.1 * np.percentile(smooth[0], 99)
+    rate = np.zeros(head.shape, np.float32)
+    rate[head] = np.log(smooth[0][head] / np.maximum(smooth[1][head], 1e-3 * smooth[0][head])) / (times[later] - times[0])
+    usual = float(np.median(rate[head])) if head.any() else 0.0
+    fast = ndimage.binary_dilation(ndimage.binary_opening(rate > usual + max(0.5 * usual, 5.0)), iterations=2)
+    gain = (echoes[0] / np.maximum(echoes[1], 0.3 * echoes[0] + 1e-30)) ** (times[0] / (times[1] - times[0]))
+    return (echoes[0] * np.clip(gain, 1, 3)).astype(np.float32), ~fast
 
 
 def _image(volume: NDArray[np.float32], affine: NDArray[np.float64]) -> sitk.Image:
@@ -101,13 +126,15 @@ def _optimise(
     spacing: float,
     iterations: int,
     metric: str = "mutual information",
-    mask: sitk.Image | None = None,
+    masks: tuple[sitk.Image | None, sitk.Image | None] = (None, None),
 ) -> tuple[sitk.Similarity3DTransform, float]:
     transform = sitk.Similarity3DTransform(start)
     samples = min(1.0, _SAMPLES / float(np.prod(fixed.GetSize())))
     method = _method(spacing, iterations, samples, spacing / 4, metric)
-    if mask is not None:
-        method.SetMetricFixedMask(mask)
+    if masks[0] is not None:
+        method.SetMetricFixedMask(masks[0])
+    if masks[1] is not None:
+        method.SetMetricMovingMask(masks[1])
     method.SetInitialTransform(transform, inPlace=True)
     method.Execute(fixed, moving)
     return transform, -float(method.GetMetricValue())
@@ -136,13 +163,17 @@ def register(
     reference: ArrayLike,
     reference_affine: ArrayLike,
     reference_mask: ArrayLike | None = None,
+    *,
+    moving_steady: ArrayLike | None = None,
+    reference_steady: ArrayLike | None = None,
 ) -> Registration:
     """Return the similarity from the world of `moving` to the world of `reference`.
 
     Both magnitudes are freed of coil shading; mutual information finds the head from nine tilts on an 8 mm grid and
     follows it down to the voxels, where correlation, which has no bias for images of one contrast, finishes. With
     reference_mask (the brain, x, y, z) the levels below 4 mm look only at it and 4 mm around, so that the neck and the
-    air sinuses, which change with the position, do not pull.
+    air sinuses, which change with the position, do not pull; moving_steady and reference_steady (masks of
+    without_decay) leave out what they exclude.
 
     moving, reference: magnitudes (x, y, z); affines: voxel-to-world (4, 4), RAS mm. One thread, repeatable bit by
     bit. Raises InputError for images without contrast, StepError where the result is no head motion.
@@ -155,16 +186,16 @@ def register(
         checked = check_affine(affine, f"{name}_affine")
         images.append(_image(_without_shading(array, voxel_size(checked)), checked))
     moving_image, fixed_image = images
-    mask = None if reference_mask is None else _mask_image(reference_mask, np.asarray(reference), reference_affine)
+    masks = _fine_masks(reference_mask, reference_steady, reference_affine, moving_steady, moving_affine)
     finest = max(1.0, float(min(*fixed_image.GetSpacing(), *moving_image.GetSpacing())))
     levels = [s for s in SPACINGS if s > 1.2 * finest] + [finest]
     try:
         transform, value = _coarse_start(fixed_image, moving_image, levels[0])
         for spacing in levels[1:]:
             pair = _at_spacing(fixed_image, spacing), _at_spacing(moving_image, spacing)
-            around = mask if spacing < 4 else None
-            transform, value = _optimise(*pair, transform, spacing, 120, mask=around)
-        transform, _ = _optimise(*pair, transform, levels[-1], 200, "correlation", mask)
+            around = masks if spacing < 4 else (None, None)
+            transform, value = _optimise(*pair, transform, spacing, 120, masks=around)
+        transform, _ = _optimise(*pair, transform, levels[-1], 200, "correlation", masks)
     except RuntimeError as error:
         detail = str(error).strip().splitlines()[-1]
         raise StepError(f"registration failed ({detail}): check that both magnitudes show the same head.") from error
@@ -173,17 +204,35 @@ def register(
     return Registration(world, value, _correlation(moving, moving_affine, reference, reference_affine, world))
 
 
-def _mask_image(mask: ArrayLike, reference: NDArray, affine: ArrayLike) -> sitk.Image:
-    """Return the ITK mask of all that lies within a few mm of the brain."""
-    inside = np.asarray(mask, bool)
-    if inside.shape != reference.shape or not inside.any():
-        raise InputError(
-            f"reference_mask (shape {inside.shape}, {int(inside.sum())} voxels) must be a brain mask of the reference "
-            f"image of shape {reference.shape}."
-        )
-    matrix = check_affine(affine)
-    near = ndimage.distance_transform_edt(~inside, sampling=voxel_size(matrix)) <= _MASK_MARGIN
-    return sitk.Cast(_image(near.astype(np.float32), matrix) > 0.5, sitk.sitkUInt8)
+def _fine_masks(
+    brain: ArrayLike | None,
+    reference_steady: ArrayLike | None,
+    reference_affine: ArrayLike,
+    moving_steady: ArrayLike | None,
+    moving_affine: ArrayLike,
+) -> tuple[sitk.Image | None, sitk.Image | None]:
+    """Return the ITK masks of the reference (near the brain and steady) and of the moving image (steady)."""
+    fixed = None if reference_steady is None else np.asarray(reference_steady, bool)
+    if brain is not None:
+        inside = np.asarray(brain, bool)
+        if inside.ndim != 3 or not inside.any() or (fixed is not None and fixed.shape != inside.shape):
+            raise InputError(
+                f"reference_mask (shape {inside.shape}, {int(inside.sum())} voxels) must be a brain mask on the grid of "
+                "the reference image."
+            )
+        size = voxel_size(check_affine(reference_affine))
+        near = ndimage.distance_transform_edt(~inside, sampling=size) <= _MASK_MARGIN
+        fixed = near if fixed is None or (near & fixed).sum() < 0.5 * near.sum() else near & fixed
+    moving = None if moving_steady is None else np.asarray(moving_steady, bool)
+    if moving is not None and moving.mean() < 0.5:
+        moving = None
+    return _mask_image(fixed, reference_affine), _mask_image(moving, moving_affine)
+
+
+def _mask_image(mask: NDArray[np.bool_] | None, affine: ArrayLike) -> sitk.Image | None:
+    if mask is None:
+        return None
+    return sitk.Cast(_image(mask.astype(np.float32), check_affine(affine)) > 0.5, sitk.sitkUInt8)
 
 
 def _coarse_start(fixed: sitk.Image, moving: sitk.Image, spacing: float) -> tuple[sitk.Similarity3DTransform, float]:

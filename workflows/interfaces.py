@@ -22,7 +22,7 @@ from ..pipeline.background import vsharp, vsharp_radii
 from ..pipeline.brain_mask import brain_mask
 from ..pipeline.echoes import combine_echoes, reliable_mask
 from ..pipeline.masks import clean_mask
-from ..pipeline.registration import register
+from ..pipeline.registration import register, without_decay
 from ..pipeline.unwrap import unwrap_laplacian, unwrap_romeo
 from .derivatives import read_image, write_image, write_transform
 from .export import export_file
@@ -173,8 +173,12 @@ class _RegisterInputs(BaseInterfaceInputSpec):
     reference = File(exists=True, mandatory=True, desc="magnitude of the reference scan")
 
 
-class _RegisterMaskedInputs(_RegisterInputs):
-    reference_mask = File(exists=True, desc="brain mask of the reference scan")
+class _RegisterEchoesInputs(BaseInterfaceInputSpec):
+    in_files = InputMultiPath(File(exists=True), mandatory=True, desc="magnitudes of the moving scan, one an echo")
+    in_echo_times = traits.List(traits.Float, mandatory=True, desc="s")
+    reference_files = InputMultiPath(File(exists=True), mandatory=True, desc="magnitudes of the reference scan")
+    reference_echo_times = traits.List(traits.Float, mandatory=True, desc="s")
+    reference_mask = File(exists=True, mandatory=True, desc="brain mask of the reference scan")
 
 
 class _RegisterOutputs(TraitedSpec):
@@ -185,17 +189,31 @@ class _RegisterOutputs(TraitedSpec):
 class RegisterSimilarity(_Chi33Interface):
     """The built-in registration with 7 degrees of freedom (pipeline.registration)."""
 
-    input_spec = _RegisterMaskedInputs
+    input_spec = _RegisterEchoesInputs
     output_spec = _RegisterOutputs
 
     def _run_interface(self, runtime: Any) -> Any:
-        mask = read_image(Path(self.inputs.reference_mask))[0] > 0 if isdefined(self.inputs.reference_mask) else None
-        found = register(*read_image(Path(self.inputs.in_file)), *read_image(Path(self.inputs.reference)), mask)
+        inputs = self.inputs
+        moving, moving_steady, moving_affine = _without_decay(inputs.in_files, inputs.in_echo_times)
+        fixed, fixed_steady, fixed_affine = _without_decay(inputs.reference_files, inputs.reference_echo_times)
+        brain = _volume(inputs.reference_mask) > 0
+        found = register(
+            moving, moving_affine, fixed, fixed_affine, brain, moving_steady=moving_steady, reference_steady=fixed_steady
+        )
         path = write_transform(Path(runtime.cwd) / "transform.txt", found.transform)
         self._results["transform_file"] = str(path)
         quality = {"MutualInformation": found.mutual_information, "Correlation": found.correlation}
         self._save_json(runtime, "quality_file", {**quality, **motion(found.transform)})
         return runtime
+
+
+def _without_decay(files: list[str], echo_times: list[float]) -> tuple[Any, Any, Any]:
+    first = [index for index in range(len(files)) if index < 3 or echo_times[index] <= 3 * echo_times[0]]
+    _, affine = read_image(Path(files[0]))
+    image, steady = without_decay(
+        np.stack([_volume(files[index]) for index in first]), [echo_times[index] for index in first]
+    )
+    return image, steady, affine
 
 
 def motion(transform: Any) -> dict[str, Any]:

@@ -7,38 +7,48 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from .interfaces import FlirtToWorld, IdentityTransform, RegisterSimilarity
+from .raw import RawScan
 
 
-def init_registration_wf(backend: str, *, name: str = "registration_wf") -> pe.Workflow:
-    """Return the workflow that registers a scan to the reference with 7 degrees of freedom.
+def init_registration_wf(scan: RawScan, reference: RawScan, backend: str, *, name: str = "registration_wf") -> pe.Workflow:
+    """Return the workflow that registers a scan to the reference scan with 7 degrees of freedom.
 
-    Inputs: in_file, reference (first-echo magnitudes), reference_mask (brain). Outputs: transform_file (4x4, world of in_file to world of
-    reference), quality_file (JSON). backend: "fsl" (FLIRT), "builtin" (SimpleITK), or "identity" for the reference.
+    Inputs: reference_mask (brain). Outputs: transform_file (4x4, world of the scan to world of the reference),
+    quality_file (JSON). backend: "fsl" (FLIRT on the first-echo magnitudes) or "builtin" (SimpleITK). The reference
+    itself gets the identity.
     """
     workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(niu.IdentityInterface(["in_file", "reference", "reference_mask"]), name="inputnode")
+    inputnode = pe.Node(niu.IdentityInterface(["reference_mask"]), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(["transform_file", "quality_file"]), name="outputnode")
-    images = [("in_file", "in_file"), ("reference", "reference")]
-    if backend == "fsl":
+    workflow.add_nodes([inputnode])
+    images = {"in_file": str(scan.magnitude[0]), "reference": str(reference.magnitude[0])}
+    if scan is reference:
+        last = pe.Node(IdentityTransform(**images), name="register")
+    elif backend == "fsl":
+        search = [-60, 60]
         flirt = pe.Node(
             fsl.FLIRT(
-                dof=7, cost="corratio", searchr_x=[-60, 60], searchr_y=[-60, 60], searchr_z=[-60, 60],
-                output_type="NIFTI_GZ",
+                dof=7, cost="corratio", searchr_x=search, searchr_y=search, searchr_z=search, output_type="NIFTI_GZ",
+                **images,
             ),
             name="flirt",
             mem_gb=1.5,
         )  # fmt: skip
-        last = pe.Node(FlirtToWorld(), name="to_world")
-        workflow.connect([(inputnode, flirt, images), (flirt, last, [("out_matrix_file", "matrix_file")])])
+        last = pe.Node(FlirtToWorld(**images), name="to_world")
+        workflow.connect([(flirt, last, [("out_matrix_file", "matrix_file")])])
     else:
-        interface = IdentityTransform() if backend == "identity" else RegisterSimilarity()
-        last = pe.Node(interface, name="register", mem_gb=1.5)
-        if backend != "identity":
-            images = [*images, ("reference_mask", "reference_mask")]
+        last = pe.Node(
+            RegisterSimilarity(
+                in_files=[str(path) for path in scan.magnitude],
+                in_echo_times=list(scan.echo_times),
+                reference_files=[str(path) for path in reference.magnitude],
+                reference_echo_times=list(reference.echo_times),
+            ),
+            name="register",
+            mem_gb=2.5,
+        )
+        workflow.connect([(inputnode, last, [("reference_mask", "reference_mask")])])
     workflow.connect(
-        [
-            (inputnode, last, images),
-            (last, outputnode, [("transform_file", "transform_file"), ("quality_file", "quality_file")]),
-        ]
+        [(last, outputnode, [("transform_file", "transform_file"), ("quality_file", "quality_file")])]
     )
     return workflow

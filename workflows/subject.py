@@ -84,22 +84,16 @@ def init_subject_wf(
     reference = reference_scan(subject, config)
     fit_wf = init_fit_wf(subject.scans, config)
     merges = {one: pe.Node(niu.Merge(len(subject.scans)), name=f"all_{one}") for one in _MERGED}
-    reference_node = pe.Node(niu.IdentityInterface(["magnitude", "brain_mask"]), name="reference")
-    reference_node.inputs.magnitude = str(reference.magnitude[0])
+    reference_node = pe.Node(niu.IdentityInterface(["brain_mask"]), name="reference")
     workflow.connect([(reference_node, fit_wf, [("brain_mask", "inputnode.reference_file")])])
     for index, scan in enumerate(subject.scans):
         tag, number = node_name(scan.name), f"in{index + 1}"
         scan_wf = init_scan_wf(scan, config, backend, name=f"scan_{tag}_wf")
-        registration_wf = init_registration_wf("identity" if scan is reference else backend, name=f"registration_{tag}_wf")
+        registration_wf = init_registration_wf(scan, reference, backend, name=f"registration_{tag}_wf")
         labels_wf = init_scan_labels_wf(scan, name=f"labels_{tag}_wf")
         workflow.connect(
             [
-                (scan_wf, registration_wf, [("outputnode.magnitude", "inputnode.in_file")]),
-                (
-                    reference_node,
-                    registration_wf,
-                    [("magnitude", "inputnode.reference"), ("brain_mask", "inputnode.reference_mask")],
-                ),
+                (reference_node, registration_wf, [("brain_mask", "inputnode.reference_mask")]),
                 (scan_wf, merges["local_fields"], [("outputnode.local_field", number)]),
                 (scan_wf, merges["local_masks"], [("outputnode.local_mask", number)]),
                 (registration_wf, merges["transforms"], [("outputnode.transform_file", number)]),

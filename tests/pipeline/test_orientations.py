@@ -73,7 +73,6 @@ def test_the_numbers_do_not_depend_on_how_the_frame_is_turned_or_the_scans_are_o
     assert other.sti_rank == one.sti_rank
     if n >= 6 and one.sti_condition < 1e4:
         assert other.sti_condition == pytest.approx(one.sti_condition, rel=1e-5)
-    assert other.cosmos_noise_gain == pytest.approx(one.cosmos_noise_gain, rel=0.2)
 
 
 def test_the_matrix_has_rows_of_unit_length_whose_products_are_squared_cosines() -> None:
@@ -83,13 +82,29 @@ def test_the_matrix_has_rows_of_unit_length_whose_products_are_squared_cosines()
     np.testing.assert_allclose(matrix @ matrix.T, (h @ h.T) ** 2, atol=1e-12)
 
 
-def test_three_perpendicular_directions_make_cosmos_well_posed() -> None:
-    # sum_i (1/3 - c_i^2)^2 with c on the unit sphere: 1/3 - 2/3 + sum c^4, between 0 at the diagonal and 2/3 on an axis.
+def test_three_perpendicular_directions_leave_cosmos_undetermined_on_the_diagonal() -> None:
+    # sum (1/3 - c_i^2)^2 over the three squared cosines of a unit vector: 0 where they are all 1/3, 2/3 on an axis.
     perpendicular = assess_orientations(np.eye(3))
     assert perpendicular.cosmos_ratio > 1000
     assert "COSMOS is weakly determined" in perpendicular.messages[0]
     better = assess_orientations([NEUTRAL, tilted(60, 0), tilted(60, 120), tilted(60, 240)])
     assert better.cosmos_ratio < 100
+
+
+@pytest.mark.parametrize("n", [4, 6, 12])
+def test_the_noise_gain_of_cosmos_does_not_depend_on_the_frame(n: int) -> None:
+    h = np.array([NEUTRAL, *ring(n - 1, 30)])
+    gains = [assess_orientations(h @ Rotation.from_rotvec([seed, 0.7, -0.4 * seed]).as_matrix()).cosmos_noise_gain for seed in range(4)]
+    np.testing.assert_allclose(gains, np.mean(gains), rtol=0.01)
+
+
+@pytest.mark.parametrize("tilt", [8.0, 25.0, 60.0, 90.0])
+def test_two_scans_always_leave_cosmos_weak_because_their_magic_cones_cross(tilt: float) -> None:
+    for seed in range(3):
+        h = np.array([NEUTRAL, tilted(tilt, 40)]) @ Rotation.from_rotvec([seed, 0.7, -0.4 * seed]).as_matrix()
+        report = require_orientations(list(h))
+        assert report.cosmos_ratio > 1000
+        assert "COSMOS is weakly determined" in report.messages[0]
 
 
 def test_the_directions_that_are_searched_cover_the_half_sphere_evenly() -> None:
@@ -138,6 +153,6 @@ def test_a_singular_tensor_is_refused_only_without_a_prior_and_never_silent(dire
 
 
 def test_small_tilts_are_called_weak() -> None:
-    report = assess_orientations([NEUTRAL, *ring(6, 22.0), *ring(5, 14.0)])
+    report = assess_orientations([NEUTRAL, *ring(6, 12.0), *ring(5, 8.0)])
     assert report.sti_determined
     assert report.messages[-1].startswith("The tensor is weakly determined (condition number ")

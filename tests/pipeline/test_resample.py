@@ -62,9 +62,9 @@ def test_a_smooth_map_is_the_same_map_on_another_grid(
     back = np.eye(4) if transform is None else np.linalg.inv(transform)
     in_source = np.tensordot(back[:3, :3], x, axes=1) + back[:3, 3][:, None, None, None]
     voxel = np.tensordot(np.linalg.inv(source)[:3, :3], in_source - source[:3, 3][:, None, None, None], axes=1)
-    seen = ((voxel > 2) & (voxel < np.array(SHAPE)[:, None, None, None] - 3)).all(axis=0)
-    assert seen.mean() > 0.4
-    np.testing.assert_allclose(moved[seen], smooth_map(in_source)[seen], atol=2e-3 * float(sampled.max()))
+    seen = ((voxel > 6) & (voxel < np.array(SHAPE)[:, None, None, None] - 7)).all(axis=0)
+    assert seen.mean() > 0.2
+    np.testing.assert_allclose(moved[seen], smooth_map(in_source)[seen], atol=5e-4 * float(sampled.max()))
     assert moved.dtype == np.float32
 
 
@@ -99,7 +99,7 @@ def test_a_ball_moves_as_a_mask_and_keeps_its_volume() -> None:
     moved = resample_mask(ball, source, target, SHAPE, transform)
     expected = ((world_points(target) - np.array([8, 0, -4])[:, None, None, None]) ** 2).sum(axis=0) < 20**2
     assert moved.dtype == bool
-    assert 2 * (moved & expected).sum() / (moved.sum() + expected.sum()) > 0.98
+    assert 2 * (moved & expected).sum() / (moved.sum() + expected.sum()) > 0.97
     assert moved.sum() * 8.0 == pytest.approx(ball.sum() * 8.0, rel=0.02)
 
 
