@@ -23,7 +23,8 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p chi33
+	rm -rf build .lint && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .lint .
+	MYPYPATH=.lint $(BIN)/mypy -p chi33
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info
+	rm -rf $(VENV) $(DEMO) .lint build dist *.egg-info

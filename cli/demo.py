@@ -20,7 +20,9 @@ def demo(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    raw, labels, store, network, table = (folder / name for name in ("raw", "labels", "store.h5", "network", "table.csv"))
+    raw, labels, store, network, table = (
+        folder / name for name in ("raw", "labels", "store.h5", "network", "table.csv")
+    )
     chi33(
         "simulate", raw, "--subjects", "3", "--orientations", ORIENTATIONS, "--voxel", VOXEL, "--echoes", "4",
         "--seed", "2026",
@@ -31,8 +33,8 @@ def demo(folder: Path) -> None:
         "--val-subjects", "02", "--test-subjects", UNSEEN,
     )  # fmt: skip
     chi33(
-        "train", store, network, "--epochs", "100", "--samples-per-epoch", "40", "--val-samples", "12", "--dropout", "0",
-        "--device", "cpu", "--threads", "2", "--max-minutes", TRAINING_MINUTES,
+        "train", store, network, "--epochs", "100", "--samples-per-epoch", "40", "--val-samples", "12",
+        "--dropout", "0", "--device", "cpu", "--threads", "2", "--max-minutes", TRAINING_MINUTES,
     )  # fmt: skip
     predict_unseen(labels, network, folder / "predictions")
     chi33("evaluate", folder / "predictions", raw / "derivatives" / "truth", "--out", table, "--demean", "--html")

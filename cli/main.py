@@ -40,7 +40,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *details: obj
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 0, 1 (a step failed), 2 (bad input) or 130 (interrupted)."""
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    warnings.showwarning = _show_warning
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:

@@ -33,8 +33,10 @@ def plan(dataset: Path | None = None, /, *, angles: str | None = None) -> None:
             tilt = np.degrees(np.arccos(np.clip(h[2], -1, 1)))
             print(f"  scan {index + 1}: B0 at ({h[0]:+.3f}, {h[1]:+.3f}, {h[2]:+.3f}), tilt {tilt:.1f} degrees")
         print(f"  largest angle between two: {report.spread:.1f} degrees")
-        print(f"  COSMOS: max/min of summed squared kernels {report.cosmos_ratio:.1f}, noise gain {report.cosmos_noise_gain:.2f}")
-        print(f"  tensor: rank {report.sti_rank} of 6, condition number {report.sti_condition:.1f}, noise gain {report.sti_noise_gain:.2f}")
+        kernels = f"max/min of summed squared kernels {report.cosmos_ratio:.1f}"
+        print(f"  COSMOS: {kernels}, noise gain {report.cosmos_noise_gain:.2f}")
+        condition = f"condition number {report.sti_condition:.1f}, noise gain {report.sti_noise_gain:.2f}"
+        print(f"  tensor: rank {report.sti_rank} of 6, {condition}")
         for message in report.messages or ("These orientations determine COSMOS and the tensor.",):
             print(f"  {message}")
 

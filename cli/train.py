@@ -80,7 +80,8 @@ def train(
     overwrite
         Replace the run in RUN_DIR.
     """
-    from ..training.config import TrainConfig, load_config, override
+    from ..pipeline.config import override
+    from ..training.config import TrainConfig, load_config
     from ..training.fit import CONFIG
     from ..training.fit import train as run
 

@@ -91,7 +91,8 @@ def vsharp(
     valid = depth > used[-1]
     if not valid.any():
         raise InputError(
-            f"no sphere of {used[-1]:g} mm fits the mask ({int(inside.sum())} voxels): use smaller radii or a larger mask."
+            f"no sphere of {used[-1]:g} mm fits the mask ({int(inside.sum())} voxels): use smaller radii or a larger "
+            "mask."
         )
     grid = padded_shape(shape, size, 2 * used[0])
     spectrum = forward_fft(np.where(inside, field, np.float32(0)), grid)

@@ -26,7 +26,8 @@ _MINIMUM_VOLUME = 200.0  # ml
 _RUN = (
     "import sys, nibabel, numpy; from brainextractor import BrainExtractor; "
     "bet = BrainExtractor(nibabel.load(sys.argv[1]), bt=float(sys.argv[3])); bet.run(); "
-    "mask = bet.compute_mask(); nibabel.save(nibabel.Nifti1Image(mask.astype(numpy.uint8), bet.img.affine), sys.argv[2])"
+    "mask = bet.compute_mask().astype(numpy.uint8); "
+    "nibabel.save(nibabel.Nifti1Image(mask, bet.img.affine), sys.argv[2])"
 )
 
 
@@ -96,4 +97,4 @@ def _extract(volume: NDArray[np.float32], threshold: float, timeout: float) -> N
                 f"brain extraction failed (exit code {done.returncode}: {detail[-1] if detail else 'no message'}): "
                 "check the magnitude, or give masks yourself."
             )
-        return np.asarray(nib.load(paths[1]).dataobj) > 0
+        return nib.Nifti1Image.from_filename(paths[1]).get_fdata(dtype=np.float32) > 0

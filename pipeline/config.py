@@ -16,7 +16,7 @@ Config = TypeVar("Config")
 
 
 def read_config(kind: type[Config], path: str | Path) -> Config:
-    """Read a config of a dataclass from a TOML file; raises InputError naming an unknown key, a wrong type or bad TOML."""
+    """Read a dataclass from a TOML file; raises InputError naming an unknown key, a wrong type or bad TOML."""
     path = Path(path)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -140,7 +140,9 @@ class DipoleOperator:
         volume = np.asarray(chi, np.float32)
         if volume.shape != self.shape:
             raise InputError(f"chi has shape {volume.shape}, but the operator was made for {self.shape}.")
-        return np.ascontiguousarray(crop(inverse_fft(self.kernel * forward_fft(volume, self.grid), self.grid), self.shape))
+        return np.ascontiguousarray(
+            crop(inverse_fft(self.kernel * forward_fft(volume, self.grid), self.grid), self.shape)
+        )
 
     def adjoint(self, field: ArrayLike) -> Float32Array:
         """Return the adjoint applied to a field (x, y, z); the kernel is real and even, so it equals forward."""

@@ -53,12 +53,14 @@ def reliable_mask(
     inside = np.asarray(mask, bool)
     if not inside.any():
         raise InputError("the mask is empty, so no field can be judged: check the brain mask.")
+    if not residual_limit > 0:
+        raise InputError(f"residual_limit must be a positive number of radians, got {residual_limit}.")
     limit = max(residual_limit, 3 * float(np.median(field_map.residual[inside])))
     kept = clean_mask(inside & (field_map.residual <= limit), voxel_size)
     if not kept.any():
         raise InputError(
-            f"no voxel of the mask has echoes on a line (median residual {limit / 3:.2f} rad): check that magnitude and "
-            "phase are not exchanged, and the echo times."
+            f"no voxel of the mask has echoes on a line (median residual {limit / 3:.2f} rad): check that magnitude "
+            "and phase are not exchanged, and the echo times."
         )
     return kept
 
@@ -74,6 +76,56 @@ def _line(phase: NDArray, weight: NDArray, x: NDArray, sums: tuple[NDArray, ...]
     return slope, np.where(total > 0, (y0 - slope * first) / np.where(total > 0, total, 1), 0)
 
 
+def _same_cycle(phase: NDArray, x: NDArray) -> NDArray:
+    """Take from each echo (echo, voxel) the whole cycles that the median voxel is off the line of the first two."""
+    steps, gains = np.diff(phase, axis=0), np.diff(x)
+    off = np.round(np.median(steps - steps[0] * (gains / gains[0])[:, None], axis=1) / (2 * np.pi))
+    return phase - 2 * np.pi * np.concatenate([[0], np.cumsum(off)])[:, None]
+
+
+def mend_cycles(phase: NDArray, weight: NDArray, x: NDArray, *, through_zero: bool = False) -> NDArray:
+    """Add whole cycles to the phase (echo, voxel) where that brings a voxel's echoes nearer a line over x (echo,).
+
+    Greedy: one echo, or where the line must pass through zero also all echoes and the pattern of one cycle a step,
+    takes the cycles that lower the weighted misfit most, until none does. weight: (echo, voxel). Radians.
+    """
+    patterns = np.eye(len(x))
+    if through_zero:
+        ladder = np.round(x / np.diff(x).min())
+        patterns = np.concatenate([patterns, np.ones((1, len(x))), ladder[None]])
+    mended, active = phase.copy(), np.arange(phase.shape[1])
+    for _ in range(2 * len(x)):
+        steps = _best_steps(mended[:, active], weight[:, active], x, patterns, through_zero)
+        mended[:, active] += 2 * np.pi * steps
+        active = active[steps.any(axis=0)]
+        if active.size == 0:
+            break
+    return mended
+
+
+def _best_steps(phase: NDArray, weight: NDArray, x: NDArray, patterns: NDArray, through_zero: bool) -> NDArray:
+    """Return the whole cycles (echo, voxel) along one of the patterns that lower the misfit of a line most."""
+    total = weight.sum(axis=0)
+    lever = x[:, None] - (0 if through_zero else x @ weight / total)
+    residual = phase - (0 if through_zero else (weight * phase).sum(axis=0) / total)
+    leverage = (weight * lever**2).sum(axis=0)
+    residual = residual - (weight * lever * residual).sum(axis=0) / leverage * lever
+    best, steps = np.zeros(phase.shape[1]), np.zeros(phase.shape)
+    for pattern in patterns:
+        own = pattern**2 @ weight
+        power = own - (pattern @ (weight * lever)) ** 2 / leverage  # misfit of one radian along the pattern
+        if not through_zero:
+            power = power - (pattern @ weight) ** 2 / total
+        moment = pattern @ (weight * residual)
+        seen = power > 1e-6 * own
+        cycles = np.where(seen, np.round(-moment / (2 * np.pi * np.where(seen, power, 1))), 0)
+        change = 4 * np.pi * cycles * (np.pi * cycles * power + moment)
+        better = change < best - 1e-9 * own
+        best = np.where(better, change, best)
+        steps = np.where(better, cycles * pattern[:, None], steps)
+    return steps
+
+
 def combine_echoes(
     phase: ArrayLike,
     magnitude: ArrayLike,
@@ -86,7 +138,7 @@ def combine_echoes(
 ) -> FieldMap:
     """Fit phase = offset + 2 pi gamma B0 TE field per voxel, each echo weighted by its magnitude squared.
 
-    phase: unwrapped (echo, x, y, z) radians, whole-cycle errors between echoes are mended; magnitude: same shape;
+    phase: unwrapped (echo, x, y, z) radians, whole-cycle errors of single echoes are mended; magnitude: same shape;
     echo_times in s; b0 in T; mask (x, y, z); voxel_size (3,) mm; offset_smoothing: the offset (coil phase) is
     smoothed by a Gaussian of this many mm and held fixed in a second fit, None keeps it free in every voxel. One
     echo has no offset. Returns a FieldMap, 0 outside the mask.
@@ -96,8 +148,12 @@ def combine_echoes(
     inside = np.asarray(mask, bool)
     if inside.shape != shape:
         raise InputError(f"mask has shape {inside.shape}, but the phase has {shape}.")
+    if not inside.any():
+        raise InputError("the mask is empty, so no field can be fitted: check the brain mask.")
     if not b0 > 0:
         raise InputError(f"b0 must be a positive field strength in tesla, got {b0}.")
+    if offset_smoothing is not None and not offset_smoothing > 0:
+        raise InputError(f"offset_smoothing must be a positive width in mm, or None, got {offset_smoothing}.")
     x = np.array([radians_per_ppm(b0, float(t)) for t in times])
     y, w = waves[:, inside].astype(np.float64), sizes[:, inside].astype(np.float64) ** 2
     w = np.maximum(w, 1e-12 * max(float(w.max()), 1e-30))
@@ -105,11 +161,11 @@ def combine_echoes(
     if len(times) == 1:
         slope, offset = y[0] / x[0], np.zeros(y.shape[1])
     else:
+        y = mend_cycles(_same_cycle(y, x), w, x)
         slope, offset = _line(y, w, x, sums)
         if offset_smoothing is not None:
             offset = _smooth_offset(offset, sums[0], inside, size, offset_smoothing)
-            cycles = np.round((y - offset - slope * x[:, None]) / (2 * np.pi))
-            y -= 2 * np.pi * cycles
+            y = mend_cycles(y - offset, w, x, through_zero=True) + offset
             slope = np.einsum("e,ev,ev->v", x, w, y - offset) / sums[2]
     misfit = np.einsum("ev,ev->v", w, (y - offset - slope * x[:, None]) ** 2) / sums[0]
     volumes = [_fill(part, inside) for part in (slope, offset, np.sqrt(misfit), np.sqrt(sums[2]))]

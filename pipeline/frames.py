@@ -16,7 +16,7 @@ GYROMAGNETIC_RATIO = 42.577478518  # MHz/T, of the proton
 SCALE_TOLERANCE = 0.03
 _SHEAR_TOLERANCE = 1e-3
 
-FloatArray = NDArray[np.floating]
+FloatArray = NDArray[np.float64]
 
 
 def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
@@ -103,7 +103,8 @@ def rotation_and_scale(transform: ArrayLike, name: str = "transform") -> tuple[F
     departure = float(np.abs(stretch / scale - np.eye(3)).max())
     if departure > 0.01:
         raise InputError(
-            f"{name} is no rotation times one scale (departs by {departure:.3g}): estimate it with 7 degrees of freedom."
+            f"{name} is no rotation times one scale (departs by {departure:.3g}): estimate it with 7 degrees of "
+            "freedom."
         )
     return rotation, scale
 

@@ -69,7 +69,8 @@ def scan_labels(
     inside = np.asarray(local_mask, bool)
     if field.shape != tuple(scan_shape) or inside.shape != tuple(scan_shape):
         raise InputError(
-            f"local_field {field.shape} and local_mask {inside.shape} must both have the scan's shape {tuple(scan_shape)}."
+            f"local_field {field.shape} and local_mask {inside.shape} must both have the scan's shape "
+            f"{tuple(scan_shape)}."
         )
     back = np.linalg.inv(np.asarray(transform, np.float64))
     world = resample_tensor(tensor, subject_affine, scan_affine, scan_shape, back)

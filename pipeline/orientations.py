@@ -104,7 +104,7 @@ def assess_orientations(b0_directions: Sequence[ArrayLike]) -> OrientationReport
     h = np.array([check_b0_direction(one, f"b0_directions[{i}]") for i, one in enumerate(b0_directions)])
     if len(h) < 1:
         raise InputError("b0_directions is empty: give one unit vector a scan.")
-    matrix = direction_matrix(h)
+    matrix = direction_matrix(list(h))
     singular = np.zeros(6)
     values = np.linalg.svd(matrix, compute_uv=False)
     singular[: len(values)] = values

@@ -47,14 +47,18 @@ def without_decay(magnitude: ArrayLike, echo_times: Sequence[float]) -> tuple[ND
     echoes = np.asarray(magnitude, np.float32)
     times = np.asarray(echo_times, np.float64)
     if echoes.ndim != 4 or times.shape != (len(echoes),) or (np.diff(times) <= 0).any() or times[0] <= 0:
-        raise InputError(f"magnitude {echoes.shape} must be (echo, x, y, z) with one ascending echo time each, got {times}.")
+        raise InputError(
+            f"magnitude {echoes.shape} must be (echo, x, y, z) with one ascending echo time each, got {times}."
+        )
     if len(times) == 1:
         return echoes[0], np.ones(echoes.shape[1:], bool)
     later = int(np.argmin(np.abs(times - 2.3 * times[0])[1:])) + 1
     smooth = [ndimage.gaussian_filter(echoes[index], 0.7) for index in (0, later)]
     head = smooth[0] > 0.1 * np.percentile(smooth[0], 99)
     rate = np.zeros(head.shape, np.float32)
-    rate[head] = np.log(smooth[0][head] / np.maximum(smooth[1][head], 1e-3 * smooth[0][head])) / (times[later] - times[0])
+    rate[head] = np.log(smooth[0][head] / np.maximum(smooth[1][head], 1e-3 * smooth[0][head])) / (
+        times[later] - times[0]
+    )
     usual = float(np.median(rate[head])) if head.any() else 0.0
     fast = ndimage.binary_dilation(ndimage.binary_opening(rate > usual + max(0.5 * usual, 5.0)), iterations=2)
     gain = (echoes[0] / np.maximum(echoes[1], 0.3 * echoes[0] + 1e-30)) ** (times[0] / (times[1] - times[0]))
@@ -154,7 +158,7 @@ def _to_world(transform: sitk.Similarity3DTransform) -> NDArray[np.float64]:
     lps = np.eye(4)
     lps[:3, :3] = matrix
     lps[:3, 3] = center + shift - matrix @ center
-    return np.linalg.inv(_RAS_TO_LPS @ lps @ _RAS_TO_LPS)
+    return np.asarray(np.linalg.inv(_RAS_TO_LPS @ lps @ _RAS_TO_LPS), np.float64)
 
 
 def register(
@@ -182,7 +186,9 @@ def register(
     for name, volume, affine in (("moving", moving, moving_affine), ("reference", reference, reference_affine)):
         array = np.asarray(volume, np.float32)
         if array.ndim != 3 or not np.isfinite(array).all() or np.ptp(array) == 0:
-            raise InputError(f"the {name} image (shape {array.shape}) has no contrast to register: check the magnitude.")
+            raise InputError(
+                f"the {name} image (shape {array.shape}) has no contrast to register: check the magnitude."
+            )
         checked = check_affine(affine, f"{name}_affine")
         images.append(_image(_without_shading(array, voxel_size(checked)), checked))
     moving_image, fixed_image = images
@@ -217,8 +223,8 @@ def _fine_masks(
         inside = np.asarray(brain, bool)
         if inside.ndim != 3 or not inside.any() or (fixed is not None and fixed.shape != inside.shape):
             raise InputError(
-                f"reference_mask (shape {inside.shape}, {int(inside.sum())} voxels) must be a brain mask on the grid of "
-                "the reference image."
+                f"reference_mask (shape {inside.shape}, {int(inside.sum())} voxels) must be a brain mask on the grid "
+                "of the reference image."
             )
         size = voxel_size(check_affine(reference_affine))
         near = ndimage.distance_transform_edt(~inside, sampling=size) <= _MASK_MARGIN
@@ -260,7 +266,9 @@ def _check_motion(world: NDArray[np.float64]) -> None:
 def _correlation(
     moving: ArrayLike, moving_affine: ArrayLike, reference: ArrayLike, reference_affine: ArrayLike, world: NDArray
 ) -> float:
-    mapping = np.linalg.solve(np.asarray(moving_affine, np.float64), np.linalg.solve(world, np.asarray(reference_affine)))
+    mapping = np.linalg.solve(
+        np.asarray(moving_affine, np.float64), np.linalg.solve(world, np.asarray(reference_affine))
+    )
     target = np.asarray(reference, np.float32)
     moved = ndimage.affine_transform(
         np.asarray(moving, np.float32), mapping, output_shape=target.shape, order=1, cval=np.nan

@@ -1,4 +1,4 @@
-"""The field of a susceptibility tensor: delta B^ = (1/3) h^T chi^ h - u^T chi^ h, u = (k.h) k / |k|^2 (MoDL-QSM eq. 1)."""
+"""The field of a susceptibility tensor: delta B^ = (1/3) h^T chi^ h - u^T chi^ h (MoDL-QSM eq. 1)."""
 
 from __future__ import annotations
 

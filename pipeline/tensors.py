@@ -38,7 +38,7 @@ def rotation_of_components(rotation: ArrayLike) -> NDArray[np.float64]:
     """Return the (6, 6) matrix that maps the components of chi to those of R chi R^T, for R (3, 3)."""
     r = np.asarray(rotation, dtype=np.float64)
     units = to_matrix(np.eye(6))
-    return from_matrix(np.einsum("ij,cjk,lk->cil", r, units, r))
+    return np.asarray(from_matrix(np.einsum("ij,cjk,lk->cil", r, units, r)), np.float64)
 
 
 def rotate_components(tensor: ArrayLike, rotation: ArrayLike) -> NDArray[np.floating]:

@@ -18,12 +18,20 @@ from .errors import InputError, StepError
 from .threads import fft_workers
 
 
+def check_finite(volume: NDArray[np.float32], name: str) -> None:
+    """Raise InputError where a volume of any shape holds NaN or infinity."""
+    if bad := int(volume.size - np.isfinite(volume).sum()):
+        raise InputError(f"the {name} holds {bad} NaN or infinite values of {volume.size}: replace them by 0.")
+
+
 def check_echoes(
     phase: ArrayLike, magnitude: ArrayLike, echo_times: Sequence[float]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
     """Return phase and magnitude as float32 (echo, x, y, z) and the echo times (echo,) in s, after checking them."""
     waves, sizes = np.asarray(phase, np.float32), np.asarray(magnitude, np.float32)
     times = np.asarray(echo_times, np.float64)
+    check_finite(waves, "phase")
+    check_finite(sizes, "magnitude")
     if waves.ndim != 4 or waves.shape != sizes.shape:
         raise InputError(f"phase {waves.shape} and magnitude {sizes.shape} must both be (echo, x, y, z).")
     if times.shape != (len(waves),):
@@ -52,8 +60,12 @@ def unwrap_romeo(
     """
     waves, sizes, times = check_echoes(phase, magnitude, echo_times)
     inside = np.asarray(mask, bool)
+    if inside.shape != waves.shape[1:]:
+        raise InputError(f"mask has shape {inside.shape}, but the phase has {waves.shape[1:]}.")
     if not inside.any():
         raise InputError("the mask is empty, so there is nothing to unwrap: check the brain mask.")
+    if template is not None and not 0 <= template < len(times):
+        raise InputError(f"template must be an echo from 0 to {len(times) - 1}, got {template}.")
     with tempfile.TemporaryDirectory(prefix="chi33-romeo-") as folder:
         names = {key: Path(folder) / f"{key}.nii" for key in ("phase", "mag", "mask", "out")}
         for key, array in (("phase", waves), ("mag", sizes), ("mask", inside.astype(np.float32))):
@@ -65,7 +77,7 @@ def unwrap_romeo(
         if len(times) > 1:
             options += ["-t", ",".join(f"{1e3 * t:.6g}" for t in times), "-template", str((template or 0) + 1)]
         _niimath([str(names["phase"]), "-romeo", str(names["mag"]), *options, str(names["out"])], threads)
-        result = np.asarray(nib.load(names["out"]).dataobj, np.float32)
+        result = nib.Nifti1Image.from_filename(names["out"]).get_fdata(dtype=np.float32)
     result = np.moveaxis(result.reshape(*inside.shape, -1), -1, 0)
     return np.ascontiguousarray(result) * inside
 
@@ -74,12 +86,17 @@ def _niimath(arguments: list[str], threads: int) -> None:
     import niimath
 
     environment = {**os.environ, "FSLOUTPUTTYPE": "NIFTI", "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run([niimath.bin, *arguments], capture_output=True, text=True, env=environment, check=False)
+    try:
+        done = subprocess.run([niimath.bin, *arguments], capture_output=True, text=True, env=environment, check=False)
+    except OSError as error:
+        raise StepError(
+            f"ROMEO unwrapping failed, niimath cannot be run ({error}): reinstall niimath, or try --unwrap laplacian."
+        ) from error
     if done.returncode != 0 or not Path(arguments[-1]).exists():
         detail = (done.stderr or done.stdout).strip().splitlines()
         raise StepError(
-            f"ROMEO unwrapping failed (niimath exit code {done.returncode}): {detail[-1] if detail else 'no message'}; "
-            "try --unwrap laplacian."
+            f"ROMEO unwrapping failed (niimath exit code {done.returncode}): "
+            f"{detail[-1] if detail else 'no message'}; try --unwrap laplacian."
         )
 
 
@@ -91,6 +108,7 @@ def unwrap_laplacian(phase: ArrayLike, voxel_size: ArrayLike) -> NDArray[np.floa
     comes back exactly. Source: Schofield and Zhu 2003, in its least-squares form (Ghiglia and Romero 1994).
     """
     waves = np.asarray(phase, np.float32)
+    check_finite(waves, "phase")
     shape, size = check_grid(waves.shape[-3:], voxel_size)
     eigenvalues = np.zeros(shape)
     for axis in range(3):

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
+from ..pipeline.config import from_table, to_table
 from ..pipeline.errors import InputError
 from .atomic import atomic_path
-from .config import NetworkConfig, from_table, to_table
+from .config import NetworkConfig
 from .models import find_model
 from .modl_qsm import ModlQsm, Normalisation
 

@@ -92,13 +92,17 @@ def _read(field_path: Path, mask_path: Path) -> _Field:
     if field.ndim != 3:
         raise InputError(f"{field_path} has shape {field.shape}: give a 3-D field map.")
     if mask.shape != field.shape:
-        raise InputError(f"{mask_path} has shape {mask.shape}, but {field_path.name} has {field.shape}: give its own mask.")
+        raise InputError(
+            f"{mask_path} has shape {mask.shape}, but {field_path.name} has {field.shape}: give its own mask."
+        )
     inside = mask > 0
     if not inside.any():
         raise InputError(f"{mask_path} is empty: give a mask of the brain.")
     if not np.isfinite(field[inside]).all():
         raise InputError(f"{field_path} holds NaN or infinity inside its mask: repair the field or the mask.")
-    return _Field(field_path, np.where(inside, field, np.float32(0)), inside, check_affine(affine, f"affine of {field_path}"))
+    return _Field(
+        field_path, np.where(inside, field, np.float32(0)), inside, check_affine(affine, f"affine of {field_path}")
+    )
 
 
 def _matrices(transforms: Sequence[Path] | None, count: int) -> list[NDArray[np.float64]] | None:
@@ -117,7 +121,9 @@ def _in_one_frame(
     except (OSError, ValueError) as error:
         raise InputError(f"{path} holds no table of numbers ({error}): give three numbers a line.") from error
     if rows.shape != (len(scans), 3):
-        raise InputError(f"{path} holds {rows.shape[0]} rows of {rows.shape[1]}: give three numbers for each of {len(scans)} fields.")
+        raise InputError(
+            f"{path} holds {rows.shape[0]} rows of {rows.shape[1]}: give three numbers for each of {len(scans)} fields."
+        )
     for scan in scans[1:]:
         if scan.field.shape != scans[0].field.shape or not np.allclose(scan.affine, scans[0].affine, atol=1e-3):
             raise InputError(f"{scan.path} is on another grid than {scans[0].path}: resample it, or give --transform.")

@@ -26,7 +26,9 @@ class _FitInputs(BaseInterfaceInputSpec):
     field_files = InputMultiPath(File(exists=True), mandatory=True, desc="local field a scan, ppm, own grid")
     mask_files = InputMultiPath(File(exists=True), mandatory=True, desc="where it is valid, a scan")
     transform_files = InputMultiPath(File(exists=True), mandatory=True, desc="world of the scan to the subject frame")
-    reference_file = File(exists=True, mandatory=True, desc="brain mask of the reference scan: grid and reference of chi")
+    reference_file = File(
+        exists=True, mandatory=True, desc="brain mask of the reference scan: grid and reference of chi"
+    )
     labels = traits.List(traits.Str, mandatory=True, desc="name of each scan")
     b0_directions = traits.List(
         traits.Either(None, traits.Tuple(traits.Float, traits.Float, traits.Float)), mandatory=True,
@@ -67,7 +69,11 @@ class FitSusceptibility(_Chi33Interface):
             support |= mask
             directions.append(subject_b0_direction(own, affine, transform, inputs.b0_directions[index]))
         fit = fit_susceptibility(
-            fields, voxel_size(affine), directions, prior=Prior(inputs.prior_iso, inputs.prior_aniso), noise=inputs.noise
+            fields,
+            voxel_size(affine),
+            directions,
+            prior=Prior(inputs.prior_iso, inputs.prior_aniso),
+            noise=inputs.noise,
         )
         self._save_fit(runtime, fit, support, affine)
         world = [(voxel_frame(affine) @ h).round(8).tolist() for h in directions]
@@ -96,8 +102,8 @@ def _in_subject_frame(
     expected = float((inside > 0).sum()) * np.prod(voxel_size(own)) / np.prod(voxel_size(affine))
     if mask.sum() < _SMALLEST_OVERLAP * expected:
         raise InputError(
-            f"only {mask.sum() / max(expected, 1):.0%} of the brain of {label} falls inside the reference scan's field of "
-            "view: check its registration, or leave the scan out."
+            f"only {mask.sum() / max(expected, 1):.0%} of the brain of {label} falls inside the reference scan's field "
+            "of view: check its registration, or leave the scan out."
         )
     return resample(field, own, affine, shape, transform) * mask, mask, own
 

@@ -113,7 +113,7 @@ class TotalField(_Chi33Interface):
         magnitude = np.stack([_volume(path) for path in inputs.magnitude_files])
         phase = np.stack(
             [
-                inputs.phase_sign * PhaseScale(*limits, stated=True).to_radians(_volume(path))
+                inputs.phase_sign * PhaseScale(limits[0], limits[1], stated=True).to_radians(_volume(path))
                 for path, limits in zip(inputs.phase_files, inputs.phase_ranges, strict=True)
             ]
         )
@@ -198,7 +198,13 @@ class RegisterSimilarity(_Chi33Interface):
         fixed, fixed_steady, fixed_affine = _without_decay(inputs.reference_files, inputs.reference_echo_times)
         brain = _volume(inputs.reference_mask) > 0
         found = register(
-            moving, moving_affine, fixed, fixed_affine, brain, moving_steady=moving_steady, reference_steady=fixed_steady
+            moving,
+            moving_affine,
+            fixed,
+            fixed_affine,
+            brain,
+            moving_steady=moving_steady,
+            reference_steady=fixed_steady,
         )
         path = write_transform(Path(runtime.cwd) / "transform.txt", found.transform)
         self._results["transform_file"] = str(path)

@@ -10,7 +10,9 @@ from .interfaces import FlirtToWorld, IdentityTransform, RegisterSimilarity
 from .raw import RawScan
 
 
-def init_registration_wf(scan: RawScan, reference: RawScan, backend: str, *, name: str = "registration_wf") -> pe.Workflow:
+def init_registration_wf(
+    scan: RawScan, reference: RawScan, backend: str, *, name: str = "registration_wf"
+) -> pe.Workflow:
     """Return the workflow that registers a scan to the reference scan with 7 degrees of freedom.
 
     Inputs: reference_mask (brain). Outputs: transform_file (4x4, world of the scan to world of the reference),
@@ -48,7 +50,5 @@ def init_registration_wf(scan: RawScan, reference: RawScan, backend: str, *, nam
             mem_gb=2.5,
         )
         workflow.connect([(inputnode, last, [("reference_mask", "reference_mask")])])
-    workflow.connect(
-        [(last, outputnode, [("transform_file", "transform_file"), ("quality_file", "quality_file")])]
-    )
+    workflow.connect([(last, outputnode, [("transform_file", "transform_file"), ("quality_file", "quality_file")])])
     return workflow

@@ -25,7 +25,14 @@ from nipype.utils.filemanip import loadcrash
 from .. import __version__
 from ..pipeline.errors import InputError, StepError
 from .config import RunConfig
-from .derivatives import check_free_space, check_output_folder, open_image, read_json, write_dataset_description, write_json
+from .derivatives import (
+    check_free_space,
+    check_output_folder,
+    open_image,
+    read_json,
+    write_dataset_description,
+    write_json,
+)
 from .raw import RawSubject, check_raw, find_subjects
 from .report import write_group_index, write_subject_report
 from .subject import init_subject_wf, plan_lines

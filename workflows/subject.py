@@ -41,7 +41,9 @@ _SCAN_PRODUCTS = (
 )
 _LABEL_PRODUCTS = (
     _Product("chi33_file", "Chimap", "chi33", "ppm", "Apparent susceptibility along B0 of this scan, h'chi h"),
-    _Product("deltab_file", "fieldmap", "deltab", "ppm", "Field of the tensor components across B0 (delta B'), ppm of B0"),
+    _Product(
+        "deltab_file", "fieldmap", "deltab", "ppm", "Field of the tensor components across B0 (delta B'), ppm of B0"
+    ),
     _Product("cosmos_file", "Chimap", "cosmos", "ppm", "COSMOS susceptibility on this scan's grid"),
     _Product("residual_file", "fieldmap", "residual", "ppm", "Local field less (dipole * chi33 + delta B')"),
 )
@@ -97,8 +99,16 @@ def init_subject_wf(
                 (scan_wf, merges["local_fields"], [("outputnode.local_field", number)]),
                 (scan_wf, merges["local_masks"], [("outputnode.local_mask", number)]),
                 (registration_wf, merges["transforms"], [("outputnode.transform_file", number)]),
-                (fit_wf, labels_wf, [(f"outputnode.{one}", f"inputnode.{one}") for one in ("tensor_file", "cosmos_file")]),
-                (scan_wf, labels_wf, [(f"outputnode.{one}", f"inputnode.{one}") for one in ("local_field", "local_mask")]),
+                (
+                    fit_wf,
+                    labels_wf,
+                    [(f"outputnode.{one}", f"inputnode.{one}") for one in ("tensor_file", "cosmos_file")],
+                ),
+                (
+                    scan_wf,
+                    labels_wf,
+                    [(f"outputnode.{one}", f"inputnode.{one}") for one in ("local_field", "local_mask")],
+                ),
                 (registration_wf, labels_wf, [("outputnode.transform_file", "inputnode.transform_file")]),
             ]
         )

@@ -13,8 +13,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dipole import Complex64Array, Float32Array, Shape, check_grid, crop, forward_fft, inverse_fft, padded_shape
-from ..dipole import projection_on_k
+from ..dipole import (
+    Complex64Array,
+    Float32Array,
+    Shape,
+    check_grid,
+    crop,
+    forward_fft,
+    inverse_fft,
+    padded_shape,
+    projection_on_k,
+)
 from ..errors import InputError
 from ..frames import check_b0_direction
 from ..orientations import OrientationReport, require_orientations
@@ -118,7 +127,9 @@ def _transform(
     fields: Sequence[ArrayLike], voxel_size: ArrayLike, b0_directions: Sequence[ArrayLike], padding: float
 ) -> tuple[_Spectra, Shape]:
     if len(fields) != len(b0_directions):
-        raise InputError(f"{len(fields)} fields but {len(b0_directions)} B0 directions were given: give one of each a scan.")
+        raise InputError(
+            f"{len(fields)} fields but {len(b0_directions)} B0 directions were given: give one of each a scan."
+        )
     shape, size = check_grid(np.shape(fields[0]), voxel_size)
     grid = padded_shape(shape, size, padding)
     values = []

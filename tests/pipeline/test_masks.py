@@ -5,7 +5,9 @@ from chi33.pipeline.masks import clean_mask, largest_component
 from numpy.typing import NDArray
 
 
-def ball(centre: tuple[float, ...], radius: float, size: tuple[float, ...], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def ball(
+    centre: tuple[float, ...], radius: float, size: tuple[float, ...], shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
     index = np.indices(shape)
     return sum(((index[a] - centre[a]) * size[a]) ** 2 for a in range(3)) < radius**2
 

@@ -94,7 +94,10 @@ def test_three_perpendicular_directions_leave_cosmos_undetermined_on_the_diagona
 @pytest.mark.parametrize("n", [4, 6, 12])
 def test_the_noise_gain_of_cosmos_does_not_depend_on_the_frame(n: int) -> None:
     h = np.array([NEUTRAL, *ring(n - 1, 30)])
-    gains = [assess_orientations(h @ Rotation.from_rotvec([seed, 0.7, -0.4 * seed]).as_matrix()).cosmos_noise_gain for seed in range(4)]
+    gains = [
+        assess_orientations(h @ Rotation.from_rotvec([seed, 0.7, -0.4 * seed]).as_matrix()).cosmos_noise_gain
+        for seed in range(4)
+    ]
     np.testing.assert_allclose(gains, np.mean(gains), rtol=0.01)
 
 

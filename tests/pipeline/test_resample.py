@@ -48,7 +48,9 @@ CASES = [
     pytest.param(grid(), grid((0, 0, 0), (1.5, 1.8, 2.2)), None, id="finer anisotropic"),
     pytest.param(grid((10, -20, 30)), grid((0, 5, 0), (2, 1.7, 2), True), None, id="oblique to left-handed"),
     pytest.param(grid(mirrored=True), grid((12, 0, 0)), motion((35, -10, 5), (6, -3, 2)), id="rotation"),
-    pytest.param(grid((5, 5, 5)), grid((0, 0, -9), (2, 2, 1.6)), motion((-20, 15, 0), (0, 4, 1), 1.02), id="similarity"),
+    pytest.param(
+        grid((5, 5, 5)), grid((0, 0, -9), (2, 2, 1.6)), motion((-20, 15, 0), (0, 4, 1), 1.02), id="similarity"
+    ),
 ]
 
 
@@ -106,9 +108,9 @@ def test_a_ball_moves_as_a_mask_and_keeps_its_volume() -> None:
 def fibre_tensor(x: NDArray) -> NDArray[np.float64]:
     """A tensor image in world axes: a smooth map times a fixed tensor without symmetry, plus an isotropic part."""
     fixed = np.array([0.9, 0.2, -0.4, 0.1, 0.3, -0.5])
-    return fixed[:, None, None, None] * smooth_map(x) + np.array([1.0, 0, 0, 1, 0, 1])[:, None, None, None] * smooth_map(
-        x + 5
-    )
+    return fixed[:, None, None, None] * smooth_map(x) + np.array([1.0, 0, 0, 1, 0, 1])[
+        :, None, None, None
+    ] * smooth_map(x + 5)
 
 
 @pytest.mark.parametrize(("source", "target", "transform"), CASES)

@@ -28,7 +28,7 @@ from scipy.spatial.transform import Rotation
 TENSORS = arrays(np.float64, (6, 2), elements=st.floats(-1, 1, width=32))
 ROTATIONS = (
     st.tuples(*[st.floats(-1, 1)] * 4)
-    .filter(lambda q: 0.1 < sum(c * c for c in q))
+    .filter(lambda q: sum(c * c for c in q) > 0.1)
     .map(lambda q: Rotation.from_quat(q).as_matrix())
 )
 
@@ -61,9 +61,7 @@ def test_susceptibility_along_b0_does_not_care_how_axes_are_named(
     tensor: NDArray, rotation: NDArray, other: NDArray
 ) -> None:
     h = other[:, 2]
-    np.testing.assert_allclose(
-        chi33(rotate_components(tensor, rotation), rotation @ h), chi33(tensor, h), atol=1e-12
-    )
+    np.testing.assert_allclose(chi33(rotate_components(tensor, rotation), rotation @ h), chi33(tensor, h), atol=1e-12)
     np.testing.assert_allclose(
         transverse(rotate_components(tensor, rotation), rotation @ h), rotation @ transverse(tensor, h), atol=1e-12
     )
