@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from .dipole import Float32Array, Shape, check_grid, crop, forward_fft, inverse_fft, padded_shape
+from .dipole import Float32Array, Shape, check_finite, check_grid, crop, forward_fft, inverse_fft, padded_shape
 from .errors import InputError
 
 LARGEST_RADIUS = 18.0  # mm
@@ -79,6 +79,7 @@ def vsharp(
     """
     field = np.asarray(total_field, np.float32)
     inside = np.asarray(mask, bool)
+    check_finite(field, "total field")
     shape, size = check_grid(field.shape, voxel_size)
     if inside.shape != shape:
         raise InputError(f"mask has shape {inside.shape}, but the field has {shape}.")

@@ -33,6 +33,12 @@ def check_grid(shape: Sequence[int], voxel_size: ArrayLike) -> tuple[Shape, NDAr
     return (grid[0], grid[1], grid[2]), size
 
 
+def check_finite(volume: NDArray[np.floating], name: str) -> None:
+    """Raise InputError where a volume of any shape holds NaN or infinity."""
+    if bad := int(volume.size - np.isfinite(volume).sum()):
+        raise InputError(f"the {name} holds {bad} NaN or infinite values of {volume.size}: replace them by 0.")
+
+
 def frequency_grid(shape: Sequence[int], voxel_size: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
     """Return kx, ky, kz in cycles/mm, broadcastable to the half spectrum (nx, ny, nz // 2 + 1) of a grid."""
     grid, size = check_grid(shape, voxel_size)

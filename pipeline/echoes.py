@@ -84,18 +84,14 @@ def _same_cycle(phase: NDArray, x: NDArray) -> NDArray:
 
 
 def mend_cycles(phase: NDArray, weight: NDArray, x: NDArray, *, through_zero: bool = False) -> NDArray:
-    """Add whole cycles to the phase (echo, voxel) where that brings a voxel's echoes nearer a line over x (echo,).
+    """Return phase (echo, voxel) in radians with single echoes moved by a cycle where they then lie on a line over x.
 
-    Greedy: one echo, or where the line must pass through zero also all echoes and the pattern of one cycle a step,
-    takes the cycles that lower the weighted misfit most, until none does. weight: (echo, voxel). Radians.
+    weight: (echo, voxel); x: (echo,); through_zero: the line has no intercept. Greedy: the echo whose cycle lowers
+    the weighted misfit most is moved as long as that halves it, so that noise alone moves hardly any.
     """
-    patterns = np.eye(len(x))
-    if through_zero:
-        ladder = np.round(x / np.diff(x).min())
-        patterns = np.concatenate([patterns, np.ones((1, len(x))), ladder[None]])
     mended, active = phase.copy(), np.arange(phase.shape[1])
     for _ in range(2 * len(x)):
-        steps = _best_steps(mended[:, active], weight[:, active], x, patterns, through_zero)
+        steps = _best_step(mended[:, active], weight[:, active], x, through_zero)
         mended[:, active] += 2 * np.pi * steps
         active = active[steps.any(axis=0)]
         if active.size == 0:
@@ -103,26 +99,21 @@ def mend_cycles(phase: NDArray, weight: NDArray, x: NDArray, *, through_zero: bo
     return mended
 
 
-def _best_steps(phase: NDArray, weight: NDArray, x: NDArray, patterns: NDArray, through_zero: bool) -> NDArray:
-    """Return the whole cycles (echo, voxel) along one of the patterns that lower the misfit of a line most."""
+def _best_step(phase: NDArray, weight: NDArray, x: NDArray, through_zero: bool) -> NDArray[np.int8]:
+    """Return the cycle (echo, voxel; at most one a voxel, -1 or 1) that at least halves the misfit of a line."""
     total = weight.sum(axis=0)
     lever = x[:, None] - (0 if through_zero else x @ weight / total)
     residual = phase - (0 if through_zero else (weight * phase).sum(axis=0) / total)
     leverage = (weight * lever**2).sum(axis=0)
     residual = residual - (weight * lever * residual).sum(axis=0) / leverage * lever
-    best, steps = np.zeros(phase.shape[1]), np.zeros(phase.shape)
-    for pattern in patterns:
-        own = pattern**2 @ weight
-        power = own - (pattern @ (weight * lever)) ** 2 / leverage  # misfit of one radian along the pattern
-        if not through_zero:
-            power = power - (pattern @ weight) ** 2 / total
-        moment = pattern @ (weight * residual)
-        seen = power > 1e-6 * own
-        cycles = np.where(seen, np.round(-moment / (2 * np.pi * np.where(seen, power, 1))), 0)
-        change = 4 * np.pi * cycles * (np.pi * cycles * power + moment)
-        better = change < best - 1e-9 * own
-        best = np.where(better, change, best)
-        steps = np.where(better, cycles * pattern[:, None], steps)
+    # One radian on echo e adds weight (1 - hat_e) to the misfit and 2 weight residual_e to its slope.
+    hat = weight * lever**2 / leverage + (0 if through_zero else weight / total)
+    change = 4 * np.pi * weight * (np.pi * (1 - hat) - np.abs(residual))
+    best = change.argmin(axis=0)
+    voxels = np.arange(phase.shape[1])
+    halves = change[best, voxels] < -0.5 * (weight * residual**2).sum(axis=0) - 1e-9 * total
+    steps = np.zeros(phase.shape, np.int8)
+    steps[best, voxels] = np.where(halves, -np.sign(residual[best, voxels]), 0)
     return steps
 
 
@@ -195,4 +186,5 @@ def _smooth_offset(
     wave = np.exp(1j * (offset - ramp))
     weights = _fill(weight, inside)
     smooth = [smooth_inside(_fill(part, inside), weights, size, sigma)[inside] for part in (wave.real, wave.imag)]
-    return np.angle(smooth[0] + 1j * smooth[1]) + ramp
+    found = np.angle(smooth[0] + 1j * smooth[1]) + ramp
+    return found + 2 * np.pi * np.round((offset - found) / (2 * np.pi))

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from .dipole import Float32Array
 from .errors import InputError
 from .frames import b0_direction_from_affine, check_b0_direction, voxel_frame, voxel_size
-from .resample import resample, resample_tensor
+from .resample import resample, resample_mask, resample_tensor
 from .tensor_field import PADDING, delta_b_prime, dipole_field
 from .tensors import DIAGONAL, chi33, rotate_components
 
@@ -20,7 +20,8 @@ from .tensors import DIAGONAL, chi33, rotate_components
 class Labels:
     """The labels of a scan on its own grid (x, y, z), in ppm: chi33, delta_b (delta B'), cosmos, residual.
 
-    residual = local field - (D * chi33 + delta_b) where the local field is valid, 0 elsewhere.
+    All are 0 outside the brain that was fitted; residual = local field - (D * chi33 + delta_b) where the local field
+    is valid, 0 elsewhere.
     """
 
     chi33: Float32Array
@@ -74,15 +75,18 @@ def scan_labels(
         )
     back = np.linalg.inv(np.asarray(transform, np.float64))
     world = resample_tensor(tensor, subject_affine, scan_affine, scan_shape, back)
+    brain = np.any(np.asarray(tensor) != 0, axis=0)
+    support = resample_mask(brain, subject_affine, scan_affine, scan_shape, back) | inside
+    world *= support
     voxel = rotate_components(world, voxel_frame(scan_affine).T)
     h = b0_direction_from_affine(scan_affine) if b0_direction is None else check_b0_direction(b0_direction)
     size = voxel_size(scan_affine)
     apparent = chi33(voxel, h).astype(np.float32)
-    across = delta_b_prime(voxel, size, h, padding=padding)
+    across = delta_b_prime(voxel, size, h, padding=padding) * support
     explained = dipole_field(apparent, size, h, padding=padding) + across
     return Labels(
         chi33=apparent,
         delta_b=across,
-        cosmos=resample(cosmos, subject_affine, scan_affine, scan_shape, back),
+        cosmos=resample(cosmos, subject_affine, scan_affine, scan_shape, back) * support,
         residual=np.where(inside, field - explained, np.float32(0)),
     )

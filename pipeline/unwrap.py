@@ -13,15 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
-from .dipole import check_grid
+from .dipole import check_finite, check_grid
 from .errors import InputError, StepError
 from .threads import fft_workers
-
-
-def check_finite(volume: NDArray[np.float32], name: str) -> None:
-    """Raise InputError where a volume of any shape holds NaN or infinity."""
-    if bad := int(volume.size - np.isfinite(volume).sum()):
-        raise InputError(f"the {name} holds {bad} NaN or infinite values of {volume.size}: replace them by 0.")
 
 
 def check_echoes(

@@ -12,22 +12,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from chi33.cli.main import main
 from chi33.pipeline.errors import Chi33Warning
+from chi33.pipeline.frames import b0_direction_from_affine, radians_per_ppm, voxel_frame
 from chi33.pipeline.phantom.acquisition import Protocol
-from chi33.workflows.derivatives import Derivatives, read_transform, write_transform
+from chi33.pipeline.tensor_field import tensor_field
+from chi33.pipeline.tensors import rotate_components
+from chi33.workflows.derivatives import Derivatives, read_transform, write_image, write_transform
 from chi33.workflows.flirt import world_to_flirt
 from chi33.workflows.raw import find_subjects
 from chi33.workflows.simulate import Simulation, simulate_dataset
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
 
 SIMULATION = Simulation(
     subjects=2,
     orientations=3,
-    voxels=((3.5, 3.5, 3.5),),
+    voxels=((3.0, 3.0, 3.0),),
     max_angle=30.0,
     oblique=10.0,
-    protocol=Protocol(echo_times=(0.004, 0.009, 0.014)),
+    protocol=Protocol(echo_times=(0.004, 0.009, 0.014, 0.019)),
     seed=3,
 )
 
@@ -46,6 +53,83 @@ while [ $# -gt 0 ]; do
 done
 cp "{answers}/$(basename "$moving")-to-$(basename "$reference").mat" "$matrix" && cp "$reference" "$out"
 """
+
+
+TURNS = ((0, 0), (25, 0), (-15, 20))  # degrees about x and y
+HEAD_SHAPE, HEAD_SIZE = (24, 26, 20), (6.0, 6.0, 7.0)
+
+
+@dataclass(frozen=True)
+class TurningHead:
+    """A raw data set of one ellipsoid head whose field of view turns with it, so that all grids see the same voxels.
+
+    tensor: ppm along the voxel frame (6, x, y, z); fields: local field of each scan, ppm; affines: of each scan.
+    """
+
+    folder: Path
+    mask: NDArray[np.bool_]
+    tensor: NDArray[np.float32]
+    fields: tuple[NDArray[np.float32], ...]
+    affines: tuple[NDArray[np.float64], ...]
+
+    @property
+    def transforms(self) -> list[NDArray[np.float64]]:
+        """World of each scan to the world of the first."""
+        return [self.affines[0] @ np.linalg.inv(affine) for affine in self.affines]
+
+    @property
+    def world_tensor(self) -> NDArray[np.float32]:
+        """The tensor along the world of the first scan."""
+        return np.asarray(rotate_components(self.tensor, voxel_frame(self.affines[0])), np.float32)
+
+    @property
+    def truth(self) -> Derivatives:
+        """Names of the true masks and transforms."""
+        return Derivatives(self.folder / "derivatives" / "truth", "01")
+
+    def raw(self, scan: int, echo: int = 1, part: str = "phase", ext: str = ".nii.gz") -> Path:
+        """The path of a raw file; scan and echo count from 1."""
+        return Derivatives(self.folder, "01").path(
+            f"acq-ori{scan:02d}_echo-{echo}_part-{part}", suffix="MEGRE", ext=ext
+        )
+
+
+def write_turning_head(
+    folder: Path, *, turns: tuple[tuple[float, float], ...] = TURNS, mirrored: int | None = 0
+) -> TurningHead:
+    """Write two echoes of magnitude and phase a scan, and the true masks and transforms."""
+    axes = np.meshgrid(*((np.arange(n) - (n - 1) / 2) / (0.4 * n) for n in HEAD_SHAPE), indexing="ij")
+    mask = sum(axis**2 for axis in axes) < 1
+    noise = np.random.default_rng(7).standard_normal((6, *HEAD_SHAPE))
+    chi = gaussian_filter(noise, (0, 1.2, 1.2, 1.2)) * np.array([1, 0.1, 0.1, 1, 0.1, 1])[:, None, None, None]
+    chi[[0, 3, 5]] = chi[[0, 3, 5]].mean(axis=0) + 0.1 * chi[[0, 3, 5]]
+    tensor = (0.3 * chi * mask).astype(np.float32)
+    fields, affines = [], []
+    for number, turn in enumerate(turns, start=1):
+        matrix = np.diag([*HEAD_SIZE, 1.0])
+        if mirrored is not None:
+            matrix[mirrored, mirrored] *= -1
+        matrix[:3, :3] = Rotation.from_euler("xy", turn, degrees=True).as_matrix() @ matrix[:3, :3]
+        matrix[:3, 3] = -matrix[:3, :3] @ (np.array(HEAD_SHAPE) / 2) + [2.0 * number, -3.0, 1.0]
+        fields.append(tensor_field(tensor, HEAD_SIZE, b0_direction_from_affine(matrix)).astype(np.float32))
+        affines.append(matrix)
+    head = TurningHead(folder, mask, tensor, tuple(fields), tuple(affines))
+    for number in range(1, len(turns) + 1):
+        _write_turned_scan(head, number)
+    return head
+
+
+def _write_turned_scan(head: TurningHead, number: int) -> None:
+    affine, field = head.affines[number - 1], head.fields[number - 1]
+    for echo, time in enumerate((0.005, 0.012), start=1):
+        stated = {"EchoTime": time, "MagneticFieldStrength": 3.0}
+        phase = np.angle(np.exp(1j * (0.2 + radians_per_ppm(3.0, time) * field)))
+        write_image(head.raw(number, echo), phase, affine, {**stated, "Units": "rad"})
+        magnitude = 100 * np.exp(-time / 0.03) * (head.mask + 0.02)
+        write_image(head.raw(number, echo, "mag"), magnitude, affine, stated)
+    label = f"acq-ori{number:02d}"
+    write_image(head.truth.path(label, suffix="mask", desc="brain"), head.mask, affine, {}, dtype=np.uint8)
+    write_transform(head.truth.transform(label), head.transforms[number - 1])
 
 
 @dataclass(frozen=True)
@@ -128,6 +212,37 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def fsl(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> StandIns:
     """Stand-ins of bet and flirt for the simulated heads, for processes of their own."""
     return write_stand_ins(tmp_path_factory.mktemp("fsl") / "stand-ins", simulated)
+
+
+@pytest.fixture(scope="session")
+def turning_head(tmp_path_factory: pytest.TempPathFactory) -> TurningHead:
+    """Three orientations of an ellipsoid head on a coarse grid; read only."""
+    return write_turning_head(tmp_path_factory.mktemp("turning") / "raw")
+
+
+@pytest.fixture
+def own_head(tmp_path: Path) -> TurningHead:
+    """A turning head of this test alone, to spoil."""
+    return write_turning_head(tmp_path / "raw")
+
+
+@pytest.fixture
+def make_head() -> Callable[..., TurningHead]:
+    """Writes turning heads with other turns or handedness."""
+    return write_turning_head
+
+
+@pytest.fixture
+def use_fsl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[TurningHead], StandIns]:
+    """Puts stand-ins of bet and flirt for a turning head first on this process's PATH."""
+
+    def use(head: TurningHead) -> StandIns:
+        stand_ins = write_stand_ins(tmp_path / "fsl", head.folder)
+        for name, value in stand_ins.environment.items():
+            monkeypatch.setenv(name, value)
+        return stand_ins
+
+    return use
 
 
 @pytest.fixture(scope="session")

@@ -60,14 +60,16 @@ def fit_files(
             raise InputError(f"{path} exists already: pass --overwrite to replace it.")
     affine, shape = scans[0].affine, scans[0].field.shape
     if matrices is None:
-        directions, moved, support = _in_one_frame(scans, Path(b0_directions))  # type: ignore[arg-type]
+        directions = _in_one_frame(scans, Path(b0_directions))  # type: ignore[arg-type]
+        moved, inside = [scan.field for scan in scans], [scan.mask for scan in scans]
     else:
         directions = [subject_b0_direction(s.affine, affine, m) for s, m in zip(scans, matrices, strict=True)]
         inside = [resample_mask(s.mask, s.affine, affine, shape, m) for s, m in zip(scans, matrices, strict=True)]
         moved = [
             resample(s.field, s.affine, affine, shape, m) * k for s, m, k in zip(scans, matrices, inside, strict=True)
         ]
-        support = np.logical_or.reduce(inside)
+    _check_overlap(scans, inside)
+    support = np.logical_or.reduce(inside)
     found = fit_susceptibility(moved, voxel_size(affine), directions, prior=prior, noise=noise)
     for message in found.orientations.messages:
         warnings.warn(message, Chi33Warning, stacklevel=2)
@@ -113,9 +115,18 @@ def _matrices(transforms: Sequence[Path] | None, count: int) -> list[NDArray[np.
     return [read_transform(path) for path in transforms]
 
 
-def _in_one_frame(
-    scans: Sequence[_Field], path: Path
-) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float32]], NDArray[np.bool_]]:
+def _check_overlap(scans: Sequence[_Field], inside: Sequence[NDArray[np.bool_]]) -> None:
+    """Refuse a scan whose mask, on the common grid, touches none of the others."""
+    covered = np.sum(inside, axis=0, dtype=np.int32)
+    for scan, mask in zip(scans, inside, strict=True):
+        if len(scans) > 1 and not (covered[mask] > 1).any():
+            raise InputError(
+                f"the mask of {scan.path} touches no other scan's mask in the common frame: check its transform and "
+                "mask."
+            )
+
+
+def _in_one_frame(scans: Sequence[_Field], path: Path) -> list[NDArray[np.float64]]:
     try:
         rows = np.loadtxt(path, dtype=np.float64, ndmin=2, delimiter="," if "," in path.read_text() else None)
     except (OSError, ValueError) as error:
@@ -128,7 +139,7 @@ def _in_one_frame(
         if scan.field.shape != scans[0].field.shape or not np.allclose(scan.affine, scans[0].affine, atol=1e-3):
             raise InputError(f"{scan.path} is on another grid than {scans[0].path}: resample it, or give --transform.")
     directions = [check_b0_direction(row, f"row {i + 1} of {path}") for i, row in enumerate(rows)]
-    return directions, [scan.field for scan in scans], np.logical_or.reduce([scan.mask for scan in scans])
+    return directions
 
 
 def _planned(prefix: Path, count: int, *, labels: bool) -> list[Path]:

@@ -119,7 +119,8 @@ def _field(provenance: Mapping[str, Any]) -> str:
     sign = " after its sign was reversed" if lookup(provenance, "phase_sign") == -1 else ""
     return (
         f"Phase was unwrapped {names[method]}{sign} and the echoes were combined to a total field in ppm of B0 by a "
-        "line through the phase of each voxel, weighted by the squared magnitude, with an intercept for the coil phase."
+        "line through the phase of each voxel, weighted by the squared magnitude, with an intercept for the coil phase "
+        "that was smoothed over space."
     )
 
 
@@ -137,13 +138,14 @@ def _registration(provenance: Mapping[str, Any]) -> str:
     backend, reference = lookup(provenance, "backend"), lookup(provenance, "reference")
     tools = {
         "fsl": "FSL FLIRT {flirt}",
-        "builtin": "SimpleITK {sitk} (similarity transform, Mattes mutual information {mattes})",
+        "builtin": "SimpleITK {sitk} (similarity, Mattes mutual information {mattes}, refined by correlation)",
     }
+    images = {"fsl": "of the first echo", "builtin": "extrapolated to echo time 0"}
     if backend not in tools:
         return ""
     target = f"the reference scan {reference}" if reference else "the reference scan"
     return (
-        f"First-echo magnitudes were registered to {target} with 7 degrees of freedom by {tools[backend]}; the "
+        f"Magnitudes {images[backend]} were registered to {target} with 7 degrees of freedom by {tools[backend]}; the "
         "rotation part gave the direction of B0 of each scan in the subject frame."
     )
 

@@ -26,10 +26,12 @@ from .. import __version__
 from ..pipeline.errors import InputError, StepError
 from .config import RunConfig
 from .derivatives import (
+    Derivatives,
     check_free_space,
     check_output_folder,
     open_image,
     read_json,
+    sidecar_path,
     write_dataset_description,
     write_json,
 )
@@ -198,10 +200,17 @@ def _run_subject(
     with _logged(log_dir / f"sub-{subject.label}.log"), _threads(max(1, (os.cpu_count() or 1) // processes)):
         _execute(workflow, clock, processes, work / "crash", subject.label)
     provenance = _provenance(subject, config, backend, clock, began, processes)
+    fit = read_json(
+        sidecar_path(Derivatives(out_dir, subject.label).path(space="subject", desc="tensor", suffix="Chimap"))
+    )
+    provenance |= {"noise": fit["FieldNoisePpm"], "warnings": fit["Warnings"]}
+    for warning in fit["Warnings"]:
+        announce(f"warning: sub-{subject.label}: {warning}")
     write_json(provenance_file, provenance)
     for stage in provenance["stages"]:
         announce(f"{stage['stage']}: {stage['seconds']:.1f} s")
-    report = write_subject_report(out_dir, subject.label, provenance)
+    shown = {key: value for key, value in provenance.items() if key != "steps"}
+    report = write_subject_report(out_dir, subject.label, shown)
     announce(f"report: {report}")
     return report
 

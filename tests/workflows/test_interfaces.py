@@ -1,0 +1,209 @@
+"""Nipype interfaces of a scan and a registration: files in, files out, and the numbers of the functions they wrap."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chi33.pipeline.echoes import RESIDUAL_LIMIT
+from chi33.pipeline.frames import radians_per_ppm
+from chi33.workflows import interfaces
+from chi33.workflows.derivatives import read_image, read_json, read_transform, write_image, write_transform
+from chi33.workflows.flirt import world_to_flirt
+from nipype.interfaces.base import SimpleInterface
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+
+SHAPE, SIZE = (26, 24, 22), (3.0, 3.0, 4.0)
+AFFINE = np.diag([-SIZE[0], SIZE[1], SIZE[2], 1.0])
+TIMES = (0.005, 0.010, 0.016)
+Save = Callable[..., str]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Writes an input image and returns its path."""
+
+    def write(name: str, array: np.ndarray, affine: np.ndarray = AFFINE) -> str:
+        return str(write_image(tmp_path / "in" / f"{name}.nii.gz", array, affine, {}))
+
+    return write
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[[SimpleInterface], dict[str, Path]]:
+    """Runs an interface in a folder of its own and returns its output files."""
+
+    def start(interface: SimpleInterface) -> dict[str, Path]:
+        folder = tmp_path / "node"
+        folder.mkdir(exist_ok=True)
+        outputs = interface.run(cwd=str(folder)).outputs.get()
+        files = {key: Path(value) for key, value in outputs.items()}
+        assert all(path.parent == folder and path.is_file() for path in files.values())
+        return files
+
+    return start
+
+
+def _ball(radius: float) -> np.ndarray:
+    grid = np.meshgrid(*((np.arange(n) - n / 2) * d for n, d in zip(SHAPE, SIZE, strict=True)), indexing="ij")
+    return np.sqrt(sum(axis**2 for axis in grid)) < radius
+
+
+def test_mask_of_another_program_loses_islands_and_holes(save: Save, run: Callable) -> None:
+    ball = _ball(25)
+    spoilt = ball.astype(np.float32)
+    spoilt[13, 12, 11] = 0
+    spoilt[1, 1, 1] = 1
+    files = run(interfaces.CleanMask(in_file=save("mask", spoilt)))
+    mask, affine = read_image(files["mask_file"])
+    assert set(np.unique(mask)) == {0, 1}
+    assert mask[13, 12, 11] == 1
+    assert mask[1, 1, 1] == 0
+    assert (mask > 0).sum() > 0.9 * ball.sum()
+    np.testing.assert_allclose(affine, AFFINE)
+
+
+def test_builtin_brain_mask_hands_over_image_and_threshold(
+    save: Save, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+
+    def found(magnitude: np.ndarray, affine: np.ndarray, *, fractional_threshold: float) -> np.ndarray:
+        seen.update(magnitude=magnitude, affine=affine, threshold=fractional_threshold)
+        return magnitude > 0.5
+
+    monkeypatch.setattr(interfaces, "brain_mask", found)
+    files = run(interfaces.BrainMask(in_file=save("magnitude", _ball(25)), frac=0.3))
+    np.testing.assert_array_equal(read_image(files["mask_file"])[0] > 0, _ball(25))
+    np.testing.assert_allclose(seen["affine"], AFFINE)
+    assert seen["threshold"] == 0.3
+
+
+@pytest.mark.parametrize("unwrap", ["romeo", "laplacian"])
+@pytest.mark.parametrize(("sign", "top"), [(1, np.pi), (-1, 4096.0)])
+def test_total_field_of_wrapped_echoes(save: Save, run: Callable, unwrap: str, sign: int, top: float) -> None:
+    """Stored units, the sign of phase and the wraps are taken out; the field of the scan remains."""
+    mask = _ball(27)
+    rng = np.random.default_rng(5)
+    field = gaussian_filter(rng.standard_normal(SHAPE), 4)
+    field *= (1.0 if unwrap == "romeo" else 0.05) / np.abs(field).max()
+    phases = [np.angle(np.exp(1j * (0.3 + radians_per_ppm(3.0, t) * field))) for t in TIMES]
+    if unwrap == "romeo":
+        assert max(np.abs(np.diff(phase, axis=0)).max() for phase in phases) > 3
+    files = run(
+        interfaces.TotalField(
+            magnitude_files=[save(f"mag{i}", np.exp(-t / 0.03) * (mask + 0.01)) for i, t in enumerate(TIMES)],
+            phase_files=[save(f"phase{i}", sign * phase * top / np.pi) for i, phase in enumerate(phases)],
+            phase_ranges=[(-top, top)] * 3, phase_sign=sign, echo_times=list(TIMES), field_strength=3.0,
+            mask_file=save("mask", mask), unwrap=unwrap, residual_limit=RESIDUAL_LIMIT,
+        )
+    )  # fmt: skip
+    found, _ = read_image(files["field_file"])
+    reliable = read_image(files["reliable_file"])[0] > 0
+    error = (found - field)[reliable]
+    assert reliable.sum() > 0.9 * mask.sum()
+    if unwrap == "romeo":
+        np.testing.assert_allclose(error, 0, atol=2e-3)
+        assert read_image(files["residual_file"])[0][reliable].max() < 0.01
+    else:  # harmonic phase is lost to the Laplacian: the field's detail remains
+        assert np.corrcoef(found[reliable], field[reliable])[0, 1] > 0.9
+    assert not found[~mask].any()
+
+
+def test_local_field_is_free_of_the_background(save: Save, run: Callable) -> None:
+    mask = _ball(30)
+    x, y, z = np.meshgrid(*((np.arange(n) - n / 2) * d for n, d in zip(SHAPE, SIZE, strict=True)), indexing="ij")
+    background = 0.3 + 0.004 * x - 0.002 * z + 2e-4 * (x * y + x**2 - z**2)
+    files = run(
+        interfaces.LocalFieldMap(
+            field_file=save("field", background * mask), mask_file=save("mask", mask), largest_radius=12.0,
+            smallest_radius=6.0, threshold=0.05,
+        )
+    )  # fmt: skip
+    local, _ = read_image(files["field_file"])
+    valid = read_image(files["mask_file"])[0] > 0
+    assert valid.sum() > 0.4 * mask.sum()
+    assert not (valid & ~mask).any()
+    assert local[valid].std() < 0.03 * background[valid].std()
+
+
+def test_reference_is_registered_to_itself_by_the_identity(save: Save, run: Callable) -> None:
+    image = save("image", _ball(20))
+    files = run(interfaces.IdentityTransform(in_file=image, reference=image))
+    np.testing.assert_array_equal(read_transform(files["transform_file"]), np.eye(4))
+    quality = json.loads(files["quality_file"].read_text())
+    assert quality["RotationDegrees"] == 0
+    assert quality["Scale"] == 1
+    assert quality["TranslationMillimetres"] == [0, 0, 0]
+
+
+def _world() -> np.ndarray:
+    world = np.eye(4)
+    world[:3, :3] = Rotation.from_euler("xyz", [12, -5, 8], degrees=True).as_matrix() * 1.004
+    world[:3, 3] = [3.0, -2.0, 5.0]
+    return world
+
+
+def test_flirt_matrix_becomes_a_world_transform(save: Save, run: Callable, tmp_path: Path) -> None:
+    oblique = np.eye(4)
+    oblique[:3, :3] = Rotation.from_euler("x", 12, degrees=True).as_matrix() * SIZE
+    moving, reference = save("moving", _ball(20), oblique), save("reference", _ball(20))
+    matrix = write_transform(tmp_path / "flirt.mat", world_to_flirt(_world(), moving, reference))
+    files = run(interfaces.FlirtToWorld(in_file=moving, reference=reference, matrix_file=str(matrix)))
+    np.testing.assert_allclose(read_transform(files["transform_file"]), _world(), atol=1e-5)
+    quality = json.loads(files["quality_file"].read_text())
+    angle = np.degrees(Rotation.from_euler("xyz", [12, -5, 8], degrees=True).magnitude())
+    assert quality["RotationDegrees"] == pytest.approx(angle, abs=1e-3)
+    assert quality["Scale"] == pytest.approx(1.004, abs=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_builtin_registration_recovers_a_turn(save: Save, run: Callable, masked: bool) -> None:
+    """The same voxels under a turned affine: the transform is known exactly."""
+    rng = np.random.default_rng(2)
+    image = (gaussian_filter(rng.standard_normal(SHAPE), 1.5) + 0.3) * _ball(30)
+    turned = np.linalg.inv(_world())
+    turned[:3, :3] *= 1.004  # a rotation alone
+    moving, reference = save("moving", image, turned @ AFFINE), save("reference", image)
+    interface = interfaces.RegisterSimilarity(in_file=moving, reference=reference)
+    if masked:
+        interface.inputs.reference_mask = save("mask", _ball(30))
+    files = run(interface)
+    error = read_transform(files["transform_file"]) @ turned
+    angle = np.degrees(Rotation.from_matrix(error[:3, :3] / np.cbrt(np.linalg.det(error[:3, :3]))).magnitude())
+    assert angle < 0.5
+    assert np.abs(error[:3, 3]).max() < 1.0
+    quality = json.loads(files["quality_file"].read_text())
+    assert quality["Correlation"] > 0.95
+    assert {"MutualInformation", "RotationDegrees", "Scale", "TranslationMillimetres"} <= quality.keys()
+
+
+def test_export_copies_only_what_differs(save: Save, tmp_path: Path) -> None:
+    source, target = save("image", _ball(20)), tmp_path / "out" / "map.nii.gz"
+    more = tmp_path / "more.json"
+    more.write_text('{"FieldNoisePpm": 0.001}')
+    sidecar = target.with_name("map.json")
+
+    def export(**keys: object) -> tuple[int, int]:
+        interfaces.Export(
+            in_file=source, out_file=str(target), sidecar={"Units": "ppm", **keys}, sidecar_file=str(more)
+        ).run(cwd=str(tmp_path))
+        return target.stat().st_mtime_ns, sidecar.stat().st_mtime_ns
+
+    first = export()
+    assert read_json(sidecar) == {"Units": "ppm", "FieldNoisePpm": 0.001}
+    assert target.read_bytes() == Path(source).read_bytes()
+    assert export() == first
+    image_time, sidecar_time = export(Frame="subject")
+    assert image_time == first[0]
+    assert sidecar_time > first[1]
+    target.unlink()
+    assert export(Frame="subject")[0] > first[0]
+    save("image", _ball(15))
+    assert export(Frame="subject")[0] > image_time
+    assert target.read_bytes() == Path(source).read_bytes()
+    assert sorted(path.name for path in target.parent.iterdir()) == ["map.json", "map.nii.gz"]

@@ -1,0 +1,64 @@
+"""What `chi33 run` can be told: ranges, strict keys, and options over the file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from chi33.pipeline.config import override, read_config
+from chi33.pipeline.errors import InputError
+from chi33.workflows.config import RunConfig
+
+
+def test_a_file_and_then_options_decide(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('backend = "builtin"\nprior_iso = 1\nnoise = 0.002\nreference = "acq-ori02"\nphase_sign = -1\n')
+    config = read_config(RunConfig, path)
+    assert (config.backend, config.prior_iso, config.noise, config.phase_sign) == ("builtin", 1.0, 0.002, -1)
+    assert config.prior == RunConfig(prior_iso=1.0).prior
+    assert config.prior.aniso == 0.004
+    changed = override(config, {"backend": "fsl", "prior_iso": None, "noise": 0.001})
+    assert changed == dataclasses.replace(config, backend="fsl", noise=0.001)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prior_izo = 0.03", "unknown key prior_izo: did you mean prior_iso"),
+        ("wholly_other = 1", "unknown key wholly_other: the keys are backend, "),
+        ("[fit]\nprior_iso = 1", "fit in .* must be one of 'closed'"),
+        ('backend = "afni"', "backend in .* must be one of 'auto', 'fsl', 'builtin', got 'afni'"),
+        ("prior_iso = true", "prior_iso in .* must be a number, got True"),
+        ('noise = "low"', "noise in .* must be a number, got 'low'"),
+        ("prior_iso = ", "is no valid TOML"),
+    ],
+)
+def test_a_file_is_read_strictly(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        read_config(RunConfig, path)
+    assert "run.toml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("prior_iso", 0.0, "prior.iso must be a positive standard deviation in ppm, got 0.0"),
+        ("prior_aniso", -0.004, "prior.aniso must be a positive"),
+        ("bet_threshold", 1.0, "bet_threshold must lie between 0 and 1, got 1.0"),
+        ("bet_threshold", 0.0, "bet_threshold must lie between 0 and 1, got 0.0"),
+        ("vsharp_threshold", 1.5, "vsharp_threshold must lie between 0 and 1, got 1.5"),
+        ("offset_smoothing", 0.0, "offset_smoothing must be positive, got 0.0"),
+        ("vsharp_largest_radius", -3.0, "vsharp_largest_radius must be positive, got -3.0"),
+        ("vsharp_smallest_radius", float("nan"), "vsharp_smallest_radius must be positive, got nan"),
+        ("residual_limit", 0.0, "residual_limit must be positive"),
+        ("noise", -1e-3, "noise must be positive, got -0.001"),
+        ("vsharp_smallest_radius", 30.0, r"30.0 mm\) is larger than vsharp_largest_radius"),
+        ("phase_sign", 2, "phase_sign must be 1 or -1, got 2"),
+    ],
+)
+def test_values_out_of_range_name_their_key(key: str, value: float, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        RunConfig(**{key: value})  # type: ignore[arg-type]
