@@ -47,14 +47,18 @@ _PRODUCTS_PER_VOXEL = 26  # float32 volumes of output and working files a scan
 
 @dataclass
 class StageClock:
-    """Collects when each step started and ended, and announces the ends."""
+    """Collects how long each step took, announces the ends, and keeps the times in a file for a run that is repeated."""
 
     announce: Announce
     total: int
+    file: Path
     started: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
-    earlier: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read the times of earlier runs."""
+        self.earlier: dict[str, float] = read_json(self.file) if self.file.is_file() else {}
 
     def steps(self) -> dict[str, float]:
         """Return the seconds each step took, in this run or, where it was kept, in the one that did it."""
@@ -69,6 +73,7 @@ class StageClock:
             self.done.add(name)
             if name in self.started:
                 self.seconds[name] = round(time.monotonic() - self.started[name], 2)
+                write_json(self.file, {**self.earlier, **self.seconds})
             if ".export_" not in name:
                 took = f" {self.seconds[name]:.1f} s" if name in self.seconds else " (kept)"
                 self.announce(f"[{len(self.done)}/{self.total}] {name.partition('.')[2]}{took}")
@@ -194,8 +199,7 @@ def _run_subject(
         _write_graph(workflow, log_dir / f"sub-{subject.label}_graph", announce)
     began = datetime.now(UTC)
     provenance_file = log_dir / f"sub-{subject.label}_provenance.json"
-    earlier = read_json(provenance_file).get("steps", {}) if provenance_file.is_file() else {}
-    clock = StageClock(announce, len(workflow.list_node_names()), earlier=earlier)
+    clock = StageClock(announce, len(workflow.list_node_names()), work / f"sub-{subject.label}_seconds.json")
     processes = max(1, n_procs or os.cpu_count() or 1)
     with _logged(log_dir / f"sub-{subject.label}.log"), _threads(max(1, (os.cpu_count() or 1) // processes)):
         _execute(workflow, clock, processes, work / "crash", subject.label)
