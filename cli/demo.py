@@ -10,7 +10,7 @@ from pathlib import Path
 
 VOXEL = "2.5"
 ORIENTATIONS = "5"
-TRAINING_MINUTES = "2.5"
+TRAINING_MINUTES = "2"
 UNSEEN = "03"
 
 

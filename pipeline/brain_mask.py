@@ -25,7 +25,7 @@ _SHADING_WIDTH = 30.0  # mm
 _MINIMUM_VOLUME = 200.0  # ml
 _RUN = (
     "import sys, nibabel, numpy; from brainextractor import BrainExtractor; "
-    "bet = BrainExtractor(nibabel.load(sys.argv[1]), bt=float(sys.argv[3])); bet.run(); "
+    "bet = BrainExtractor(nibabel.load(sys.argv[1]), bt=float(sys.argv[3])); bet.run(400); "
     "mask = bet.compute_mask().astype(numpy.uint8); "
     "nibabel.save(nibabel.Nifti1Image(mask, bet.img.affine), sys.argv[2])"
 )

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .dipole import Float32Array
 from .errors import InputError
-from .frames import b0_direction_from_affine, check_b0_direction, voxel_frame, voxel_size
+from .frames import b0_direction_from_affine, check_b0_direction, rotation_and_scale, voxel_frame, voxel_size
 from .resample import resample, resample_mask, resample_tensor
 from .tensor_field import PADDING, delta_b_prime, dipole_field
 from .tensors import DIAGONAL, chi33, rotate_components
@@ -73,6 +73,7 @@ def scan_labels(
             f"local_field {field.shape} and local_mask {inside.shape} must both have the scan's shape "
             f"{tuple(scan_shape)}."
         )
+    rotation_and_scale(transform)  # refuses what is no head motion
     back = np.linalg.inv(np.asarray(transform, np.float64))
     world = resample_tensor(tensor, subject_affine, scan_affine, scan_shape, back)
     brain = np.any(np.asarray(tensor) != 0, axis=0)

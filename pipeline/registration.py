@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,7 +108,6 @@ def _without_shading(volume: NDArray[np.float32], size: NDArray[np.float64]) -> 
 
 def _method(spacing: float, iterations: int, samples: float, step: float, metric: str) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # one thread: bitwise repeatable
     if metric == "correlation":
         method.SetMetricAsCorrelation()
     else:
@@ -192,22 +192,31 @@ def register(
         checked = check_affine(affine, f"{name}_affine")
         images.append(_image(_without_shading(array, voxel_size(checked)), checked))
     moving_image, fixed_image = images
+    _check_masks(reference, reference_mask=reference_mask, reference_steady=reference_steady)
+    _check_masks(moving, moving_steady=moving_steady)
     masks = _fine_masks(reference_mask, reference_steady, reference_affine, moving_steady, moving_affine)
     finest = max(1.0, float(min(*fixed_image.GetSpacing(), *moving_image.GetSpacing())))
     levels = [s for s in SPACINGS if s > 1.2 * finest] + [finest]
     try:
-        transform, value = _coarse_start(fixed_image, moving_image, levels[0])
-        for spacing in levels[1:]:
-            pair = _at_spacing(fixed_image, spacing), _at_spacing(moving_image, spacing)
-            around = masks if spacing < 4 else (None, None)
-            transform, value = _optimise(*pair, transform, spacing, 120, masks=around)
-        transform, _ = _optimise(*pair, transform, levels[-1], 200, "correlation", masks)
+        with _one_thread():
+            transform, value = _coarse_start(fixed_image, moving_image, levels[0])
+            for spacing in levels[1:]:
+                pair = _at_spacing(fixed_image, spacing), _at_spacing(moving_image, spacing)
+                around = masks if spacing < 4 else (None, None)
+                transform, value = _optimise(*pair, transform, spacing, 120, masks=around)
+            transform, _ = _optimise(*pair, transform, levels[-1], 200, "correlation", masks)
     except RuntimeError as error:
         detail = str(error).strip().splitlines()[-1]
         raise StepError(f"registration failed ({detail}): check that both magnitudes show the same head.") from error
     world = _to_world(transform)
     _check_motion(world)
     return Registration(world, value, _correlation(moving, moving_affine, reference, reference_affine, world))
+
+
+def _check_masks(image: ArrayLike, **masks: ArrayLike | None) -> None:
+    for name, mask in masks.items():
+        if mask is not None and np.shape(mask) != np.shape(image):
+            raise InputError(f"{name} has shape {np.shape(mask)}, but its image has {np.shape(image)}.")
 
 
 def _fine_masks(
@@ -221,11 +230,8 @@ def _fine_masks(
     fixed = None if reference_steady is None else np.asarray(reference_steady, bool)
     if brain is not None:
         inside = np.asarray(brain, bool)
-        if inside.ndim != 3 or not inside.any() or (fixed is not None and fixed.shape != inside.shape):
-            raise InputError(
-                f"reference_mask (shape {inside.shape}, {int(inside.sum())} voxels) must be a brain mask on the grid "
-                "of the reference image."
-            )
+        if not inside.any():
+            raise InputError("reference_mask is empty: give the brain mask of the reference scan.")
         size = voxel_size(check_affine(reference_affine))
         near = ndimage.distance_transform_edt(~inside, sampling=size) <= _MASK_MARGIN
         fixed = near if fixed is None or (near & fixed).sum() < 0.5 * near.sum() else near & fixed
@@ -239,6 +245,17 @@ def _mask_image(mask: NDArray[np.bool_] | None, affine: ArrayLike) -> sitk.Image
     if mask is None:
         return None
     return sitk.Cast(_image(mask.astype(np.float32), check_affine(affine)) > 0.5, sitk.sitkUInt8)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Hold all of ITK to one thread: the metric's own setting leaves sums whose order, and last bits, vary."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _coarse_start(fixed: sitk.Image, moving: sitk.Image, spacing: float) -> tuple[sitk.Similarity3DTransform, float]:

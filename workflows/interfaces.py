@@ -22,6 +22,7 @@ from ..pipeline.background import vsharp, vsharp_radii
 from ..pipeline.brain_mask import brain_mask
 from ..pipeline.echoes import combine_echoes, reliable_mask
 from ..pipeline.masks import clean_mask
+from ..pipeline.phase_offset import remove_phase_offset
 from ..pipeline.registration import register, without_decay
 from ..pipeline.unwrap import unwrap_laplacian, unwrap_romeo
 from .derivatives import read_image, write_image, write_transform
@@ -118,6 +119,9 @@ class TotalField(_Chi33Interface):
             ]
         )
         if inputs.unwrap == "romeo":
+            phase = remove_phase_offset(
+                phase, magnitude, inputs.echo_times, inside, size, smoothing=inputs.offset_smoothing
+            )
             unwrapped = unwrap_romeo(phase, magnitude, inputs.echo_times, inside)
         else:
             unwrapped = unwrap_laplacian(phase, size)

@@ -47,7 +47,7 @@ _PRODUCTS_PER_VOXEL = 26  # float32 volumes of output and working files a scan
 
 @dataclass
 class StageClock:
-    """Collects how long each step took, announces the ends, and keeps the times in a file for a run that is repeated."""
+    """Collects how long each step took, announces the ends, and keeps the times for a run that is repeated."""
 
     announce: Announce
     total: int
@@ -194,7 +194,7 @@ def _run_subject(
     log_dir = out_dir / "logs"
     _configure_nipype(work, log_dir)
     workflow = init_subject_wf(subject, config, backend, out_dir)
-    workflow.base_dir = str(work)
+    workflow.base_dir = str(work / f"chi33-{__version__}")  # results of another version are not this one's
     if write_graph:
         _write_graph(workflow, log_dir / f"sub-{subject.label}_graph", announce)
     began = datetime.now(UTC)

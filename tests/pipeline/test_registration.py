@@ -87,8 +87,10 @@ FLAT = np.ones((20, 20, 20), np.float32)
     (lambda: register(IMAGE + np.nan, AFFINE, IMAGE, AFFINE), "the moving image .* has no contrast"),
     (lambda: register(IMAGE, np.zeros((4, 4)), IMAGE, AFFINE), "moving_affine is singular"),
     (lambda: register(IMAGE, AFFINE, IMAGE, np.zeros((4, 4))), "reference_affine is singular"),
-    (lambda: register(IMAGE, AFFINE, IMAGE, AFFINE, FLAT[:5]), r"reference_mask \(shape \(5, 20, 20\), 2000 voxels\)"),
-    (lambda: register(IMAGE, AFFINE, IMAGE, AFFINE, 0 * FLAT), r"reference_mask .* 0 voxels\) must be a brain mask"),
+    (lambda: register(IMAGE, AFFINE, IMAGE, AFFINE, FLAT[:5]), r"reference_mask has shape \(5, 20, 20\), but its image"),
+    (lambda: register(IMAGE, AFFINE, IMAGE, AFFINE, 0 * FLAT), "reference_mask is empty: give the brain mask"),
+    (lambda: register(IMAGE, AFFINE, IMAGE, AFFINE, moving_steady=FLAT[0]), r"moving_steady has shape \(20, 20\), but"),
+    (lambda: register(IMAGE, AFFINE, IMAGE, AFFINE, reference_steady=FLAT[:2]), "reference_steady has shape"),
 ])  # fmt: skip
 def test_images_that_cannot_be_registered_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):

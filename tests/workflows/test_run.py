@@ -1,0 +1,245 @@
+"""`run_participants`: what a run writes, keeps, refuses and says, on a coarse turning head with FSL's stand-ins."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from chi33.pipeline.errors import InputError, StepError
+from chi33.workflows import run as module
+from chi33.workflows.config import RunConfig
+from chi33.workflows.derivatives import Derivatives, read_image, read_json, read_transform, write_image
+from chi33.workflows.run import explain_crash, run_participants
+
+Lines = list[str]
+
+
+def _run(head: Any, out: Path, config: RunConfig | None = None, **options: Any) -> Lines:
+    lines: Lines = []
+    run_participants(head.folder, out, config=config or RunConfig(), n_procs=1, announce=lines.append, **options)
+    return lines
+
+
+def _files(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def _maps(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "sub-01" / "anat").iterdir())}
+
+
+@pytest.fixture
+def done(own_head: Any, use_fsl: Callable, tmp_path: Path) -> tuple[Any, Path, Lines]:
+    """A finished run: its head, its output folder and what it said."""
+    use_fsl(own_head)
+    return own_head, tmp_path / "out", _run(own_head, tmp_path / "out")
+
+
+def test_a_run_says_its_steps_and_records_them(done: tuple[Any, Path, Lines], tmp_path: Path) -> None:
+    head, out, lines = done
+    assert lines[0] == "checking 3 scans of 1 subject(s)"
+    assert lines[-1] == f"report: {out / 'sub-01.html'}"
+    assert any(line.startswith("warning: sub-01: 3 scans cannot determine the six tensor") for line in lines)
+    steps = [line for line in lines if line.startswith("[")]
+    assert sum(".total_field " in line and line.endswith(" s") for line in steps) == 3
+    assert not any("(kept)" in line or "export_" in line for line in steps)
+    record = read_json(out / "logs" / "sub-01_provenance.json")
+    assert record["scans"] == ["acq-ori01", "acq-ori02", "acq-ori03"]
+    assert record["config"]["prior_iso"] == 0.03
+    assert (record["backend"], record["processes"]) == ("fsl", 1)
+    assert {"numpy", "nipype", "niimath", "FSL"} <= record["tools"].keys()
+    assert {stage["stage"] for stage in record["stages"]} >= {"bet", "flirt", "total_field", "local_field", "fit"}
+    tensor = read_json(Derivatives(out, "01").path(space="subject", suffix="Chimap", desc="tensor", ext=".json"))
+    assert record["noise"] == tensor["FieldNoisePpm"]
+    assert "total_field" in (out / "logs" / "sub-01.log").read_text()
+    assert (tmp_path / "out-work").is_dir()
+    assert not [name for name in _files(out) if Path(name).name.startswith(".")]
+
+
+def test_a_repeat_runs_no_step_and_touches_no_map(done: tuple[Any, Path, Lines]) -> None:
+    head, out, _ = done
+    before = {name: time for name, time in _files(out).items() if name.startswith("sub-01/")}
+    lines = _run(head, out)
+    assert {name: time for name, time in _files(out).items() if name.startswith("sub-01/")} == before
+    steps = [line for line in lines if line.startswith("[")]
+    assert steps
+    assert all(line.endswith("(kept)") for line in steps)
+
+
+def test_a_changed_prior_reruns_the_fit_and_what_follows(done: tuple[Any, Path, Lines]) -> None:
+    head, out, _ = done
+    before = _maps(out)
+    lines = _run(head, out, RunConfig(prior_iso=0.01))
+    again = {line.split()[1].rpartition(".")[2] for line in lines if line.startswith("[") and "(kept)" not in line}
+    assert again == {"fit", "labels"}
+    changed = {name for name, content in _maps(out).items() if content != before[name] and name.endswith(".nii.gz")}
+    assert "sub-01_space-subject_desc-cosmos_Chimap.nii.gz" in changed
+    assert "sub-01_acq-ori02_desc-chi33_Chimap.nii.gz" in changed
+    assert not [name for name in changed if "local_fieldmap" in name or "brain_mask" in name]
+    _run(head, out)
+    assert _maps(out) == before
+
+
+def test_changed_input_reruns_its_scan(done: tuple[Any, Path, Lines]) -> None:
+    head, out, _ = done
+    volume, affine = read_image(head.raw(2, 2))
+    sidecar = read_json(head.raw(2, 2, ext=".json"))
+    write_image(head.raw(2, 2), np.clip(volume + 0.01, -np.pi, np.pi), affine, sidecar)
+    lines = _run(head, out)
+    again = {line.split()[1] for line in lines if line.startswith("[") and "(kept)" not in line}
+    assert "scan_acq_ori02_wf.total_field" in again
+    assert not [step for step in again if "bet" in step or "ori01_wf.total_field" in step or "flirt" in step]
+
+
+def test_a_lost_file_comes_back(done: tuple[Any, Path, Lines]) -> None:
+    head, out, _ = done
+    before = _maps(out)
+    for name in ("sub-01_acq-ori02_desc-chi33_Chimap.nii.gz", "sub-01_acq-ori01_desc-local_fieldmap.json"):
+        (out / "sub-01" / "anat" / name).unlink()
+    (out / "sub-01.html").unlink()
+    lines = _run(head, out)
+    assert all("(kept)" in line for line in lines if line.startswith("["))
+    assert _maps(out) == before
+    assert (out / "sub-01.html").is_file()
+
+
+def test_a_lost_working_folder_gives_the_same_labels(done: tuple[Any, Path, Lines]) -> None:
+    head, out, _ = done
+    before = _maps(out)
+    shutil.rmtree(out.with_name("out-work"))
+    lines = _run(head, out)
+    assert not any("(kept)" in line for line in lines)
+    assert _maps(out) == before
+
+
+def test_the_named_reference_spans_the_subject_frame(own_head: Any, use_fsl: Callable, tmp_path: Path) -> None:
+    stand_ins = use_fsl(own_head)
+    answers = stand_ins.record.parent / "answers"
+    names = [own_head.raw(scan, part="mag").name for scan in (1, 2, 3)]
+    (answers / f"{names[0]}-to-{names[1]}.mat").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    (answers / f"{names[2]}-to-{names[1]}.mat").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    _run(own_head, tmp_path / "out", RunConfig(reference="acq-ori02"), work_dir=tmp_path / "elsewhere")
+    places = Derivatives(tmp_path / "out", "01")
+    np.testing.assert_array_equal(read_transform(places.transform("acq-ori02")), np.eye(4))
+    # The voxels of all scans coincide: the identity in FSL's coordinates is the true transform.
+    truth = own_head.affines[1] @ np.linalg.inv(own_head.affines[0])
+    np.testing.assert_allclose(read_transform(places.transform("acq-ori01")), truth, atol=1e-5)
+    _, affine = read_image(places.path(space="subject", suffix="Chimap", desc="cosmos"))
+    np.testing.assert_allclose(affine, own_head.affines[1], atol=1e-5)
+    assert (tmp_path / "elsewhere").is_dir()
+    assert not (tmp_path / "out-work").exists()
+
+
+def test_a_dry_run_says_the_plan_and_writes_nothing(turning_head: Any, tmp_path: Path) -> None:
+    lines = _run(turning_head, tmp_path / "out", RunConfig(backend="builtin"), dry_run=True)
+    assert lines[0].startswith("sub-01: 3 scans, backend builtin, reference acq-ori01, ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_graph_is_drawn_or_left_as_dot(own_head: Any, use_fsl: Callable, tmp_path: Path) -> None:
+    use_fsl(own_head)
+    lines = _run(own_head, tmp_path / "out", write_graph=True)
+    (said,) = [line for line in lines if line.startswith("graph: ")]
+    written = Path(said.removeprefix("graph: "))
+    assert written.parent == tmp_path / "out" / "logs"
+    assert written.suffix == (".svg" if shutil.which("dot") else ".dot")
+    assert "fit" in written.read_text()
+
+
+@pytest.mark.parametrize("error", [StepError, InputError])
+def test_a_step_that_fails_is_named_in_one_sentence(
+    own_head: Any, use_fsl: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    use_fsl(own_head)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise error("the field is beyond repair: scan again.")
+
+    monkeypatch.setattr("chi33.workflows.interfaces.vsharp", fail)
+    with pytest.raises(error) as stop:
+        _run(own_head, tmp_path / "out")
+    sentence = str(stop.value)
+    assert "\n" not in sentence
+    assert sentence.startswith("sub-01, step scan_acq_ori01_wf.local_field: the field is beyond repair: scan again. (")
+    crash = Path(sentence.rpartition("details: ")[2].rstrip(")"))
+    assert crash.is_file()
+    assert crash.parent == tmp_path / "out-work" / "crash"
+    out = tmp_path / "out"
+    assert not (out / "sub-01.html").exists()
+    assert not [name for name in _files(out) if Path(name).name.startswith(".")]
+    monkeypatch.undo()
+    for name, value in use_fsl_again(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    lines = _run(own_head, out)
+    assert any("bet (kept)" in line for line in lines)
+    assert lines[-1].startswith("report: ")
+
+
+def use_fsl_again(tmp_path: Path) -> dict[str, str]:
+    import os
+
+    return {"PATH": f"{tmp_path / 'fsl' / 'bin'}{os.pathsep}{os.environ['PATH']}", "FSLDIR": str(tmp_path / "fsl")}
+
+
+def test_an_external_program_that_fails_is_named(own_head: Any, use_fsl: Callable, tmp_path: Path) -> None:
+    stand_ins = use_fsl(own_head)
+    (stand_ins.record.parent / "bin" / "flirt").write_text("#!/bin/sh\necho 'no licence for the moon' >&2\nexit 3\n")
+    with pytest.raises(StepError, match=r"^sub-01, step registration_acq_ori02_wf\.flirt: ") as stop:
+        _run(own_head, tmp_path / "out")
+    assert "\n" not in str(stop.value)
+    assert "no licence for the moon" in str(stop.value)
+
+
+def test_a_failure_without_crash_file_is_still_one_sentence() -> None:
+    error = explain_crash(ValueError("first\nlast word"), [], "01")
+    assert isinstance(error, StepError)
+    assert str(error) == "sub-01 failed: last word"
+    assert str(explain_crash(ValueError(), [], "01")) == "sub-01 failed: ValueError"
+
+
+def test_a_folder_in_use_is_refused(turning_head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOCK_WAIT", 0.1)
+    (tmp_path / "work").mkdir()
+    with (
+        open(tmp_path / "work" / ".lock", "w") as held,
+        pytest.raises(InputError, match=r"another run is using the working folder .*/work: wait for it, or choose"),
+    ):
+        fcntl.flock(held, fcntl.LOCK_EX)
+        _run(turning_head, tmp_path / "out", RunConfig(backend="builtin"), work_dir=tmp_path / "work")
+
+
+def test_a_working_folder_that_cannot_be_made_is_refused(turning_head: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/work cannot be written .*: choose another folder with -w"):
+        _run(turning_head, tmp_path / "out", RunConfig(backend="builtin"), work_dir=tmp_path / "file" / "work")
+
+
+def test_a_full_disk_is_refused_before_work(turning_head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")  # noqa: PYI024
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**5, 10**5))
+    with pytest.raises(InputError, match=r"out has 0\.0 GB free but about .* GB are needed: free some space or choose"):
+        _run(turning_head, tmp_path / "out", RunConfig(backend="builtin"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_folders_that_do_not_do(turning_head: Any, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "dataset_description.json").write_text(json.dumps({"GeneratedBy": [{"Name": "fmriprep"}]}))
+    (tmp_path / "file").write_text("")
+    for out, message in (
+        (turning_head.folder, "is also the input dataset"),
+        (turning_head.folder / "sub-01", "lies inside the input dataset"),
+        (other, "holds a dataset made by fmriprep"),
+        (tmp_path / "file", "is a file: give a folder for the output"),
+    ):
+        with pytest.raises(InputError, match=message):
+            _run(turning_head, out, RunConfig(backend="builtin"), work_dir=tmp_path / "work")
+    assert not (tmp_path / "work").exists()

@@ -1,0 +1,140 @@
+"""The workflows as graphs: which steps there are, what feeds them, and the names of all they export."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chi33.pipeline.errors import InputError
+from chi33.workflows.config import RunConfig
+from chi33.workflows.raw import RawSubject, find_subjects
+from chi33.workflows.registration import init_registration_wf
+from chi33.workflows.scan import init_scan_wf
+from chi33.workflows.subject import init_subject_wf, node_name, plan_lines, reference_scan
+from nipype.pipeline import engine as pe
+
+SCAN_FILES = [
+    "desc-brain_mask", "desc-local_mask", "desc-total_fieldmap", "desc-local_fieldmap", "desc-chi33_Chimap",
+    "desc-deltab_fieldmap", "desc-cosmos_Chimap", "desc-residual_fieldmap",
+]  # fmt: skip
+SUBJECT_FILES = [f"desc-{desc}_Chimap" for desc in ("tensor", "cosmos", "mms", "msa", "pev")]
+
+
+@pytest.fixture
+def subject(turning_head: Any) -> RawSubject:
+    (found,) = find_subjects(turning_head.folder)
+    return found
+
+
+def _steps(workflow: pe.Workflow) -> dict[str, Any]:
+    return {name: workflow.get_node(name) for name in workflow.list_node_names()}
+
+
+def test_a_subject_exports_every_derivative_of_every_scan(subject: RawSubject, tmp_path: Path) -> None:
+    workflow = init_subject_wf(subject, RunConfig(), "builtin", tmp_path)
+    exported = {
+        Path(node.inputs.out_file).relative_to(tmp_path): node
+        for name, node in _steps(workflow).items()
+        if name.startswith("export_")
+    }
+    anat = Path("sub-01/anat")
+    for scan in ("ori01", "ori02", "ori03"):
+        for what in SCAN_FILES:
+            assert anat / f"sub-01_acq-{scan}_{what}.nii.gz" in exported
+        assert anat / f"sub-01_acq-{scan}_from-orig_to-subject_mode-image_xfm.txt" in exported
+    for what in SUBJECT_FILES:
+        assert anat / f"sub-01_space-subject_{what}.nii.gz" in exported
+    for path, node in exported.items():
+        sidecar = node.inputs.sidecar
+        assert sidecar["Description"]
+        if path.name.endswith(("fieldmap.nii.gz", "Chimap.nii.gz")) and "pev" not in path.name:
+            assert sidecar["Units"] == "ppm"
+        if "acq-" in path.name and not path.name.endswith("xfm.txt"):
+            assert sidecar["EchoTimes"] == [0.005, 0.012]
+            assert sidecar["MagneticFieldStrength"] == 3.0
+            assert all("acq-" in name for name in sidecar["Sources"])
+
+
+def test_only_the_reference_gets_the_identity(subject: RawSubject, tmp_path: Path) -> None:
+    workflow = init_subject_wf(subject, RunConfig(reference="acq-ori02"), "builtin", tmp_path)
+    kinds = {
+        name: type(node.interface).__name__ for name, node in _steps(workflow).items() if name.endswith(".register")
+    }
+    assert kinds == {
+        "registration_acq_ori01_wf.register": "RegisterSimilarity",
+        "registration_acq_ori02_wf.register": "IdentityTransform",
+        "registration_acq_ori03_wf.register": "RegisterSimilarity",
+    }
+    moving = workflow.get_node("registration_acq_ori03_wf.register").inputs
+    assert "acq-ori03_echo-1" in moving.in_files[0]
+    assert "acq-ori02_echo-1" in moving.reference_files[0]
+    tensor = workflow.get_node("export_tensor_file").inputs.sidecar
+    assert tensor["ReferenceScan"] == "acq-ori02"
+
+
+def test_reference_is_the_first_or_the_named(subject: RawSubject) -> None:
+    assert reference_scan(subject, RunConfig()).name == "acq-ori01"
+    assert reference_scan(subject, RunConfig(reference="acq-ori03")).name == "acq-ori03"
+    with pytest.raises(InputError, match=r"reference ori9 is no scan of sub-01: choose one of acq-ori01, acq-ori02"):
+        reference_scan(subject, RunConfig(reference="ori9"))
+
+
+def test_parameters_reach_their_steps(subject: RawSubject) -> None:
+    config = RunConfig(
+        bet_threshold=0.3, unwrap="laplacian", phase_sign=-1, vsharp_largest_radius=15.0, vsharp_smallest_radius=6.0,
+        vsharp_threshold=0.05, residual_limit=0.4, offset_smoothing=6.0,
+    )  # fmt: skip
+    scan = dataclasses.replace(subject.scans[1], phase_sign=-1)
+    workflow = init_scan_wf(scan, config, "builtin")
+    total = workflow.get_node("total_field").inputs
+    assert (total.unwrap, total.phase_sign, total.residual_limit, total.offset_smoothing) == ("laplacian", 1, 0.4, 6.0)
+    assert total.echo_times == [0.005, 0.012]
+    assert [Path(path) for path in total.phase_files] == list(scan.phase)
+    local = workflow.get_node("local_field").inputs
+    assert (local.largest_radius, local.smallest_radius, local.threshold) == (15.0, 6.0, 0.05)
+    assert workflow.get_node("brain_mask_wf.bet").inputs.frac == 0.3
+    fit = init_subject_wf(subject, RunConfig(prior_iso=0.1, noise=0.001), "builtin", Path("out")).get_node("fit_wf.fit")
+    assert (fit.inputs.prior_iso, fit.inputs.prior_aniso, fit.inputs.noise) == (0.1, 0.004, 0.001)
+
+
+def test_a_stated_b0_direction_reaches_fit_labels_and_sidecars(subject: RawSubject, tmp_path: Path) -> None:
+    tilted = (0.0, 0.6, 0.8)
+    scans = (subject.scans[0], dataclasses.replace(subject.scans[1], b0_direction=tilted), subject.scans[2])
+    workflow = init_subject_wf(dataclasses.replace(subject, scans=scans), RunConfig(), "builtin", tmp_path)
+    assert workflow.get_node("fit_wf.fit").inputs.b0_directions == [None, tilted, None]
+    assert workflow.get_node("labels_acq_ori02_wf.labels").inputs.b0_direction == tilted
+    exports = {name: node for name, node in _steps(workflow).items() if name.startswith("export_acq_ori02_chi33")}
+    assert [node.inputs.sidecar["B0_dir"] for node in exports.values()] == [list(tilted)]
+
+
+def test_sessions_have_folders_and_names_of_their_own(subject: RawSubject, tmp_path: Path) -> None:
+    scans = tuple(dataclasses.replace(scan, session=f"s{i}", label="acq-a") for i, scan in enumerate(subject.scans))
+    workflow = init_subject_wf(dataclasses.replace(subject, scans=scans), RunConfig(), "builtin", tmp_path)
+    files = [node.inputs.out_file for name, node in _steps(workflow).items() if name.startswith("export_")]
+    assert len(set(files)) == len(files)
+    assert str(tmp_path / "sub-01/ses-s1/anat/sub-01_ses-s1_acq-a_desc-chi33_Chimap.nii.gz") in files
+    assert str(tmp_path / "sub-01/anat/sub-01_space-subject_desc-tensor_Chimap.nii.gz") in files
+
+
+def test_node_names_hold_no_punctuation() -> None:
+    assert node_name("ses-a_acq-ori01") == "ses_a_acq_ori01"
+
+
+def test_plan_lines_say_what_would_run(subject: RawSubject, tmp_path: Path) -> None:
+    config = RunConfig(prior_iso=0.05)
+    workflow = init_subject_wf(subject, config, "fsl", tmp_path)
+    first, *scans, settings = plan_lines(subject, config, "fsl", workflow)
+    assert first.startswith("sub-01: 3 scans, backend fsl, reference acq-ori01, ")
+    assert first.endswith(f" {len(workflow.list_node_names())} steps")
+    assert scans == [f"  acq-ori{i:02d}: 2 echoes (5, 12 ms), 3 T" for i in (1, 2, 3)]
+    assert "prior_iso=0.05" in settings
+    assert "noise" not in settings
+
+
+@pytest.mark.parametrize("backend", ["fsl", "builtin"])
+def test_registration_feeds_all_its_steps(subject: RawSubject, backend: str) -> None:
+    workflow = init_registration_wf(subject.scans[1], subject.scans[0], backend)
+    steps = set(workflow.list_node_names())
+    assert steps == {"inputnode", "outputnode"} | ({"flirt", "to_world"} if backend == "fsl" else {"register"})
