@@ -203,7 +203,7 @@ def register(
             for spacing in levels[1:]:
                 pair = _at_spacing(fixed_image, spacing), _at_spacing(moving_image, spacing)
                 around = masks if spacing < 4 else (None, None)
-                transform, value = _optimise(*pair, transform, spacing, 120, masks=around)
+                transform, value = _optimise(*pair, transform, spacing, 240, masks=around)
             transform, _ = _optimise(*pair, transform, levels[-1], 200, "correlation", masks)
     except RuntimeError as error:
         detail = str(error).strip().splitlines()[-1]
@@ -259,7 +259,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _coarse_start(fixed: sitk.Image, moving: sitk.Image, spacing: float) -> tuple[sitk.Similarity3DTransform, float]:
-    """Return the best of nine tilted starts, each optimised on the coarsest level."""
+    """Return the best of nine tilted starts, each optimised on the coarsest level, and that one to its end."""
     pair = _at_spacing(fixed, spacing), _at_spacing(moving, spacing)
     centred = sitk.Similarity3DTransform(
         sitk.CenteredTransformInitializer(
@@ -270,7 +270,8 @@ def _coarse_start(fixed: sitk.Image, moving: sitk.Image, spacing: float) -> tupl
         _optimise(*pair, _tilted(centred, pitch, roll), spacing, 60) for pitch in _START_TILTS for roll in _START_TILTS
     ]
     plausible = [one for one in found if abs(one[0].GetScale() - 1) < 0.1] or found
-    return max(plausible, key=lambda one: one[1])
+    best, _ = max(plausible, key=lambda one: one[1])
+    return _optimise(*pair, best, spacing, 240)
 
 
 def _check_motion(world: NDArray[np.float64]) -> None:

@@ -20,11 +20,11 @@ from typing import Any
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
 from nipype.pipeline import engine as pe
-from nipype.utils.filemanip import loadcrash
 
 from .. import __version__
-from ..pipeline.errors import InputError, StepError
+from ..pipeline.errors import InputError
 from .config import RunConfig
+from .crashes import explain_crash
 from .derivatives import (
     Derivatives,
     check_free_space,
@@ -118,8 +118,8 @@ def run_participants(
         return []
     announce(f"checking {sum(len(s.scans) for s in subjects)} scans of {len(subjects)} subject(s)")
     check_raw(subjects)
-    check_output_folder(out_dir, bids_dir)
     _check_space(subjects, out_dir, work)
+    check_output_folder(out_dir, bids_dir)
     write_dataset_description(out_dir, source=bids_dir)
     reports = []
     for subject in subjects:
@@ -221,33 +221,12 @@ def _run_subject(
 
 def _execute(workflow: pe.Workflow, clock: StageClock, processes: int, crash_dir: Path, subject: str) -> None:
     before = set(crash_dir.glob("*.pklz"))
-    plugin = "MultiProc" if processes > 1 else "Linear"
-    arguments: dict[str, Any] = {"status_callback": clock}
-    if processes > 1:
-        arguments |= {"n_procs": processes, "raise_insufficient": False, "mp_context": "fork"}
+    arguments = {"status_callback": clock, "n_procs": processes, "raise_insufficient": False, "mp_context": "fork"}
     try:
-        workflow.run(plugin=plugin, plugin_args=arguments)
+        workflow.run(plugin="MultiProc", plugin_args=arguments)
     except Exception as error:
-        raise explain_crash(error, sorted(set(crash_dir.glob("*.pklz")) - before), subject) from error
-
-
-def explain_crash(error: Exception, crashes: Sequence[Path], subject: str) -> Exception:
-    """Return the failure of a workflow in one sentence: the step, what it said, and where its crash file is."""
-    if not crashes:
-        text = str(error).strip().splitlines()
-        return StepError(f"sub-{subject} failed: {text[-1] if text else type(error).__name__}")
-    crash = crashes[0]
-    details = loadcrash(str(crash))
-    trace = details.get("traceback") or []
-    lines = [line for line in "".join(trace).strip().splitlines() if line.strip()]
-    last = next(
-        (line for line in reversed(lines) if line.startswith(("chi33.pipeline.errors.", "Exception", "Runtime"))),
-        lines[-1] if lines else str(error),
-    )
-    kind, _, message = last.partition(": ")
-    node = getattr(details.get("node"), "fullname", "a step").partition(".")[2] or "a step"
-    sentence = f"sub-{subject}, step {node}: {message or kind} (details: {crash})"
-    return InputError(sentence) if kind.endswith("InputError") else StepError(sentence)
+        crashes = sorted(set(crash_dir.glob("*.pklz")) - before)
+        raise explain_crash(error, crashes, subject, clock.started.keys() - clock.done) from error
 
 
 @contextmanager
@@ -256,15 +235,17 @@ def _logged(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     loggers = [nipype_logging.getLogger(name) for name in ("nipype.workflow", "nipype.interface", "nipype.utils")]
-    parent = logging.getLogger("nipype")
-    kept = parent.handlers[:]
-    parent.handlers = [handler]
+    parents = [logging.getLogger(name) for name in ("nipype", "concurrent.futures")]
+    kept = [parent.handlers[:] for parent in parents]
+    for parent in parents:
+        parent.handlers = [handler]
     try:
         for one in loggers:
             one.setLevel(logging.INFO)
         yield
     finally:
-        parent.handlers = kept
+        for parent, handlers in zip(parents, kept, strict=True):
+            parent.handlers = handlers
         handler.close()
 
 
@@ -285,9 +266,9 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _write_graph(workflow: pe.Workflow, stem: Path, announce: Announce) -> None:
-    workflow.write_graph(dotfilename=str(stem.with_suffix(".dot")), graph2use="colored", format="svg")
-    written = stem.with_suffix(".svg") if stem.with_suffix(".svg").exists() else stem.with_suffix(".dot")
-    announce(f"graph: {written}")
+    kind = "svg" if shutil.which("dot") else "dot"  # Graphviz draws; without it the description is left
+    workflow.write_graph(dotfilename=str(stem.with_suffix(".dot")), graph2use="colored", format=kind)
+    announce(f"graph: {stem.with_suffix('.' + kind)}")
 
 
 def _provenance(

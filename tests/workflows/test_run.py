@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
-from collections import namedtuple
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,9 @@ import pytest
 from chi33.pipeline.errors import InputError, StepError
 from chi33.workflows import run as module
 from chi33.workflows.config import RunConfig
+from chi33.workflows.crashes import explain_crash
 from chi33.workflows.derivatives import Derivatives, read_image, read_json, read_transform, write_image
-from chi33.workflows.run import explain_crash, run_participants
+from chi33.workflows.run import run_participants
 
 Lines = list[str]
 
@@ -43,7 +46,7 @@ def done(own_head: Any, use_fsl: Callable, tmp_path: Path) -> tuple[Any, Path, L
 
 
 def test_a_run_says_its_steps_and_records_them(done: tuple[Any, Path, Lines], tmp_path: Path) -> None:
-    head, out, lines = done
+    _, out, lines = done
     assert lines[0] == "checking 3 scans of 1 subject(s)"
     assert lines[-1] == f"report: {out / 'sub-01.html'}"
     assert any(line.startswith("warning: sub-01: 3 scans cannot determine the six tensor") for line in lines)
@@ -162,9 +165,10 @@ def test_a_step_that_fails_is_named_in_one_sentence(
     def fail(*arguments: object, **options: object) -> None:
         raise error("the field is beyond repair: scan again.")
 
-    monkeypatch.setattr("chi33.workflows.interfaces.vsharp", fail)
-    with pytest.raises(error) as stop:
-        _run(own_head, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("chi33.workflows.interfaces.vsharp", fail)
+        with pytest.raises(error) as stop:
+            _run(own_head, tmp_path / "out")
     sentence = str(stop.value)
     assert "\n" not in sentence
     assert sentence.startswith("sub-01, step scan_acq_ori01_wf.local_field: the field is beyond repair: scan again. (")
@@ -174,18 +178,21 @@ def test_a_step_that_fails_is_named_in_one_sentence(
     out = tmp_path / "out"
     assert not (out / "sub-01.html").exists()
     assert not [name for name in _files(out) if Path(name).name.startswith(".")]
-    monkeypatch.undo()
-    for name, value in use_fsl_again(tmp_path).items():
-        monkeypatch.setenv(name, value)
     lines = _run(own_head, out)
     assert any("bet (kept)" in line for line in lines)
     assert lines[-1].startswith("report: ")
 
 
-def use_fsl_again(tmp_path: Path) -> dict[str, str]:
-    import os
-
-    return {"PATH": f"{tmp_path / 'fsl' / 'bin'}{os.pathsep}{os.environ['PATH']}", "FSLDIR": str(tmp_path / "fsl")}
+def test_a_step_that_is_killed_is_named(
+    own_head: Any, use_fsl: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the system does where memory runs out."""
+    use_fsl(own_head)
+    monkeypatch.setattr("chi33.workflows.interfaces.vsharp", lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(
+        StepError, match=r"^sub-01, step scan_acq_ori01_wf\.local_field: its process was killed, often "
+    ):
+        _run(own_head, tmp_path / "out")
 
 
 def test_an_external_program_that_fails_is_named(own_head: Any, use_fsl: Callable, tmp_path: Path) -> None:
@@ -194,25 +201,25 @@ def test_an_external_program_that_fails_is_named(own_head: Any, use_fsl: Callabl
     with pytest.raises(StepError, match=r"^sub-01, step registration_acq_ori02_wf\.flirt: ") as stop:
         _run(own_head, tmp_path / "out")
     assert "\n" not in str(stop.value)
-    assert "no licence for the moon" in str(stop.value)
+    assert "flirt failed: no licence for the moon (details: " in str(stop.value)
 
 
 def test_a_failure_without_crash_file_is_still_one_sentence() -> None:
-    error = explain_crash(ValueError("first\nlast word"), [], "01")
+    error = explain_crash(ValueError("first\nlast word"), [], "01", {"sub_01_wf.fit_wf.fit"})
     assert isinstance(error, StepError)
-    assert str(error) == "sub-01 failed: last word"
-    assert str(explain_crash(ValueError(), [], "01")) == "sub-01 failed: ValueError"
+    assert str(error) == "sub-01, step fit_wf.fit: first last word"
+    assert str(explain_crash(ValueError(), [], "01")) == "sub-01, a step: ValueError"
 
 
 def test_a_folder_in_use_is_refused(turning_head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOCK_WAIT", 0.1)
     (tmp_path / "work").mkdir()
-    with (
-        open(tmp_path / "work" / ".lock", "w") as held,
-        pytest.raises(InputError, match=r"another run is using the working folder .*/work: wait for it, or choose"),
-    ):
+    with open(tmp_path / "work" / ".lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        _run(turning_head, tmp_path / "out", RunConfig(backend="builtin"), work_dir=tmp_path / "work")
+        with pytest.raises(
+            InputError, match=r"another run is using the working folder .*/work: wait for it, or choose"
+        ):
+            _run(turning_head, tmp_path / "out", RunConfig(backend="builtin"), work_dir=tmp_path / "work")
 
 
 def test_a_working_folder_that_cannot_be_made_is_refused(turning_head: Any, tmp_path: Path) -> None:
@@ -222,8 +229,7 @@ def test_a_working_folder_that_cannot_be_made_is_refused(turning_head: Any, tmp_
 
 
 def test_a_full_disk_is_refused_before_work(turning_head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**5, 10**5))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**5))
     with pytest.raises(InputError, match=r"out has 0\.0 GB free but about .* GB are needed: free some space or choose"):
         _run(turning_head, tmp_path / "out", RunConfig(backend="builtin"))
     assert list(tmp_path.iterdir()) == []
