@@ -106,7 +106,7 @@ def _without_shading(volume: NDArray[np.float32], size: NDArray[np.float64]) -> 
     return np.clip(flat / np.percentile(flat, 99.5), 0, 1).astype(np.float32)
 
 
-def _method(spacing: float, iterations: int, samples: float, step: float, metric: str) -> sitk.ImageRegistrationMethod:
+def _method(spacing: float, iterations: int, samples: float, metric: str) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
     if metric == "correlation":
         method.SetMetricAsCorrelation()
@@ -115,9 +115,11 @@ def _method(spacing: float, iterations: int, samples: float, step: float, metric
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(samples, 1)
     method.SetInterpolator(sitk.sitkLinear)
+    # ITK measures a step in raw parameters, in which a rotation by 2 rad is as long as a shift by 2 mm: the first step
+    # is therefore set by how far it moves voxels, or a start with no shift left is thrown off by half a turn.
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=step, minStep=step / 4000, numberOfIterations=iterations, relaxationFactor=0.6,
-        gradientMagnitudeTolerance=1e-8,
+        learningRate=1.0, minStep=1e-5, numberOfIterations=iterations, relaxationFactor=0.7,
+        gradientMagnitudeTolerance=1e-8, estimateLearningRate=method.Once, maximumStepSizeInPhysicalUnits=spacing / 2,
     )  # fmt: skip
     method.SetOptimizerScalesFromPhysicalShift()
     return method
@@ -134,7 +136,7 @@ def _optimise(
 ) -> tuple[sitk.Similarity3DTransform, float]:
     transform = sitk.Similarity3DTransform(start)
     samples = min(1.0, _SAMPLES / float(np.prod(fixed.GetSize())))
-    method = _method(spacing, iterations, samples, spacing / 4, metric)
+    method = _method(spacing, iterations, samples, metric)
     if masks[0] is not None:
         method.SetMetricFixedMask(masks[0])
     if masks[1] is not None:

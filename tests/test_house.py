@@ -66,7 +66,9 @@ def test_inside_the_package_imports_are_relative() -> None:
 def test_an_import_against_the_arrows_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "pipeline" / "fits" / "wrong.py"
     path.parent.mkdir(parents=True)
-    path.write_text("def f():\n    from ...workflows.raw import find\n    from ... import training\n    import torch.nn\n")
+    path.write_text(
+        "def f():\n    from ...workflows.raw import find\n    from ... import training\n    import torch.nn\n"
+    )
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     names = imported(path)
     assert {"chi33.workflows.raw", "chi33.training", "torch.nn"} <= names
@@ -90,7 +92,9 @@ def test_commands_and_their_help_import_nothing_heavy() -> None:
         "    found[name or 'chi33'] = [h for h in heavy if h in sys.modules]\n"
         "print(json.dumps(found))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment())
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment()
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert set(found) == {"import", "chi33", *COMMANDS}
@@ -125,9 +129,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_the_wheel_holds_every_module_of_every_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    expected = {
-        f"chi33/{path.relative_to(ROOT).as_posix()}" for package in packages() for path in package.glob("*.py")
-    }
+    expected = {f"chi33/{path.relative_to(ROOT).as_posix()}" for package in packages() for path in package.glob("*.py")}
     assert len(packages()) >= 8
     assert held == expected | {"chi33/py.typed"}
 

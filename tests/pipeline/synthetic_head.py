@@ -51,11 +51,16 @@ def rigid(angles: tuple[float, float, float], shift: tuple[float, float, float])
 
 
 def grid_affine(
-    shape: tuple[int, ...], size: tuple[float, ...], oblique: tuple[float, float, float] = (0, 0, 0), mirrored: bool = False
+    shape: tuple[int, ...],
+    size: tuple[float, ...],
+    oblique: tuple[float, float, float] = (0, 0, 0),
+    mirrored: bool = False,
 ) -> NDArray[np.float64]:
     """A voxel-to-world affine whose grid is centred on the world's origin, turned, and left-handed if mirrored."""
     affine = np.eye(4)
-    affine[:3, :3] = Rotation.from_euler("xyz", oblique, degrees=True).as_matrix() @ np.diag([-1.0 if mirrored else 1.0, 1, 1])
+    affine[:3, :3] = Rotation.from_euler("xyz", oblique, degrees=True).as_matrix() @ np.diag(
+        [-1.0 if mirrored else 1.0, 1, 1]
+    )
     affine[:3, :3] *= size
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine

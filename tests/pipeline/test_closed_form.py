@@ -80,7 +80,9 @@ def test_both_fits_minimise_what_the_module_says(random_tensor: Tensors) -> None
     models = [TensorFieldOperator(SHAPE, SIZE, one) for one in h]
 
     def cost(tensor: NDArray, aniso: float) -> float:
-        misfit = sum(float(((m.forward(tensor) - f + f.mean()) ** 2).sum()) for m, f in zip(models, fields, strict=True))
+        misfit = sum(
+            float(((m.forward(tensor) - f + f.mean()) ** 2).sum()) for m, f in zip(models, fields, strict=True)
+        )
         iso = mms(tensor)
         matrix = to_matrix(tensor) - iso[..., None, None] * np.eye(3)
         return misfit / noise**2 + float((iso**2).sum()) / prior.iso**2 + float((matrix**2).sum()) / aniso**2
@@ -176,7 +178,7 @@ BROKEN = np.full(SHAPE, np.nan, np.float32)
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: fit_susceptibility(FIELDS[:2], SIZE, directions(3)), "2 fields but 3 B0 directions were given"),
     (lambda: fit_susceptibility([*FIELDS[:2], BROKEN], SIZE, directions(3)), r"fields\[2\] holds NaN or infinity"),
-    (lambda: fit_susceptibility([*FIELDS[:2], BROKEN[:9]], SIZE, directions(3)), r"fields\[2\] has shape \(9, 20, 15\)"),
+    (lambda: fit_susceptibility([*FIELDS[:2], BROKEN[:9]], SIZE, directions(3)), r"fields\[2\] has shape \(9, 20"),
     (lambda: fit_susceptibility(FIELDS[:1], SIZE, directions(3)[:1]), "only one orientation was given"),
     (lambda: fit_susceptibility(FIELDS, SIZE, directions(3, 2.0)), "All B0 directions lie within"),
     (lambda: fit_susceptibility(FIELDS, SIZE, [(0, 0, 1), (0, 1, 1), (1, 0, 0)]), r"b0_directions\[1\] must be a unit"),

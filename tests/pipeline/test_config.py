@@ -74,13 +74,13 @@ def test_a_wrong_file_is_refused_by_key_and_value(tmp_path: Path, text: str, mes
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="missing.toml cannot be read .*give a TOML file"):
+    with pytest.raises(InputError, match=r"missing\.toml cannot be read .*give a TOML file"):
         read_config(Recipe, tmp_path / "missing.toml")
     with pytest.raises(InputError, match="cannot be read"):
         read_config(Recipe, tmp_path)
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="binary.toml cannot be read"):
+    with pytest.raises(InputError, match=r"binary\.toml cannot be read"):
         read_config(Recipe, binary)
 
 

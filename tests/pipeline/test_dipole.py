@@ -116,7 +116,7 @@ def test_a_spheres_field_is_dipolar_outside_and_zero_inside(shape: tuple, size: 
 @pytest.mark.parametrize("theta", [0.0, 30.0, 54.7356, 75.0, 90.0])
 def test_the_field_inside_an_infinite_cylinder_depends_on_its_angle_to_b0(theta: float) -> None:
     # The spectrum lies in the plane across the axis, where (k.h)^2/|k|^2 = sin^2(theta) cos^2(phi): its mean over phi
-    # leaves 1/3 - sin^2(theta)/2 = (3 cos^2(theta) - 1)/6 inside, the rest is sin^2(theta)/2 cos(2 phi) (a/r)^2 outside.
+    # leaves 1/3 - sin^2(theta)/2 = (3 cos^2(theta) - 1)/6 inside; outside is sin^2(theta)/2 cos(2 phi) (a/r)^2.
     n, radius, chi = 160, 10.0, 0.4
     angle = np.radians(theta)
     x, y = np.meshgrid(np.arange(n) - n // 2, np.arange(n) - n // 2, indexing="ij")

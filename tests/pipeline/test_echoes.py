@@ -149,12 +149,12 @@ FIELD_MAP = FieldMap(ECHO[0], ECHO[0], ECHO[0], ECHO[0])
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda: combine_echoes(ECHO, ECHO, (0.01, 0.02), 0.0, ~NOTHING, SIZE), "b0 must be a positive field strength in tesla, got 0"),
+    (lambda: combine_echoes(ECHO, ECHO, (0.01, 0.02), 0.0, ~NOTHING, SIZE), "b0 must be a positive .* got 0"),
     (lambda: combine_echoes(ECHO, ECHO, (0.01, 0.02), np.nan, ~NOTHING, SIZE), "b0 must be a positive"),
-    (lambda: combine_echoes(ECHO, ECHO, (0.01, 0.02), 3, ~NOTHING[:5], SIZE), r"mask has shape \(5, 6, 6\), but the phase"),
+    (lambda: combine_echoes(ECHO, ECHO, (0.01, 0.02), 3, ~NOTHING[:5], SIZE), r"mask has shape \(5, 6, 6\), but"),
     (lambda: combine_echoes(ECHO, ECHO, (0.01, 0.02), 3, NOTHING, SIZE), "the mask is empty, so no field"),
     (lambda: combine_echoes(ECHO, ECHO, (10, 20), 3, ~NOTHING, SIZE), "echo times must be in seconds"),
-    (lambda: combine_echoes(ECHO, ECHO, (0.01, 0.02), 3, ~NOTHING, SIZE, offset_smoothing=-1), "offset_smoothing must be"),
+    (lambda: combine_echoes(ECHO, ECHO, (0.01, 0.02), 3, ~NOTHING, SIZE, offset_smoothing=-1), "offset_smoothing must"),
     (lambda: reliable_mask(NOTHING, FIELD_MAP, SIZE), "the mask is empty, so no field can be judged"),
     (lambda: reliable_mask(~NOTHING, FIELD_MAP, (9, 9, 9), residual_limit=-1), "residual_limit must be"),
 ])  # fmt: skip

@@ -22,7 +22,9 @@ FIXED = from_matrix(np.array([[0.05, 0.01, -0.02], [0.01, -0.01, 0.015], [-0.02,
 
 def bump(x: NDArray) -> NDArray[np.float64]:
     """A smooth map of subject millimetres, without symmetry, that vanishes towards the edge of the grid."""
-    return np.exp(-((x[0] - 4) ** 2 / 250 + (x[1] + 3) ** 2 / 180 + (x[2] - 2) ** 2 / 210)) * (1 + 0.3 * np.sin(x[0] / 8))
+    return np.exp(-((x[0] - 4) ** 2 / 250 + (x[1] + 3) ** 2 / 180 + (x[2] - 2) ** 2 / 210)) * (
+        1 + 0.3 * np.sin(x[0] / 8)
+    )
 
 
 def subject_tensor(x: NDArray) -> NDArray[np.float32]:
@@ -118,5 +120,5 @@ def test_labels_that_cannot_be_made_are_refused(call: Callable[[], object], mess
 @pytest.mark.parametrize("transform", [np.zeros((4, 4)), np.diag([-1.0, 1, 1, 1]), np.diag([1.2, 1.2, 1.2, 1])])
 def test_a_transform_that_is_no_head_motion_is_refused(transform: NDArray) -> None:
     x = np.zeros((6, *SHAPE), np.float32)
-    with pytest.raises(InputError, match="transform (has determinant|scales by 1.2000)"):
+    with pytest.raises(InputError, match=r"transform (has determinant|scales by 1.2000)"):
         scan_labels(x, x[0], AFFINE, AFFINE, SHAPE, transform, x[0], x[0] == 0)

@@ -160,7 +160,7 @@ ECHOES = np.zeros((2, 4, 5, 6), np.float32)
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda: check_echoes(ECHOES, ECHOES[:1], (0.01, 0.02)), r"phase \(2, 4, 5, 6\) and magnitude \(1, 4, 5, 6\) must both"),
+    (lambda: check_echoes(ECHOES, ECHOES[:1], (0.01, 0.02)), r"phase \(2, 4, 5, 6\) and magnitude \(1, 4, 5, 6\)"),
     (lambda: check_echoes(ECHOES[0], ECHOES[0], (0.01,)), r"must both be \(echo, x, y, z\)"),
     (lambda: check_echoes(ECHOES, ECHOES, (0.01,)), "2 echoes but 1 echo times were given"),
     (lambda: check_echoes(ECHOES, ECHOES, (0.01, np.nan)), "echo times must be positive and ascending"),
