@@ -21,19 +21,20 @@ def explain_crash(
 
     error: what the workflow raised; crashes: the crash files it left; running: the steps that had not ended.
     """
-    if crashes:
-        details = loadcrash(str(crashes[0]))
-        step = getattr(details.get("node"), "fullname", "a step").partition(".")[2] or "a step"
-        kind, message = _cause("".join(details.get("traceback") or []) or str(error))
-        sentence = f"sub-{subject}, step {step}: {message} (details: {crashes[0]})"
-        return InputError(sentence) if kind.endswith("InputError") else StepError(sentence)
     steps = "step " + " or ".join(sorted(name.partition(".")[2] for name in running)) if running else "a step"
-    if isinstance(error, BrokenProcessPool):
+    details = loadcrash(str(crashes[0])) if crashes else {}
+    trace = "".join(details.get("traceback") or [])
+    if isinstance(error, BrokenProcessPool) or BrokenProcessPool.__name__ in trace:
         return StepError(
             f"sub-{subject}, {steps}: its process was killed, often for want of memory: repeat the command with a "
             "smaller --n-procs."
         )
-    return StepError(f"sub-{subject}, {steps}: {_one_line(str(error)) or type(error).__name__}")
+    if not crashes:
+        return StepError(f"sub-{subject}, {steps}: {_one_line(str(error)) or type(error).__name__}")
+    step = getattr(details.get("node"), "fullname", "a step").partition(".")[2] or "a step"
+    kind, message = _cause(trace or str(error))
+    sentence = f"sub-{subject}, step {step}: {message} (details: {crashes[0]})"
+    return InputError(sentence) if kind.endswith("InputError") else StepError(sentence)
 
 
 def _cause(trace: str) -> tuple[str, str]:

@@ -35,6 +35,7 @@ from .derivatives import (
     write_dataset_description,
     write_json,
 )
+from .plugin import WatchfulMultiProc
 from .raw import RawSubject, check_raw, find_subjects
 from .report import write_group_index, write_subject_report
 from .subject import init_subject_wf, plan_lines
@@ -221,12 +222,14 @@ def _run_subject(
 
 def _execute(workflow: pe.Workflow, clock: StageClock, processes: int, crash_dir: Path, subject: str) -> None:
     before = set(crash_dir.glob("*.pklz"))
-    arguments = {"status_callback": clock, "n_procs": processes, "raise_insufficient": False, "mp_context": "fork"}
+    plugin = WatchfulMultiProc({"status_callback": clock, "n_procs": processes, "raise_insufficient": False})
     try:
-        workflow.run(plugin="MultiProc", plugin_args=arguments)
+        workflow.run(plugin=plugin)
     except Exception as error:
         crashes = sorted(set(crash_dir.glob("*.pklz")) - before)
         raise explain_crash(error, crashes, subject, clock.started.keys() - clock.done) from error
+    finally:
+        plugin.stop()
 
 
 @contextmanager
