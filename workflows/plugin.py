@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
+import traceback
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any
 
@@ -15,7 +16,7 @@ _WATCH = 0.5  # s
 
 
 class WatchfulMultiProc(MultiProcPlugin):
-    """MultiProc on forked workers; a worker that dies raises BrokenProcessPool instead of being waited for."""
+    """MultiProc on forked workers; one that dies fails its step with BrokenProcessPool instead of being waited for."""
 
     def __init__(self, plugin_args: dict[str, Any]) -> None:
         super().__init__(plugin_args=plugin_args)
@@ -35,7 +36,7 @@ class WatchfulMultiProc(MultiProcPlugin):
     def _get_result(self, taskid: int) -> Any:
         future = self._task_obj[taskid]
         if future.done() and (error := future.exception()) is not None:
-            raise error
+            return {"result": None, "traceback": traceback.format_exception(error), "taskid": taskid}
         return super()._get_result(taskid)
 
     def stop(self) -> None:
