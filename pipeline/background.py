@@ -29,8 +29,8 @@ class LocalField:
 def vsharp_radii(
     voxel_size: ArrayLike, largest: float = LARGEST_RADIUS, smallest: float = SMALLEST_RADIUS
 ) -> tuple[float, ...]:
-    """Return V-SHARP radii in mm, descending from `largest` to `smallest`, at least 1.01 voxels."""
-    least = max(smallest, 1.01 * float(np.max(np.asarray(voxel_size, np.float64))))
+    """Return V-SHARP radii in mm, descending from `largest` to `smallest`, at least two voxels."""
+    least = max(smallest, 2 * float(np.max(np.asarray(voxel_size, np.float64))))
     if least >= largest:
         return (least,)
     count = max(2, int(np.ceil((largest - least) / RADIUS_STEP)) + 1)

@@ -24,9 +24,14 @@ from chi33.workflows.derivatives import Derivatives, read_transform, write_image
 from chi33.workflows.flirt import world_to_flirt
 from chi33.workflows.raw import find_subjects
 from chi33.workflows.simulate import Simulation, simulate_dataset
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
+
+# A busy machine is slow at drawing examples and at running them; neither is a fault of what is tested.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 SIMULATION = Simulation(
     subjects=2,
@@ -220,16 +225,16 @@ def turning_head(tmp_path_factory: pytest.TempPathFactory) -> TurningHead:
     return write_turning_head(tmp_path_factory.mktemp("turning") / "raw")
 
 
-@pytest.fixture
-def own_head(tmp_path: Path) -> TurningHead:
-    """A turning head of this test alone, to spoil."""
-    return write_turning_head(tmp_path / "raw")
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_head() -> Callable[..., TurningHead]:
-    """Writes turning heads with other turns or handedness."""
+    """Writes turning heads of a test's own."""
     return write_turning_head
+
+
+@pytest.fixture(scope="session")
+def make_stand_ins() -> Callable[[Path, Path], StandIns]:
+    """Writes stand-ins of bet and flirt for a simulated data set."""
+    return write_stand_ins
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import importlib.metadata
 import logging
 import os
@@ -223,12 +224,14 @@ def _run_subject(
 def _execute(workflow: pe.Workflow, clock: StageClock, processes: int, crash_dir: Path, subject: str) -> None:
     before = set(crash_dir.glob("*.pklz"))
     plugin = WatchfulMultiProc({"status_callback": clock, "n_procs": processes, "raise_insufficient": False})
+    gc.freeze()  # the engine collects garbage at every poll; what is loaded already need not be searched
     try:
         workflow.run(plugin=plugin)
     except Exception as error:
         crashes = sorted(set(crash_dir.glob("*.pklz")) - before)
         raise explain_crash(error, crashes, subject, clock.started.keys() - clock.done) from error
     finally:
+        gc.unfreeze()
         plugin.stop()
 
 
