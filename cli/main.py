@@ -28,6 +28,7 @@ app = App(
     help="Raw multi-orientation gradient-echo scans to susceptibility labels, stores and trained QSM networks.",
     version=__version__,
     help_format="markdown",
+    suppress_keyboard_interrupt=False,
 )
 for _command, _help in COMMANDS.items():
     app.command(f"chi33.cli.{_command}:{_command}", name=_command.replace("_", "-"), help=_help)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from cyclopts import Parameter
 
 
-def plan(dataset: Path | None = None, /, *, angles: str | None = None) -> None:
+def plan(
+    dataset: Path | None = None, /, *, angles: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
+) -> None:
     """Show how well head orientations determine COSMOS and the susceptibility tensor.
 
     Give either angles or a folder: derivatives of `chi33 run` (or of `chi33 simulate`) hold the transforms.

@@ -51,7 +51,7 @@ def remove_phase_offset(
 
 
 def _wrapped(phase: NDArray[np.float32]) -> NDArray[np.float32]:
-    return phase - np.float32(2 * np.pi) * np.round(phase / np.float32(2 * np.pi))
+    return (phase - 2 * np.pi * np.round(phase / (2 * np.pi))).astype(np.float32)
 
 
 def _missing_cycles(

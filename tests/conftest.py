@@ -181,7 +181,7 @@ class Ended:
     err: str
 
 
-def start_chi33(*words: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start(*words: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """Start a chi33 command as a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "chi33.cli.main", *map(str, words)],
@@ -195,7 +195,7 @@ def start_chi33(*words: object, environment: dict[str, str] | None = None) -> su
 
 def run_chi33(*words: object, environment: dict[str, str] | None = None, timeout: float = 600) -> Ended:
     """Run a chi33 command as a user would, in a process of its own."""
-    process = start_chi33(*words, environment=environment)
+    process = start(*words, environment=environment)
     try:
         out, err = process.communicate(timeout=timeout)
     except BaseException:
@@ -254,6 +254,12 @@ def use_fsl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Turnin
 def chi33() -> Callable[..., Ended]:
     """Runs a chi33 command in a process of its own."""
     return run_chi33
+
+
+@pytest.fixture(scope="session")
+def start_chi33() -> Callable[..., subprocess.Popen[str]]:
+    """Starts a chi33 command as a process group of its own, to be killed."""
+    return start
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def _matrices(transforms: Sequence[Path] | None, count: int) -> list[NDArray[np.
 
 def _check_overlap(scans: Sequence[_Field], inside: Sequence[NDArray[np.bool_]]) -> None:
     """Refuse a scan whose mask, on the common grid, touches none of the others."""
-    covered = np.sum(inside, axis=0, dtype=np.int32)
+    covered = np.stack(inside).sum(axis=0)
     for scan, mask in zip(scans, inside, strict=True):
         if len(scans) > 1 and not (covered[mask] > 1).any():
             raise InputError(

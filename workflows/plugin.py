@@ -18,6 +18,8 @@ _WATCH = 0.5  # s
 class WatchfulMultiProc(MultiProcPlugin):
     """MultiProc on forked workers; one that dies fails its step with BrokenProcessPool instead of being waited for."""
 
+    pool: ProcessPoolExecutor
+
     def __init__(self, plugin_args: dict[str, Any]) -> None:
         super().__init__(plugin_args=plugin_args)
         self.pool.shutdown()

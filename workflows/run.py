@@ -108,6 +108,8 @@ def run_participants(
     Raw input is checked as a whole before any work; a repeated call does only what is missing or changed. With
     dry_run nothing is computed or written. Raises InputError or StepError in one sentence.
     """
+    if n_procs is not None and n_procs < 1:
+        raise InputError(f"--n-procs must be at least 1, got {n_procs}.")
     bids_dir, out_dir = Path(bids_dir).absolute(), Path(out_dir).absolute()
     subjects = find_subjects(bids_dir, participant_labels)
     backend = choose_backend(config)
@@ -202,7 +204,7 @@ def _run_subject(
     began = datetime.now(UTC)
     provenance_file = log_dir / f"sub-{subject.label}_provenance.json"
     clock = StageClock(announce, len(workflow.list_node_names()), work / f"sub-{subject.label}_seconds.json")
-    processes = max(1, n_procs or os.cpu_count() or 1)
+    processes = n_procs or os.cpu_count() or 1
     with _logged(log_dir / f"sub-{subject.label}.log"), _threads(max(1, (os.cpu_count() or 1) // processes)):
         _execute(workflow, clock, processes, work / "crash", subject.label)
     provenance = _provenance(subject, config, backend, clock, began, processes)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chi33.workflows.derivatives import Derivatives, read_image, read_json, sidecar_path
+from chi33.pipeline.frames import b0_direction_from_affine
+from chi33.workflows.derivatives import Derivatives, read_image, read_json, sidecar_path, write_image
 
 SCANS = ("acq-ori01", "acq-ori02", "acq-ori03")
 
@@ -65,9 +66,6 @@ def test_existing_maps_are_refused_without_overwrite(
 def test_fields_in_one_frame_with_a_table_of_directions(
     command: Callable[..., Any], turning_head: Any, tmp_path: Path
 ) -> None:
-    from chi33.pipeline.frames import b0_direction_from_affine
-    from chi33.workflows.derivatives import write_image
-
     head = turning_head
     directions = np.array([b0_direction_from_affine(affine) for affine in head.affines])
     np.savetxt(tmp_path / "h.txt", directions)

@@ -15,7 +15,7 @@ from chi33.pipeline.errors import InputError, StepError
     ("words", "sentence"),
     [
         (["run", "a", "b", "--bogus", "3"], "--bogus"),
-        (["run", "a"], "OUT-DIR"),
+        (["run", "a"], "OUT_DIR"),
         (["run", "a", "b", "group"], "group"),
         (["run", "a", "b", "--n-procs", "two"], "two"),
         (["run", "a", "b", "--backend", "afni"], "afni"),

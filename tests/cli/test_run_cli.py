@@ -33,10 +33,10 @@ def test_defaults(command: Callable[..., Any], asked: dict[str, Any]) -> None:
 
 def test_every_option_arrives(command: Callable[..., Any], asked: dict[str, Any]) -> None:
     ended = command(
-        *"run raw out participant --participant-label 01 sub-02,03 -w work --n-procs 3 --backend fsl --unwrap".split(),
-        *"laplacian --fit closed --phase-sign -1 --reference acq-ori02 --prior-iso 0.05 --prior-aniso 0.01".split(),
-        *"--noise 0.002 --dry-run --write-graph".split(),
-    )
+        "run", "raw", "out", "participant", "--participant-label", "01", "sub-02,03", "-w", "work", "--n-procs", "3",
+        "--backend", "fsl", "--unwrap", "laplacian", "--fit", "closed", "--phase-sign", "-1", "--reference",
+        "acq-ori02", "--prior-iso", "0.05", "--prior-aniso", "0.01", "--noise", "0.002", "--dry-run", "--write-graph",
+    )  # fmt: skip
     assert (ended.code, ended.err) == (0, "")
     assert asked["participant_labels"] == ["01", "sub-02", "03"]
     assert asked["config"] == RunConfig(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,6 @@ SCAN_MAPS = {
     "desc-cosmos_Chimap": "ppm",
     "desc-residual_fieldmap": "ppm",
 }
-
-
-@pytest.fixture(scope="module")
-def labels(simulated: Path, chi33: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Labels of both simulated heads, by the built-in tools."""
-    out = tmp_path_factory.mktemp("path") / "labels"
-    ended = chi33("run", simulated, out, "participant", "--backend", "builtin", "--n-procs", "2")
-    assert ended.code == 0, ended.err
-    yield out
-    shutil.rmtree(out.parent, ignore_errors=True)
 
 
 def load(path: Path) -> np.ndarray:
