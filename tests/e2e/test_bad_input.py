@@ -60,13 +60,19 @@ def _duplicate(head: Any) -> None:
 SINGULAR = np.diag([6.0, 6.0, 0.0, 1.0])
 SHEAR = np.array([[6.0, 2, 0, 0], [0, 6, 0, 0], [0, 0, 7, 0], [0, 0, 0, 1]])
 
+
+def _unstated(head: Any) -> None:
+    _replace(head, lambda volume: volume * 1000)
+    _state(head, Units="arbitrary")
+
+
 FAULTS: dict[str, tuple[Callable[[Any], None], str]] = {
     "no phase": (lambda head: _remove(head, 2, "phase"), "sub-01 acq-ori02 has no phase"),
     "phase of another shape": (lambda head: _replace(head, lambda v: v[:-1]), "has shape (23, 26, 20) but"),
     "no echo time": (lambda head: _state(head, EchoTime=None), "has no EchoTime in its sidecar: add it, in s."),
     "no field strength": (lambda head: _state(head, MagneticFieldStrength=None), "has no MagneticFieldStrength"),
     "phase without a scale": (
-        lambda head: [_replace(head, lambda v: v * 1000), _state(head, Units="arbitrary")] and None,
+        _unstated,
         "outside -pi...pi, without a stated scale: add PhaseRange",
     ),
     "one orientation": (

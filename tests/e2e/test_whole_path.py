@@ -56,11 +56,12 @@ def test_transforms_and_masks_are_near_the_truth(labels: Path, simulated: Path, 
         name = f"sub-{subject}_{scan}_from-orig_to-subject_mode-image_xfm.txt"
         found, true = np.loadtxt(anat(labels, subject) / name), np.loadtxt(truth / name)
         turned = rotation_and_scale(found)[0] @ rotation_and_scale(true)[0].T
-        assert rotation_angle(turned) < 0.5
-        assert b0_direction_in_subject_frame(found) @ b0_direction_in_subject_frame(true) > np.cos(np.radians(0.5))
+        assert rotation_angle(turned) < 0.4
+        assert rotation_and_scale(found)[1] == pytest.approx(1, abs=0.005)
+        assert b0_direction_in_subject_frame(found) @ b0_direction_in_subject_frame(true) > np.cos(np.radians(0.4))
         mask = load(anat(labels, subject) / f"sub-{subject}_{scan}_desc-brain_mask.nii.gz") > 0
         brain = load(truth / f"sub-{subject}_{scan}_desc-brain_mask.nii.gz") > 0
-        assert 2 * (mask & brain).sum() / (mask.sum() + brain.sum()) > 0.88
+        assert 2 * (mask & brain).sum() / (mask.sum() + brain.sum()) > 0.91
 
 
 @pytest.mark.parametrize("subject", ["01", "02"])
@@ -70,11 +71,12 @@ def test_labels_follow_the_truth(labels: Path, simulated: Path, subject: str) ->
         stem = f"sub-{subject}_{scan}_desc-"
         valid = load(anat(labels, subject) / f"{stem}local_mask.nii.gz") > 0
         valid &= load(truth / f"{stem}brain_mask.nii.gz") > 0
-        for name, least in (("local_fieldmap", 0.5), ("chi33_Chimap", 0.6), ("cosmos_Chimap", 0.6)):
+        assert valid.sum() > 0.7 * (load(truth / f"{stem}brain_mask.nii.gz") > 0).sum()
+        for name, least in (("local_fieldmap", 0.65), ("chi33_Chimap", 0.75), ("cosmos_Chimap", 0.75)):
             estimate = load(anat(labels, subject) / f"{stem}{name}.nii.gz")[valid]
             true = load(truth / f"{stem}{name}.nii.gz")[valid]
             assert np.corrcoef(estimate, true)[0, 1] > least, f"{scan} {name}"
-            assert 0.4 < np.polyfit(true, estimate, 1)[0] < 1.2
+            assert 0.55 < np.polyfit(true, estimate, 1)[0] < 1.1
 
 
 def test_labels_become_a_network_and_a_table(
@@ -82,12 +84,12 @@ def test_labels_become_a_network_and_a_table(
 ) -> None:
     store, network, table = tmp_path / "store.h5", tmp_path / "network", tmp_path / "table.csv"
     ended = chi33(
-        "build-dataset", labels, store, "--patch-size", "24", "--min-brain", "0.6", "--patches-per-scan", "12",
+        "build-dataset", labels, store, "--patch-size", "16", "--min-brain", "0.6", "--patches-per-scan", "12",
         "--val-subjects", "02",
     )  # fmt: skip
     assert ended.code == 0, ended.err
     ended = chi33(
-        "train", store, network, "--epochs", "2", "--samples-per-epoch", "8", "--val-samples", "4", "--device", "cpu",
+        "train", store, network, "--epochs", "2", "--samples-per-epoch", "4", "--val-samples", "2", "--device", "cpu",
         "--threads", "2",
     )  # fmt: skip
     assert ended.code == 0, ended.err
