@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 VOXEL = "2.5"
-ORIENTATIONS = "5"
+ORIENTATIONS = "4"
 TRAINING_MINUTES = "2"
 UNSEEN = "03"
 
