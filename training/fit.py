@@ -20,7 +20,7 @@ from .. import __version__
 from ..datasets.store import Store, open_store
 from ..pipeline.errors import Chi33Warning, InputError
 from .atomic import write_text
-from .computer import choose_device, choose_precision, prepare_cpu
+from .computer import choose_device, choose_precision, denormals_flushed, prepare_cpu
 from .config import TrainConfig, check_resumable, load_config, to_toml
 from .lit_module import UnrolledModule
 from .loading import train_loader, validation_loader
@@ -58,6 +58,7 @@ class TrainResult:
     stopped: str = ""
 
 
+@denormals_flushed()
 def train(
     store: str | Path,
     run_dir: str | Path,

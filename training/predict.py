@@ -18,7 +18,7 @@ from .. import __version__
 from ..pipeline.errors import InputError
 from ..pipeline.frames import b0_direction_from_affine, check_affine, check_b0_direction, voxel_size
 from .atomic import atomic_path, write_text
-from .computer import choose_device, choose_precision, prepare_cpu
+from .computer import choose_device, choose_precision, denormals_flushed, prepare_cpu
 from .config import Device
 from .models import find_model
 from .physics import DipolePhysicsFactory, FullGrid
@@ -44,6 +44,7 @@ class Prediction:
     tiles: bool
 
 
+@denormals_flushed()
 def predict_maps(
     trained: TrainedNetwork,
     field: ArrayLike,
