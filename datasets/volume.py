@@ -14,7 +14,6 @@ from ..pipeline.frames import FloatArray, voxel_size
 FIELD = "field"
 MASK = "mask"
 LABELS = ("chi33", "deltab", "cosmos")
-CHANNELS = (FIELD, *LABELS, MASK, "magnitude", "chi33sd")
 SPLITS = ("train", "val", "test")
 
 Float32Array = NDArray[np.float32]

@@ -10,7 +10,6 @@ from scipy.ndimage import map_coordinates
 from .shapes import Tube, draw_tubes
 
 Float32Array = NDArray[np.float32]
-Points = tuple[tuple[float, float, float], ...]
 
 # MNI152 mm, right side for paired vessels
 _GALEN = Tube(((0.0, -36.0, 9.0), (0.0, -42.0, 5.0), (0.0, -47.0, 6.0)), (1.4, 1.8, 1.8))
