@@ -19,47 +19,93 @@ def fit(
     mask: _Files,
     b0_directions: Path | None = None,
     transform: _MaybeFiles = None,
-    fit: Literal["closed"] = "closed",
+    total: Annotated[bool, Parameter(negative="")] = False,
+    fit: Literal["closed", "masked", "single-step"] | None = None,
+    weights: _MaybeFiles = None,
     prior_iso: float = 0.03,
     prior_aniso: float = 0.004,
     noise: float | None = None,
+    iterations: int | None = None,
+    tolerance: float | None = None,
+    radii: Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")] = None,
+    draws: int = 0,
+    jackknife: int = 0,
+    seed: int = 0,
+    dask: str = "threads",
+    memory: float | None = None,
+    device: str = "cpu",
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Fit COSMOS and the susceptibility tensor to local fields made elsewhere.
+    """Fit COSMOS and the susceptibility tensor to fields made elsewhere: local ones, or total ones with --total.
 
     Writes PREFIX_cosmos.nii.gz and PREFIX_tensor.nii.gz (xx, xy, xz, yy, yz, zz along the world of the first scan), and
-    with transforms PREFIX_scan-01_chi33.nii.gz, _deltab, _cosmos … on each scan's own grid.
+    with transforms PREFIX_scan-01_chi33.nii.gz, _deltab, _cosmos … on each scan's own grid. With --draws or --jackknife
+    also standard deviations: PREFIX_cosmossd, PREFIX_scan-01_chi33sd, _deltabsd …
 
     Parameters
     ----------
     prefix
         Beginning of the names of the files to write.
     field
-        Local field of each scan, ppm of B0, paramagnetic positive.
+        Field of each scan, ppm of B0, paramagnetic positive.
     mask
-        Where each field is valid; one a field, or one for all.
+        Where each field is known; one a field, or one for all.
     b0_directions
         Text file, one unit vector a line: B0 of each scan along the array axes of the first field. The fields must
         then share one grid.
     transform
         World-to-world 4x4 of each scan to the first (moving to reference, mm). Fields may have grids of their own.
+    total
+        The fields hold the background: fit them in a single step.
     fit
-        Susceptibility fit: closed (closed form with the split prior).
+        single-step (of total fields; the default with --total), masked (of local fields, each in its mask; the default
+        without) or closed (of local fields, closed form).
+    weights
+        One image a field, proportional to 1 / standard deviation of the field (a magnitude will do); by default all
+        voxels of a mask count the same.
     prior_iso
-        Prior standard deviation of the isotropic susceptibility, ppm.
+        Prior standard deviation of the isotropic susceptibility, ppm; inf for none.
     prior_aniso
-        Prior standard deviation of the traceless part of the tensor, ppm.
+        Prior standard deviation of the traceless part of the tensor, ppm; inf for none.
     noise
         Standard deviation of the fields, ppm; estimated from the data by default.
+    iterations
+        Most iterations; by default 20 (masked) or 24 (single-step).
+    tolerance
+        Stop when chi33 changes by less than this share of itself (rms) in an iteration; 0.002 or 0.004 by default.
+    radii
+        Radii of the single-step fit's spheres, mm; by default five from 18 down to 4 mm (two voxels at least).
+    draws
+        Perturb-and-solve draws of the uncertainty (2 or more, each as long as a fit); 0: none.
+    jackknife
+        Groups of scans left out in turn for the uncertainty; 0: none.
+    seed
+        Seed of the draws.
+    dask
+        Where the fit runs: threads, local (processes), or the address of a Dask scheduler, tcp://host:8786.
+    memory
+        GB that the scans may take before they go to temporary files; no limit by default.
+    device
+        cpu, or cuda for the fit on a GPU.
     overwrite
         Replace files that exist.
     """
-    from ..pipeline.fits.closed_form import Prior
-    from ..workflows.external_fit import fit_files
+    import sys
 
+    from ..pipeline.fits.methods import FitOptions
+    from ..pipeline.fits.prior import Prior
+    from ..workflows.external_fit import fit_files
+    from ..workflows.fit_inputs import method_for
+
+    method = method_for(total, fit)
+    options = FitOptions(
+        method=method, prior=Prior(prior_iso, prior_aniso), noise=noise, iterations=iterations, tolerance=tolerance,
+        radii=tuple(radii) if radii else None, draws=draws, jackknife=jackknife, seed=seed,
+    )  # fmt: skip
     written = fit_files(
-        prefix, field, mask, b0_directions=b0_directions, transforms=transform, prior=Prior(prior_iso, prior_aniso),
-        noise=noise, overwrite=overwrite,
+        prefix, field, mask, b0_directions=b0_directions, transforms=transform, weights=weights,
+        total=method == "single-step", options=options, dask=dask, memory=memory, device=device, overwrite=overwrite,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
     )  # fmt: skip
     for path in written:
         print(path)

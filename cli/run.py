@@ -23,12 +23,19 @@ def run(
     config: Path | None = None,
     backend: Literal["auto", "fsl", "builtin"] | None = None,
     unwrap: Literal["romeo", "laplacian"] | None = None,
-    fit: Literal["closed"] | None = None,
+    fit: Literal["closed", "masked", "single-step"] | None = None,
     phase_sign: Literal["1", "-1"] | None = None,
     reference: str | None = None,
     prior_iso: float | None = None,
     prior_aniso: float | None = None,
     noise: float | None = None,
+    iterations: int | None = None,
+    weights: Literal["magnitude", "mask"] | None = None,
+    draws: int | None = None,
+    jackknife: int | None = None,
+    dask: str | None = None,
+    fit_memory: float | None = None,
+    device: str | None = None,
     dry_run: Annotated[bool, _Flag] = False,
     write_graph: Annotated[bool, _Flag] = False,
 ) -> None:
@@ -58,7 +65,8 @@ def run(
     unwrap
         Phase unwrapping.
     fit
-        Susceptibility fit: closed (closed form with the split prior).
+        Susceptibility fit: single-step (of total fields, the default), masked (of local fields, each in its mask), or
+        closed (of local fields, closed form).
     phase_sign
         -1 where the scanner's phase falls with a rising field and paramagnetic tissue comes out dark.
     reference
@@ -68,7 +76,21 @@ def run(
     prior_aniso
         Prior standard deviation of the traceless part of the tensor, ppm.
     noise
-        Standard deviation of the local fields, ppm; estimated from the data by default.
+        Standard deviation of the fields, ppm; estimated from the data by default.
+    iterations
+        Most iterations of the fit; by default 20 (masked) or 24 (single-step). It stops sooner when chi33 stands still.
+    weights
+        How voxels count in the fit: by the noise that the magnitude tells (magnitude), or all the same (mask).
+    draws
+        Perturb-and-solve draws of the uncertainty (2 or more, each as long as a fit); 0 by default: none.
+    jackknife
+        Groups of scans left out in turn for the uncertainty; 0 by default: none.
+    dask
+        Where the fit runs: threads, local (processes), or the address of a Dask scheduler, tcp://host:8786.
+    fit_memory
+        GB that the scans may take in the fit before they go to temporary files; no limit by default.
+    device
+        cpu, or cuda for the fit on a GPU.
     dry_run
         Check the input and print what would be done; write nothing.
     write_graph
@@ -82,6 +104,8 @@ def run(
     options = {
         "backend": backend, "unwrap": unwrap, "fit": fit, "phase_sign": int(phase_sign) if phase_sign else None,
         "reference": reference, "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
+        "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "dask": dask,
+        "fit_memory": fit_memory, "device": device,
     }  # fmt: skip
     labels = [one for text in participant_label or () for one in text.split(",") if one]
     run_participants(

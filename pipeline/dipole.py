@@ -57,6 +57,20 @@ def _without_nyquist(k: NDArray, n: int, axis: int) -> NDArray:
     return odd_part
 
 
+def frequency_pairs(
+    shape: Sequence[int], voxel_size: ArrayLike
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Return, for x, y and z, the frequencies (n,) in cycles/mm and the same with an even axis's Nyquist one as 0.
+
+    z has the n // 2 + 1 frequencies of a half spectrum. The second of each pair stands in products of two axes.
+    """
+    pairs = []
+    for axis, k in enumerate(frequency_grid(shape, voxel_size)):
+        odd = _without_nyquist(k, int(shape[axis]), axis)
+        pairs.append((k.ravel().astype(np.float32), odd.ravel().astype(np.float32)))
+    return pairs
+
+
 def projection_on_k(
     shape: Sequence[int], voxel_size: ArrayLike, b0_direction: ArrayLike, planes: slice = slice(None)
 ) -> Float32Array:

@@ -12,6 +12,8 @@ from .errors import InputError
 from .frames import check_affine, rotation_and_scale, voxel_frame
 from .tensors import check_tensor, rotate_components
 
+_KNOWN_SHARE = 0.75  # of a voxel's linear interpolation that must lie in the mask
+
 
 def voxel_mapping(
     affine: ArrayLike, target_affine: ArrayLike, transform: ArrayLike | None = None
@@ -68,6 +70,30 @@ def resample_mask(
     """Return a mask (x, y, z) on another grid: true where its linear interpolation is at least one half."""
     soft = resample(np.asarray(mask, np.float32), affine, target_affine, target_shape, transform, order=1)
     return soft >= 0.5
+
+
+def resample_inside(
+    field: ArrayLike,
+    mask: ArrayLike,
+    affine: ArrayLike,
+    target_affine: ArrayLike,
+    target_shape: Sequence[int],
+    transform: ArrayLike | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return a field (x, y, z) that is known in a mask on another grid, and where it is known there.
+
+    Beyond the mask the field is continued by the nearest known voxel, so that cubic interpolation at the edge does not
+    meet a step to zero; known is what lies at least three quarters in the mask. The field is 0 elsewhere.
+    """
+    inside = np.asarray(mask, bool)
+    if not inside.any():
+        raise InputError("the mask is empty: give a mask of where the field is known.")
+    size = np.linalg.norm(check_affine(affine)[:3, :3], axis=0)
+    nearest = ndimage.distance_transform_edt(~inside, sampling=size, return_distances=False, return_indices=True)
+    continued = np.asarray(field, np.float32)[tuple(nearest)]
+    soft = resample(inside.astype(np.float32), affine, target_affine, target_shape, transform, order=1)
+    known = soft >= _KNOWN_SHARE
+    return resample(continued, affine, target_affine, target_shape, transform) * known, known
 
 
 def resample_tensor(

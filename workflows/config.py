@@ -8,7 +8,8 @@ from typing import Literal
 from ..pipeline.background import LARGEST_RADIUS, SMALLEST_RADIUS, THRESHOLD
 from ..pipeline.echoes import RESIDUAL_LIMIT
 from ..pipeline.errors import InputError
-from ..pipeline.fits.closed_form import Prior
+from ..pipeline.fits.methods import FitOptions, Method
+from ..pipeline.fits.prior import Prior
 
 Backend = Literal["auto", "fsl", "builtin"]
 Unwrapping = Literal["romeo", "laplacian"]
@@ -23,9 +24,12 @@ class RunConfig:
     dark), on top of a sidecar's PhaseSign; bet_threshold: fractional threshold of BET, 0-1, smaller keeps more brain;
     vsharp_largest_radius, vsharp_smallest_radius: mm; vsharp_threshold: of its deconvolution, 0-1;
     residual_limit: voxels whose echoes depart farther from a line (rad, rms) are left out of the field;
-    fit: "closed"; prior_iso, prior_aniso: standard deviations of the tensor's parts in ppm; noise: standard deviation
-    of the local fields in ppm, estimated when not given; reference: label of the reference scan (acq-ori01), the
-    first when not given.
+    fit: "single-step" (of total fields), "masked" or "closed" (of local fields); prior_iso, prior_aniso: standard
+    deviations of the tensor's parts in ppm; noise: standard deviation of the fields in ppm, estimated when not given;
+    iterations: limit, the method's own when not given; weights: of the voxels, from the "magnitude" or the "mask"
+    alone; draws, jackknife: of the uncertainty, 0 for none; dask: "threads", "local" or a scheduler's address;
+    fit_memory: GB that scans may take in a fit before they go to temporary files; device: "cpu" or "cuda";
+    reference: label of the reference scan (acq-ori01), the first when not given.
     """
 
     backend: Backend = "auto"
@@ -37,20 +41,31 @@ class RunConfig:
     vsharp_smallest_radius: float = SMALLEST_RADIUS
     vsharp_threshold: float = THRESHOLD
     residual_limit: float = RESIDUAL_LIMIT
-    fit: Literal["closed"] = "closed"
+    fit: Method = "single-step"
     prior_iso: float = 0.03
     prior_aniso: float = 0.004
     noise: float | None = None
+    iterations: int | None = None
+    weights: Literal["magnitude", "mask"] = "magnitude"
+    draws: int = 0
+    jackknife: int = 0
+    dask: str = "threads"
+    fit_memory: float | None = None
+    device: str = "cpu"
     reference: str | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges; raises InputError naming the key."""
-        Prior(self.prior_iso, self.prior_aniso)
+        FitOptions(
+            method=self.fit, prior=self.prior, noise=self.noise, iterations=self.iterations, draws=self.draws,
+            jackknife=self.jackknife,
+        )  # fmt: skip
         if not 0 < self.bet_threshold < 1:
             raise InputError(f"bet_threshold must lie between 0 and 1, got {self.bet_threshold}.")
         if not 0 < self.vsharp_threshold < 1:
             raise InputError(f"vsharp_threshold must lie between 0 and 1, got {self.vsharp_threshold}.")
-        for name in ("offset_smoothing", "vsharp_largest_radius", "residual_limit", "noise", "vsharp_smallest_radius"):
+        for name in ("offset_smoothing", "vsharp_largest_radius", "residual_limit", "noise", "vsharp_smallest_radius",
+                     "fit_memory"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} must be positive, got {value}.")

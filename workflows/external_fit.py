@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pipeline.errors import Chi33Warning, InputError
-from ..pipeline.fits.closed_form import Prior, fit_susceptibility
+from ..pipeline.fits.execution import Execution
+from ..pipeline.fits.methods import FitOptions, fit_fields
+from ..pipeline.fits.uncertainty import Uncertainty
 from ..pipeline.frames import check_affine, check_b0_direction, voxel_frame, voxel_size
 from ..pipeline.labels import reference_to_mask, scan_labels
-from ..pipeline.resample import resample, resample_mask
+from ..pipeline.resample import resample
 from ..pipeline.tensors import rotate_components
 from .derivatives import read_image, read_transform, sidecar_path, write_image
-from .fit_interfaces import fit_sidecar, subject_b0_direction
+from .fit_inputs import ScanField, SubjectFields, fit_sidecar, scan_b0_direction, to_subject_frame
 
 
 @dataclass(frozen=True)
 class _Field:
-    """A local field on its own grid."""
+    """A field on its own grid."""
 
     path: Path
     field: NDArray[np.float32]
     mask: NDArray[np.bool_]
     affine: NDArray[np.float64]
+    weight: NDArray[np.float32] | None = None
 
 
 def fit_files(
@@ -38,54 +41,134 @@ def fit_files(
     *,
     b0_directions: Path | None = None,
     transforms: Sequence[Path] | None = None,
-    prior: Prior | None = None,
-    noise: float | None = None,
+    weights: Sequence[Path] | None = None,
+    total: bool = False,
+    options: FitOptions | None = None,
+    dask: str = "threads",
+    memory: float | None = None,
+    device: str = "cpu",
     overwrite: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Fit fields in files and write maps beside `prefix`; return the paths written.
 
-    fields: local fields in ppm; masks: one a field or one for all; b0_directions: text file of unit vectors along the
-    array axes of the first field (one grid for all), or transforms: world-to-world 4x4 files, moving to reference.
+    fields: in ppm; masks: where they are known, one a field or one for all; b0_directions: text file of unit vectors
+    along the array axes of the first field (one grid for all), or transforms: world-to-world 4x4 files, moving to
+    reference; weights: one a field, proportional to 1 / standard deviation; total: the fields hold the background
+    (single-step fit); options: method, prior and the rest; dask, memory (GB), device: where the fit runs.
     Raises InputError where files, grids and counts do not fit, or files exist and overwrite is False.
     """
+    used = options or FitOptions(method="single-step" if total else "masked")
+    if total != (used.method == "single-step"):
+        raise InputError(f"the {used.method} fit takes {'local' if total else 'total'} fields: see --total and --fit.")
     if (b0_directions is None) == (not transforms):
         raise InputError("give either --b0-directions (fields in one frame) or --transform (one a field), not both.")
-    if len(masks) not in (1, len(fields)):
-        raise InputError(f"{len(fields)} fields but {len(masks)} masks were given: give one a field, or one for all.")
-    scans = [_read(f, masks[i if len(masks) > 1 else 0]) for i, f in enumerate(fields)]
+    scans = _read_all(fields, masks, weights)
     matrices = _matrices(transforms, len(fields))
-    planned = _planned(prefix, len(fields), labels=matrices is not None)
+    deviations = bool(used.draws or used.jackknife)
+    planned = _planned(prefix, len(fields), labels=matrices is not None, deviations=deviations)
     for path in planned:
         if not overwrite and (path.exists() or sidecar_path(path).exists()):
             raise InputError(f"{path} exists already: pass --overwrite to replace it.")
-    affine, shape = scans[0].affine, scans[0].field.shape
-    if matrices is None:
-        directions = _in_one_frame(scans, Path(b0_directions))  # type: ignore[arg-type]
-        moved, inside = [scan.field for scan in scans], [scan.mask for scan in scans]
-    else:
-        directions = [subject_b0_direction(s.affine, affine, m) for s, m in zip(scans, matrices, strict=True)]
-        inside = [resample_mask(s.mask, s.affine, affine, shape, m) for s, m in zip(scans, matrices, strict=True)]
-        moved = [
-            resample(s.field, s.affine, affine, shape, m) * k for s, m, k in zip(scans, matrices, inside, strict=True)
-        ]
-    _check_overlap(scans, inside)
-    support = np.logical_or.reduce(inside)
-    found = fit_susceptibility(moved, voxel_size(affine), directions, prior=prior, noise=noise)
+    affine = scans[0].affine
+    placed, back = _place(scans, matrices, b0_directions, total)
+    _check_overlap(scans, [weight > 0 for weight in placed.weights])
+    names = [str(path) for path in fields]
+    with Execution(dask, memory=memory) as execution:
+        found, uncertainty = fit_fields(
+            placed.fields, placed.weights, voxel_size(affine), placed.directions, used, execution=execution,
+            names=names, device=device, progress=progress,
+        )  # fmt: skip
     for message in found.orientations.messages:
         warnings.warn(message, Chi33Warning, stacklevel=2)
     frame = voxel_frame(affine)
-    tensor = rotate_components(reference_to_mask(found.tensor, support), frame)
-    cosmos = reference_to_mask(found.cosmos, support)
+    tensor = rotate_components(reference_to_mask(found.tensor, placed.known), frame)
+    cosmos = reference_to_mask(found.cosmos, placed.known)
+    world = [(frame @ h).round(8).tolist() for h in placed.directions]
     sidecar: dict[str, Any] = {
         "Units": "ppm",
         "Sources": [path.name for path in fields],
-        **fit_sidecar(found, [path.name for path in fields], [(frame @ h).round(8).tolist() for h in directions]),
+        **fit_sidecar(
+            found, [path.name for path in fields], world, weights="file" if weights else "mask", uncertainty=uncertainty
+        ),
     }
-    write_image(planned[0], cosmos, affine, sidecar)
-    write_image(planned[1], tensor, affine, {**sidecar, "Components": ["xx", "xy", "xz", "yy", "yz", "zz"]})
+    outputs = _Outputs(prefix, affine, sidecar)
+    outputs.write("cosmos", cosmos)
+    outputs.write("tensor", tensor, {"Components": ["xx", "xy", "xz", "yy", "yz", "zz"]})
     if matrices is not None:
-        _write_labels(planned[2:], scans, matrices, tensor, cosmos, affine)
+        _write_labels(outputs, scans, matrices, tensor, cosmos)
+    if uncertainty is not None:
+        outputs.write("cosmossd", uncertainty.cosmos)
+        _write_deviations(outputs, scans, uncertainty, back)
     return planned
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """The files beside a prefix: maps on the first grid unless another is given, with one sidecar's facts."""
+
+    prefix: Path
+    affine: NDArray[np.float64]
+    facts: dict[str, Any]
+
+    def write(self, name: str, volume: NDArray, more: dict[str, Any] | None = None) -> None:
+        """Write a map on the first grid."""
+        write_image(_path(self.prefix, name), volume, self.affine, {**self.facts, **(more or {})})
+
+    def write_scan(self, index: int, name: str, volume: NDArray, scan: _Field, affine: NDArray) -> None:
+        """Write a map of one scan."""
+        path = _path(self.prefix, f"scan-{index + 1:02d}_{name}")
+        facts = {"Units": "ppm", "Sources": [scan.path.name], "Fit": self.facts["Fit"]}
+        write_image(path, volume, affine, facts)
+
+
+def _path(prefix: Path, name: str) -> Path:
+    return prefix.with_name(f"{prefix.name}_{name}.nii.gz")
+
+
+def _place(
+    scans: Sequence[_Field],
+    matrices: Sequence[NDArray[np.float64]] | None,
+    b0_directions: Path | None,
+    total: bool,
+) -> tuple[SubjectFields, list[NDArray[np.float64]] | None]:
+    """Return the fields on the first grid, and the transforms from there to each scan (None: all on that grid)."""
+    if matrices is None:
+        directions = _in_one_frame(scans, Path(b0_directions))  # type: ignore[arg-type]
+        transforms = [np.eye(4)] * len(scans)
+    else:
+        directions = [np.asarray(scan_b0_direction(scan.affine), np.float64) for scan in scans]
+        transforms = list(matrices)
+    own = [
+        ScanField(str(scan.path), scan.field, scan.mask, scan.affine, transform, h, scan.weight)
+        for scan, transform, h in zip(scans, transforms, directions, strict=True)
+    ]
+    placed = to_subject_frame(own, scans[0].affine, scans[0].field.shape, total=total)
+    return placed, None if matrices is None else [np.linalg.inv(matrix) for matrix in matrices]
+
+
+def _read_all(fields: Sequence[Path], masks: Sequence[Path], weights: Sequence[Path] | None) -> list[_Field]:
+    if len(masks) not in (1, len(fields)):
+        raise InputError(f"{len(fields)} fields but {len(masks)} masks were given: give one a field, or one for all.")
+    if weights and len(weights) != len(fields):
+        raise InputError(f"{len(fields)} fields but {len(weights)} weights were given: give one a field.")
+    scans = [_read(field, masks[i if len(masks) > 1 else 0]) for i, field in enumerate(fields)]
+    if not weights:
+        return scans
+    return [replace(scan, weight=_read_weight(path, scan)) for scan, path in zip(scans, weights, strict=True)]
+
+
+def _read_weight(path: Path, scan: _Field) -> NDArray[np.float32]:
+    weight, _ = read_image(path)
+    if weight.shape != scan.field.shape:
+        raise InputError(f"{path} has shape {weight.shape}, but {scan.path.name} has {scan.field.shape}.")
+    inside = weight[scan.mask]
+    if not np.isfinite(inside).all() or inside.min() < 0 or not inside.any():
+        raise InputError(
+            f"{path} must hold weights that are finite, not negative and not all zero inside the mask of "
+            f"{scan.path.name}."
+        )
+    return np.where(scan.mask, weight, np.float32(0))
 
 
 def _read(field_path: Path, mask_path: Path) -> _Field:
@@ -142,25 +225,39 @@ def _in_one_frame(scans: Sequence[_Field], path: Path) -> list[NDArray[np.float6
     return directions
 
 
-def _planned(prefix: Path, count: int, *, labels: bool) -> list[Path]:
-    names = ["_cosmos", "_tensor"]
-    if labels:
-        names += [f"_scan-{i + 1:02d}_{what}" for i in range(count) for what in ("chi33", "deltab", "cosmos")]
-    return [prefix.with_name(f"{prefix.name}{name}.nii.gz") for name in names]
+def _planned(prefix: Path, count: int, *, labels: bool, deviations: bool) -> list[Path]:
+    names = ["cosmos", "tensor"]
+    parts = ["chi33", "deltab", "cosmos"] if labels else []
+    if deviations:
+        names.append("cosmossd")
+        parts += ["chi33sd", "deltabsd"]
+    names += [f"scan-{i + 1:02d}_{what}" for i in range(count) for what in parts]
+    return [_path(prefix, name) for name in names]
 
 
 def _write_labels(
-    planned: Sequence[Path],
+    outputs: _Outputs,
     scans: Sequence[_Field],
     matrices: Sequence[NDArray[np.float64]],
     tensor: NDArray,
     cosmos: NDArray,
-    affine: NDArray[np.float64],
 ) -> None:
     for index, (scan, matrix) in enumerate(zip(scans, matrices, strict=True)):
-        found = scan_labels(tensor, cosmos, affine, scan.affine, scan.field.shape, matrix, scan.field, scan.mask)
-        facts = {"Units": "ppm", "Sources": [scan.path.name]}
-        for path, volume in zip(
-            planned[3 * index : 3 * index + 3], (found.chi33, found.delta_b, found.cosmos), strict=True
-        ):
-            write_image(path, volume, scan.affine, facts)
+        found = scan_labels(
+            tensor, cosmos, outputs.affine, scan.affine, scan.field.shape, matrix, scan.field, scan.mask
+        )
+        for name, volume in (("chi33", found.chi33), ("deltab", found.delta_b), ("cosmos", found.cosmos)):
+            outputs.write_scan(index, name, volume, scan, scan.affine)
+
+
+def _write_deviations(
+    outputs: _Outputs,
+    scans: Sequence[_Field],
+    uncertainty: Uncertainty,
+    back: Sequence[NDArray[np.float64]] | None,
+) -> None:
+    for index, scan in enumerate(scans):
+        for name, volume in (("chi33sd", uncertainty.chi33[index]), ("deltabsd", uncertainty.delta_b[index])):
+            if back is not None:
+                volume = resample(volume, outputs.affine, scan.affine, scan.field.shape, back[index], order=1)
+            outputs.write_scan(index, name, volume, scan, outputs.affine if back is None else scan.affine)

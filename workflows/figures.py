@@ -16,12 +16,12 @@ from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-_WIDTH = 6.4  # inches
+WIDTH = 6.4  # inches
 _DPI = 140
-_FONT_SIZE = 14  # about 12 px where a picture is 400 px wide
-_BACKGROUND, _INK = "black", "#f2f2f2"
+FONT_SIZE = 14  # about 12 px where a picture is 400 px wide
+_BACKGROUND, INK = "black", "#f2f2f2"
 _GAP = 0.012  # between slices, of the width
-_BAR_HEIGHT = 0.62  # inches below the slices
+STRIP_HEIGHT = 0.62  # inches below the slices
 
 
 @dataclass(frozen=True)
@@ -81,34 +81,18 @@ def planes_figure(
     Neurological convention: the left of the picture is the subject's left. outlines: masks and colours; brain: a mask
     outside which zeros are left black, so that they do not look like a value.
     """
-    figure, axes = _canvas(planes, bar=True)
+    figure, axes = canvas(planes)
     norm = Normalize(scale.low, scale.high)
     for name, ax in axes.items():
         values = np.asarray(getattr(planes, name), np.float32)
         if brain is not None:
             values = np.where((values == 0) & ~getattr(brain, name), np.float32(np.nan), values)
-        _show(ax, values, planes, name, cmap="gray", norm=norm)
+        show_slice(ax, values, planes, name, cmap="gray", norm=norm)
         for mask, colour in outlines:
             _outline(ax, getattr(mask, name), mask, name, colour)
-    height = figure.get_size_inches()[1]
-    bar_ax = figure.add_axes((0.3, 0.36 / height, 0.4, 0.13 / height))
-    bar = figure.colorbar(ScalarMappable(norm, "gray"), cax=bar_ax, orientation="horizontal")
     middle = 0.0 if scale.low < 0 < scale.high else (scale.low + scale.high) / 2
-    bar.set_ticks([scale.low, middle, scale.high])
-    bar.ax.tick_params(colors=_INK, labelsize=_FONT_SIZE, length=3, pad=2)
-    bar.outline.set_edgecolor(_INK)
-    figure.text(0.725, 0.36 / height, scale.unit, color=_INK, fontsize=_FONT_SIZE, va="bottom")
-    return _data_uri(figure, "jpeg")
-
-
-def direction_figure(direction: Planes, weight: Planes, full: float) -> str:
-    """Return unit vectors as colour, |x| red, |y| green, |z| blue, brightness weight / full, as a data URI."""
-    figure, axes = _canvas(direction, bar=False)
-    for name, ax in axes.items():
-        brightness = np.clip(getattr(weight, name) / full, 0, 1)[..., None]
-        colour = np.clip(np.abs(getattr(direction, name)) * brightness, 0, 1)
-        _show(ax, colour, direction, name)
-    return _data_uri(figure, "jpeg")
+    draw_bar(figure, (scale.low, middle, scale.high), (0.3, 0.4), scale.unit)
+    return data_uri(figure, "jpeg")
 
 
 def b0_figure(directions: ArrayLike, *, dark: bool = False) -> str:
@@ -131,7 +115,7 @@ def b0_figure(directions: ArrayLike, *, dark: bool = False) -> str:
     ax.set_yticks(
         [ring for ring in MaxNLocator(4, steps=[1, 2, 3, 5, 10]).tick_values(0, radius) if 0 < ring <= radius]
     )
-    ax.set_rlabel_position(67.5)
+    ax.set_rlabel_position(_free_angle(azimuth[tilt > 0.2 * radius]))
     ax.yaxis.set_major_formatter("{x:.0f}°")
     ax.set_xticks(np.radians([0, 90, 180, 270]), ["right", "front", "left", "back"])
     ax.tick_params(axis="x", colors=ink, labelsize=12, pad=5)
@@ -141,7 +125,14 @@ def b0_figure(directions: ArrayLike, *, dark: bool = False) -> str:
     ax.scatter(azimuth, tilt, s=42, color=point, zorder=3)
     for text, angle, distance in _labels(azimuth, tilt, radius):
         ax.text(angle, distance, text, color=ink, fontsize=12, ha="center", va="center", zorder=4)
-    return _data_uri(figure, "png")
+    return data_uri(figure, "png")
+
+
+def _free_angle(azimuth: NDArray[np.float64]) -> float:
+    """The angle in degrees, off the axes, that is farthest from points at azimuths in radians."""
+    choices = np.array([67.5, 112.5, 22.5, 157.5, 337.5, 202.5, 292.5, 247.5])
+    apart = np.abs(np.exp(1j * np.radians(choices))[:, None] - np.exp(1j * azimuth)).min(axis=1, initial=2.0)
+    return float(choices[int(apart.round(6).argmax())])
 
 
 def _labels(azimuth: NDArray[np.float64], tilt: NDArray[np.float64], radius: float) -> list[tuple[str, float, float]]:
@@ -164,20 +155,19 @@ def _labels(azimuth: NDArray[np.float64], tilt: NDArray[np.float64], radius: flo
     return out
 
 
-def _canvas(planes: Planes, *, bar: bool) -> tuple[Figure, dict[str, Axes]]:
-    """A black figure with axes for the three slices at one scale in mm, bottoms of equal height centred."""
+def canvas(planes: Planes, below: float = STRIP_HEIGHT) -> tuple[Figure, dict[str, Axes]]:
+    """Return a black figure with axes for the three slices at one scale in mm, `below` inches left under them."""
     dx, dy, dz = planes.voxel_size
     widths = [planes.axial.shape[0] * dx, planes.coronal.shape[0] * dx, planes.sagittal.shape[0] * dy]
     heights = [planes.axial.shape[1] * dy, planes.coronal.shape[1] * dz, planes.sagittal.shape[1] * dz]
     per_mm = (1 - 4 * _GAP) / sum(widths)
-    pad = _GAP * _WIDTH
-    tallest = max(heights) * per_mm * _WIDTH
-    below = _BAR_HEIGHT if bar else pad
+    pad = _GAP * WIDTH
+    tallest = max(heights) * per_mm * WIDTH
     total = tallest + below + pad
-    figure = Figure(figsize=(_WIDTH, total), dpi=_DPI, facecolor=_BACKGROUND)
+    figure = Figure(figsize=(WIDTH, total), dpi=_DPI, facecolor=_BACKGROUND)
     axes, left = {}, _GAP
     for name, width, height in zip(("axial", "coronal", "sagittal"), widths, heights, strict=True):
-        tall = height * per_mm * _WIDTH
+        tall = height * per_mm * WIDTH
         bottom = below + (tallest - tall) / 2
         axes[name] = figure.add_axes((left, bottom / total, width * per_mm, tall / total))
         left += width * per_mm + _GAP
@@ -191,16 +181,29 @@ def _extent(planes: Planes, name: str) -> tuple[float, float, float, float]:
     return (0.0, columns * across, 0.0, rows * up)
 
 
-def _show(
+def draw_bar(figure: Figure, ticks: Sequence[float], place: tuple[float, float], unit: str) -> None:
+    """Draw a grey scale from the first tick to the last under the slices; place: left and width, of the figure's."""
+    height = figure.get_size_inches()[1]
+    left, width = place
+    bar_ax = figure.add_axes((left, 0.36 / height, width, 0.13 / height))
+    bar = figure.colorbar(ScalarMappable(Normalize(ticks[0], ticks[-1]), "gray"), cax=bar_ax, orientation="horizontal")
+    bar.set_ticks(list(ticks))
+    bar.ax.tick_params(colors=INK, labelsize=FONT_SIZE, length=3, pad=2)
+    bar.outline.set_edgecolor(INK)
+    figure.text(left + width + 0.025, 0.36 / height, unit, color=INK, fontsize=FONT_SIZE, va="bottom")
+
+
+def show_slice(
     ax: Axes, values: NDArray, planes: Planes, name: str, *, cmap: str | None = None, norm: Normalize | None = None
 ) -> None:
+    """Draw one slice [across, up] or, in colour, [across, up, 3], and name its sides."""
     extent = _extent(planes, name)
     image = np.swapaxes(np.asarray(values, np.float32), 0, 1)
     ax.imshow(image, origin="lower", extent=extent, cmap=cmap, norm=norm, interpolation="antialiased", aspect="auto")
     ax.set_axis_off()
     for text, place, side in zip("PA" if name == "sagittal" else "LR", (0.02, 0.98), ("left", "right"), strict=True):
         ax.text(
-            place, 0.99, text, transform=ax.transAxes, color=_INK, fontsize=_FONT_SIZE - 2, ha=side, va="top"
+            place, 0.99, text, transform=ax.transAxes, color=INK, fontsize=FONT_SIZE - 2, ha=side, va="top"
         )  # fmt: skip
 
 
@@ -211,7 +214,9 @@ def _outline(ax: Axes, mask: NDArray, planes: Planes, name: str, colour: str) ->
         ax.contour(inside, levels=[0.5], colors=[colour], linewidths=1.4, origin="lower", extent=extent)
 
 
-def _data_uri(figure: Figure, kind: str) -> str:
+def data_uri(figure: Figure, kind: str, *, dpi: int = _DPI, subsampling: int = 2) -> str:
+    """Return a figure as a data URI of a "jpeg" or "png"; subsampling: of a JPEG's colours, 0 for none."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=_DPI, pil_kwargs={"quality": 85} if kind == "jpeg" else {})
+    options = {"quality": 85, "subsampling": subsampling} if kind == "jpeg" else {}
+    figure.savefig(buffer, format=kind, dpi=dpi, pil_kwargs=options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -6,25 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, InputMultiPath, TraitedSpec, traits
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, InputMultiPath, TraitedSpec, isdefined, traits
 from numpy.typing import NDArray
 
-from ..pipeline.dipole import Float32Array
-from ..pipeline.errors import InputError
-from ..pipeline.fits.closed_form import Fit, Prior, fit_susceptibility
-from ..pipeline.frames import b0_direction_from_affine, check_b0_direction, rotation_and_scale, voxel_frame, voxel_size
+from ..pipeline.fits.execution import Execution
+from ..pipeline.fits.methods import FitOptions, fit_fields
+from ..pipeline.fits.prior import Prior
+from ..pipeline.fits.result import Fit
+from ..pipeline.frames import voxel_frame, voxel_size
 from ..pipeline.labels import reference_to_mask, scan_labels
-from ..pipeline.resample import resample, resample_mask
+from ..pipeline.resample import resample
 from ..pipeline.tensors import rotate_components
-from .derivatives import read_image, read_transform
+from .derivatives import open_image, read_image, read_transform
+from .fit_inputs import ScanField, fit_sidecar, scan_b0_direction, to_subject_frame
 from .interfaces import _Chi33Interface
-
-_SMALLEST_OVERLAP = 0.2
 
 
 class _FitInputs(BaseInterfaceInputSpec):
-    field_files = InputMultiPath(File(exists=True), mandatory=True, desc="local field a scan, ppm, own grid")
-    mask_files = InputMultiPath(File(exists=True), mandatory=True, desc="where it is valid, a scan")
+    field_files = InputMultiPath(File(exists=True), mandatory=True, desc="field a scan, ppm, own grid")
+    mask_files = InputMultiPath(File(exists=True), mandatory=True, desc="where it is known, a scan")
+    weight_files = InputMultiPath(File(exists=True), desc="proportional to 1 / standard deviation of the field, a scan")
     transform_files = InputMultiPath(File(exists=True), mandatory=True, desc="world of the scan to the subject frame")
     reference_file = File(
         exists=True, mandatory=True, desc="brain mask of the reference scan: grid and reference of chi"
@@ -34,9 +35,16 @@ class _FitInputs(BaseInterfaceInputSpec):
         traits.Either(None, traits.Tuple(traits.Float, traits.Float, traits.Float)), mandatory=True,
         desc="voxel-frame B0 direction a scan; None: from its affine",
     )  # fmt: skip
+    method = traits.Enum("single-step", "masked", "closed", usedefault=True, desc="single-step takes total fields")
     prior_iso = traits.Float(mandatory=True, desc="ppm")
     prior_aniso = traits.Float(mandatory=True, desc="ppm")
     noise = traits.Either(None, traits.Float, usedefault=True, desc="ppm; None: from the data")
+    iterations = traits.Either(None, traits.Int, usedefault=True, desc="None: the method's own")
+    draws = traits.Int(0, usedefault=True, desc="of the posterior; 0: none")
+    jackknife = traits.Int(0, usedefault=True, desc="groups of scans left out; 0: none")
+    scheduler = traits.Str("threads", usedefault=True, desc="threads, local, or the address of a Dask scheduler")
+    memory = traits.Either(None, traits.Float, usedefault=True, desc="GB of scans in memory; None: no limit")
+    device = traits.Str("cpu", usedefault=True, desc="cpu or cuda")
 
 
 class _FitOutputs(TraitedSpec):
@@ -45,12 +53,13 @@ class _FitOutputs(TraitedSpec):
     mms_file = File(desc="mean magnetic susceptibility, ppm")
     msa_file = File(desc="magnetic susceptibility anisotropy, ppm")
     pev_file = File(desc="principal eigenvector, axes of the subject frame's world")
-    mask_file = File(desc="where at least one scan has a local field")
-    sidecar_file = File(desc="JSON: noise, prior, B0 directions, conditioning")
+    mask_file = File(desc="where at least one scan has a field")
+    sidecar_file = File(desc="JSON: method, noise, prior, stopping, B0 directions, conditioning")
+    uncertainty_file = File(desc="standard deviations, ppm: chi33 and delta B' of each scan in turn, then COSMOS")
 
 
 class FitSusceptibility(_Chi33Interface):
-    """Brings the local fields into the subject frame and fits tensor and COSMOS (pipeline.fits)."""
+    """Brings the fields into the subject frame and fits tensor and COSMOS (pipeline.fits)."""
 
     input_spec = _FitInputs
     output_spec = _FitOutputs
@@ -58,27 +67,36 @@ class FitSusceptibility(_Chi33Interface):
     def _run_interface(self, runtime: Any) -> Any:
         inputs = self.inputs
         brain, affine = read_image(Path(inputs.reference_file))
-        shape = brain.shape
-        fields, support, directions = [], np.zeros(shape, bool), []
-        for index, label in enumerate(inputs.labels):
-            transform = read_transform(Path(inputs.transform_files[index]))
-            field, mask, own = _in_subject_frame(
-                Path(inputs.field_files[index]), Path(inputs.mask_files[index]), transform, affine, shape, label
-            )
-            fields.append(field)
-            support |= mask
-            directions.append(subject_b0_direction(own, affine, transform, inputs.b0_directions[index]))
-        fit = fit_susceptibility(
-            fields,
-            voxel_size(affine),
-            directions,
-            prior=Prior(inputs.prior_iso, inputs.prior_aniso),
-            noise=inputs.noise,
-        )
-        self._save_fit(runtime, fit, support, affine)
-        world = [(voxel_frame(affine) @ h).round(8).tolist() for h in directions]
-        self._save_json(runtime, "sidecar_file", fit_sidecar(fit, inputs.labels, world))
+        options = FitOptions(
+            method=inputs.method, prior=Prior(inputs.prior_iso, inputs.prior_aniso), noise=inputs.noise,
+            iterations=inputs.iterations, draws=inputs.draws, jackknife=inputs.jackknife,
+        )  # fmt: skip
+        placed = to_subject_frame(self._scans(), affine, brain.shape, total=inputs.method == "single-step")
+        with Execution(inputs.scheduler, memory=inputs.memory, scratch=runtime.cwd) as execution:
+            fit, uncertainty = fit_fields(
+                placed.fields, placed.weights, voxel_size(affine), placed.directions, options, execution=execution,
+                names=list(inputs.labels), device=inputs.device, progress=_log,
+            )  # fmt: skip
+        self._save_fit(runtime, fit, placed.known, affine)
+        if uncertainty is not None:
+            pairs = [one for pair in zip(uncertainty.chi33, uncertainty.delta_b, strict=True) for one in pair]
+            self._save(runtime, "uncertainty_file", np.stack([*pairs, uncertainty.cosmos]), affine)
+        world = [(voxel_frame(affine) @ h).round(8).tolist() for h in placed.directions]
+        weighted = "magnitude" if isdefined(inputs.weight_files) else "mask"
+        sidecar = fit_sidecar(fit, inputs.labels, world, weights=weighted, uncertainty=uncertainty)
+        self._save_json(runtime, "sidecar_file", sidecar)
         return runtime
+
+    def _scans(self) -> list[ScanField]:
+        inputs, scans = self.inputs, []
+        for index, label in enumerate(inputs.labels):
+            field, own = read_image(Path(inputs.field_files[index]))
+            mask, _ = read_image(Path(inputs.mask_files[index]))
+            weight = read_image(Path(inputs.weight_files[index]))[0] if isdefined(inputs.weight_files) else None
+            transform = read_transform(Path(inputs.transform_files[index]))
+            h = scan_b0_direction(own, inputs.b0_directions[index])
+            scans.append(ScanField(label, field, mask > 0, own, transform, h, weight))
+        return scans
 
     def _save_fit(self, runtime: Any, fit: Fit, support: NDArray[np.bool_], affine: NDArray) -> None:
         frame = voxel_frame(affine)
@@ -92,53 +110,8 @@ class FitSusceptibility(_Chi33Interface):
         self._save(runtime, "pev_file", final.principal_eigenvector * support, affine)
 
 
-def _in_subject_frame(
-    field_file: Path, mask_file: Path, transform: NDArray, affine: NDArray, shape: tuple[int, ...], label: str
-) -> tuple[Float32Array, NDArray[np.bool_], NDArray[np.float64]]:
-    """Return a scan's field and mask on the reference grid, and the scan's own affine."""
-    field, own = read_image(field_file)
-    inside, _ = read_image(mask_file)
-    mask = resample_mask(inside, own, affine, shape, transform)
-    expected = float((inside > 0).sum()) * np.prod(voxel_size(own)) / np.prod(voxel_size(affine))
-    if mask.sum() < _SMALLEST_OVERLAP * expected:
-        raise InputError(
-            f"only {mask.sum() / max(expected, 1):.0%} of the brain of {label} falls inside the reference scan's field "
-            "of view: check its registration, or leave the scan out."
-        )
-    return resample(field, own, affine, shape, transform) * mask, mask, own
-
-
-def subject_b0_direction(
-    affine: NDArray, reference_affine: NDArray, transform: NDArray, override: Any = None
-) -> NDArray[np.float64]:
-    """Return a scan's B0 direction (3,) in the voxel frame of the reference grid: Q_ref^T R Q h.
-
-    affine, reference_affine: voxel-to-world; transform: world of the scan to the reference's; override: the scan's
-    B0 direction in its own voxel frame, from its affine when not given.
-    """
-    h = b0_direction_from_affine(affine) if override is None else check_b0_direction(override)
-    rotation, _ = rotation_and_scale(transform)
-    return check_b0_direction(voxel_frame(reference_affine).T @ rotation @ voxel_frame(affine) @ h)
-
-
-def fit_sidecar(fit: Fit, labels: list[str], world_directions: list[list[float]]) -> dict[str, Any]:
-    """Return what a fit's sidecar records: noise, prior, directions along the subject frame's world, conditioning."""
-    report = fit.orientations
-    return {
-        "Fit": "closed",
-        "FieldNoisePpm": fit.noise,
-        "PriorIsoPpm": fit.prior.iso,
-        "PriorAnisoPpm": fit.prior.aniso,
-        "Scans": list(labels),
-        "B0Directions": world_directions,
-        "TensorConditionNumber": report.sti_condition if np.isfinite(report.sti_condition) else None,
-        "TensorRank": report.sti_rank,
-        "TensorNoiseGain": report.sti_noise_gain if np.isfinite(report.sti_noise_gain) else None,
-        "CosmosRatio": report.cosmos_ratio,
-        "CosmosNoiseGain": report.cosmos_noise_gain,
-        "LargestAngleDegrees": report.spread,
-        "Warnings": list(report.messages),
-    }
+def _log(line: str) -> None:
+    print(line, flush=True)
 
 
 class _LabelInputs(BaseInterfaceInputSpec):
@@ -148,6 +121,8 @@ class _LabelInputs(BaseInterfaceInputSpec):
     mask_file = File(exists=True, mandatory=True, desc="where it is valid")
     transform_file = File(exists=True, mandatory=True)
     b0_direction = traits.Either(None, traits.Tuple(traits.Float, traits.Float, traits.Float), usedefault=True)
+    uncertainty_file = File(exists=True, desc="of the fit")
+    number = traits.Int(0, usedefault=True, desc="of the scan in the uncertainty, from 0")
 
 
 class _LabelOutputs(TraitedSpec):
@@ -155,6 +130,9 @@ class _LabelOutputs(TraitedSpec):
     deltab_file = File(desc="delta B', ppm of B0")
     cosmos_file = File(desc="ppm")
     residual_file = File(desc="ppm of B0")
+    chi33sd_file = File(desc="standard deviation of chi33, ppm")
+    deltabsd_file = File(desc="standard deviation of delta B', ppm of B0")
+    cosmossd_file = File(desc="standard deviation of COSMOS, ppm")
 
 
 class ScanLabels(_Chi33Interface):
@@ -178,4 +156,14 @@ class ScanLabels(_Chi33Interface):
             ("cosmos_file", found.cosmos), ("residual_file", found.residual),
         ):  # fmt: skip
             self._save(runtime, output, volume, affine)
+        if isdefined(inputs.uncertainty_file):
+            self._save_deviations(runtime, subject_affine, affine, field.shape)
         return runtime
+
+    def _save_deviations(self, runtime: Any, subject_affine: NDArray, affine: NDArray, shape: tuple[int, ...]) -> None:
+        image = open_image(Path(self.inputs.uncertainty_file))
+        back = np.linalg.inv(read_transform(Path(self.inputs.transform_file)))
+        first = 2 * self.inputs.number
+        for output, index in (("chi33sd_file", first), ("deltabsd_file", first + 1), ("cosmossd_file", -1)):
+            volume = np.asarray(image.dataobj[..., index % image.shape[3]], np.float32)
+            self._save(runtime, output, resample(volume, subject_affine, affine, shape, back, order=1), affine)

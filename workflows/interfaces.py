@@ -99,6 +99,7 @@ class _TotalFieldOutputs(TraitedSpec):
     field_file = File(desc="total field, ppm of B0")
     residual_file = File(desc="departure of the echoes from a line, rad")
     reliable_file = File(desc="mask of the voxels whose field can be trusted")
+    weight_file = File(desc="proportional to 1 / standard deviation of the field")
 
 
 class TotalField(_Chi33Interface):
@@ -132,6 +133,7 @@ class TotalField(_Chi33Interface):
         )  # fmt: skip
         self._save(runtime, "field_file", found.field, affine)
         self._save(runtime, "residual_file", found.residual, affine)
+        self._save(runtime, "weight_file", found.weight, affine)
         reliable = reliable_mask(inside, found, size, residual_limit=inputs.residual_limit)
         self._save(runtime, "reliable_file", reliable, affine, np.uint8)
         return runtime

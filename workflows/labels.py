@@ -11,24 +11,33 @@ from .config import RunConfig
 from .fit_interfaces import FitSusceptibility, ScanLabels
 from .raw import RawScan
 
-FIT_OUTPUTS = ("tensor_file", "cosmos_file", "mms_file", "msa_file", "pev_file", "mask_file", "sidecar_file")
-LABEL_OUTPUTS = ("chi33_file", "deltab_file", "cosmos_file", "residual_file")
+FIT_OUTPUTS = (
+    "tensor_file", "cosmos_file", "mms_file", "msa_file", "pev_file", "mask_file", "sidecar_file", "uncertainty_file",
+)  # fmt: skip
+LABEL_OUTPUTS = (
+    "chi33_file", "deltab_file", "cosmos_file", "residual_file", "chi33sd_file", "deltabsd_file", "cosmossd_file",
+)  # fmt: skip
 
 
 def init_fit_wf(scans: Sequence[RawScan], config: RunConfig, *, name: str = "fit_wf") -> pe.Workflow:
-    """Return the workflow from all local fields and transforms to the fit in the subject frame.
+    """Return the workflow from all fields and transforms to the fit in the subject frame.
 
-    Inputs (lists, one entry a scan in the order of `scans`): local_fields, local_masks, transforms; and
+    Inputs (lists, one entry a scan in the order of `scans`): fields (total ones for the single-step fit, else local),
+    masks (where they are known), weights (of the fields; used where the config says so), transforms; and
     reference_file (brain mask of the reference scan). Outputs: those of FitSusceptibility.
     """
     workflow = pe.Workflow(name=name)
-    lists = ["local_fields", "local_masks", "transforms"]
+    lists = {"fields": "field_files", "masks": "mask_files", "transforms": "transform_files"}
+    if config.weights == "magnitude":
+        lists["weights"] = "weight_files"
     inputnode = pe.Node(niu.IdentityInterface([*lists, "reference_file"]), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(list(FIT_OUTPUTS)), name="outputnode")
     fit = pe.Node(
         FitSusceptibility(
             labels=[scan.name for scan in scans], b0_directions=[scan.b0_direction for scan in scans],
-            prior_iso=config.prior_iso, prior_aniso=config.prior_aniso, noise=config.noise,
+            method=config.fit, prior_iso=config.prior_iso, prior_aniso=config.prior_aniso, noise=config.noise,
+            iterations=config.iterations, draws=config.draws, jackknife=config.jackknife, scheduler=config.dask,
+            memory=config.fit_memory, device=config.device,
         ),
         name="fit",
         mem_gb=8,
@@ -36,36 +45,27 @@ def init_fit_wf(scans: Sequence[RawScan], config: RunConfig, *, name: str = "fit
     )  # fmt: skip
     workflow.connect(
         [
-            (
-                inputnode,
-                fit,
-                [
-                    ("local_fields", "field_files"),
-                    ("local_masks", "mask_files"),
-                    ("transforms", "transform_files"),
-                    ("reference_file", "reference_file"),
-                ],
-            ),
+            (inputnode, fit, [*lists.items(), ("reference_file", "reference_file")]),
             (fit, outputnode, [(one, one) for one in FIT_OUTPUTS]),
         ]
     )
     return workflow
 
 
-def init_scan_labels_wf(scan: RawScan, *, name: str = "scan_labels_wf") -> pe.Workflow:
+def init_scan_labels_wf(scan: RawScan, number: int = 0, *, name: str = "scan_labels_wf") -> pe.Workflow:
     """Return the workflow from a subject's fit to the labels of one scan on its own grid.
 
-    Inputs: tensor_file, cosmos_file (subject frame), local_field, local_mask, transform_file. Outputs: chi33_file,
-    deltab_file, cosmos_file, residual_file.
+    number: of the scan among the fitted ones, from 0. Inputs: tensor_file, cosmos_file, uncertainty_file (subject
+    frame, the last may be missing), local_field, local_mask, transform_file. Outputs: LABEL_OUTPUTS.
     """
     workflow = pe.Workflow(name=name)
     inputs = {
         "tensor_file": "tensor_file", "cosmos_file": "cosmos_file", "local_field": "field_file",
-        "local_mask": "mask_file", "transform_file": "transform_file",
+        "local_mask": "mask_file", "transform_file": "transform_file", "uncertainty_file": "uncertainty_file",
     }  # fmt: skip
     inputnode = pe.Node(niu.IdentityInterface(list(inputs)), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(list(LABEL_OUTPUTS)), name="outputnode")
-    labels = pe.Node(ScanLabels(b0_direction=scan.b0_direction), name="labels", mem_gb=3)
+    labels = pe.Node(ScanLabels(b0_direction=scan.b0_direction, number=number), name="labels", mem_gb=3)
     workflow.connect(
         [
             (inputnode, labels, list(inputs.items())),

@@ -13,13 +13,18 @@ import numpy as np
 
 from .. import __version__
 from ..pipeline.errors import InputError
+from ..pipeline.fits.prior import Prior
+from ..pipeline.orientation_design import FIELD_NOISE, OrientationPlan, plan_orientations
+from ..pipeline.orientation_words import plan_sentences
 from ..pipeline.orientations import OrientationReport, assess_orientations
 from ..pipeline.tensors import COMPONENTS, DIAGONAL
 from .derivatives import Derivatives, write_atomically
-from .figures import GreyScale, Planes, b0_figure, direction_figure, planes_figure, symmetric_scale
-from .report_checks import check_scans, check_sign, collect_warnings, quantity
-from .report_measures import ScanMeasures, SubjectMeasures, find_scans, measure_scans, measure_subject
-from .report_methods import flatten, write_methods
+from .figures import GreyScale, Planes, b0_figure, data_uri, planes_figure, symmetric_scale
+from .figures_tensor import direction_figure
+from .plan_figure import draw_plan
+from .report_checks import check_fit, check_scans, check_sign, collect_warnings, quantity
+from .report_measures import DEVIATIONS, ScanMeasures, SubjectMeasures, find_scans, measure_scans, measure_subject
+from .report_methods import fit_rows, flatten, recorded, uncertainty_words, write_methods
 from .report_template import render_index, render_subject
 
 CHI_SCALE = GreyScale(-0.1, 0.15)
@@ -34,6 +39,8 @@ _TITLES = {
     "cosmos": "COSMOS",
     "residual": "Residual of the local field",
     "chi33sd": "χ33, standard deviation",
+    "deltabsd": "δB′, standard deviation",
+    "cosmossd": "COSMOS, standard deviation",
     "mms": "Mean magnetic susceptibility (MMS)",
     "msa": "Susceptibility anisotropy (MSA)",
 }
@@ -51,6 +58,16 @@ _COLUMNS = (  # number, title, unit, digits, factor
     ("chi33_std", "χ33", "std, ppm", 4, 1),
     ("correlation", "Correlation", "χ33, COSMOS", 2, 1),
 )
+
+
+_DEVIATION_COLUMNS = (
+    ("chi33sd_median", "χ33", "median, ppm"),
+    ("chi33sd_p95", "χ33", "95th percentile, ppm"),
+    ("deltabsd_median", "δB′", "median, ppm"),
+    ("cosmossd_median", "COSMOS", "median, ppm"),
+)
+_PLAN_SENTENCES = 4
+_PLAN_DPI = 110
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,8 @@ def write_subject_report(out_dir: Path, subject: str, provenance: Mapping[str, A
     in_subject = measure_subject(files)
     directions = [scan.b0_direction for scan in scans if scan.b0_direction is not None]
     orientations = assess_orientations(directions) if len(directions) == len(scans) else None
-    checks = (*check_scans(scans), *check_sign(in_subject, provenance))
+    record = in_subject.record
+    checks = (*check_scans(scans), *check_sign(in_subject, provenance), *check_fit(record))
     warnings = collect_warnings(scans, checks, orientations, provenance)
     date = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     page = render_subject(
@@ -93,10 +111,14 @@ def write_subject_report(out_dir: Path, subject: str, provenance: Mapping[str, A
         scans=_scan_sections(scans),
         sphere=_sphere(directions) if orientations else None,
         orientations=_conditioning(orientations) if orientations else None,
+        plan=_plan(directions, record, subject) if orientations else None,
+        fit=fit_rows(record),
         subject_pictures=_subject_pictures(in_subject),
+        tensor_pictures=_tensor_pictures(in_subject),
+        uncertainty=_uncertainty(scans, record),
         convention=_CONVENTION,
         checks=checks,
-        methods=write_methods(provenance),
+        methods=write_methods(provenance, record),
         stages=_stages(provenance),
         record=list(flatten({key: value for key, value in provenance.items() if key not in ("stages", "warnings")})),
     )
@@ -173,16 +195,19 @@ def _scales(scans: Sequence[ScanMeasures]) -> dict[str, GreyScale]:
         scales[desc] = symmetric_scale(max((scan.numbers.get(f"{desc}_size", 0.0) for scan in scans), default=0.0))
     if any("local" in scan.planes for scan in scans):
         scales["residual"] = scales["local"]
-    spread = symmetric_scale(max((scan.numbers.get("chi33sd_size", 0.0) for scan in scans), default=0.0))
-    scales["chi33sd"] = GreyScale(0.0, spread.high)
+    for group in (("chi33sd", "cosmossd"), ("deltabsd",)):  # susceptibilities on one scale
+        largest = max((scan.numbers.get(f"{desc}_size", 0.0) for scan in scans for desc in group), default=0.0)
+        scales |= dict.fromkeys(group, GreyScale(0.0, symmetric_scale(largest).high))
     return scales
 
 
 def _scan_pictures(scan: ScanMeasures, scales: Mapping[str, GreyScale]) -> list[Picture]:
-    """The maps of a scan; the first one also shows the outlines of the masks."""
+    """The maps of a scan, of the standard deviations only chi33's; the first one also shows the outlines of masks."""
     pictures: list[Picture] = []
     masks = [("brain mask", _BRAIN_COLOUR, scan.brain), ("local field valid", _LOCAL_COLOUR, scan.local)]
     for desc, planes in scan.planes.items():
+        if desc in DEVIATIONS[1:]:
+            continue
         outlines = [(name, colour, mask) for name, colour, mask in masks if mask is not None] if not pictures else []
         scale = scales.get(desc) or GreyScale(0.0, planes.size or 1.0, "")
         pictures.append(_picture(_TITLES[desc], f" of scan {scan.name}", planes, scale, scan.brain, outlines))
@@ -218,27 +243,27 @@ def _subject_pictures(subject: SubjectMeasures) -> list[Picture]:
         scale = GreyScale(0.0, symmetric_scale(planes["msa"].size).high)
         pictures.append(_picture(_TITLES["msa"], " in the subject frame", planes["msa"], scale, subject.brain))
         if "pev" in planes:
-            pictures.append(_direction_picture(planes["pev"], planes["msa"], scale))
-    if "tensor" in planes:
-        pictures += _tensor_pictures(planes["tensor"], subject.brain)
+            pictures.append(_direction_picture(planes["pev"], planes["msa"], subject.full_msa or scale.high))
     return pictures
 
 
-def _direction_picture(direction: Planes, anisotropy: Planes, scale: GreyScale) -> Picture:
-    title = "Principal eigenvector"
-    detail = f"brightness: MSA, 0 to {scale.high:g} ppm;"
+def _direction_picture(direction: Planes, anisotropy: Planes, full: float) -> Picture:
+    title = "Principal eigenvector, weighted by MSA"
+    detail = f"colour: its direction; brightness: MSA, full from {full:g} ppm on"
     return Picture(
-        uri=direction_figure(direction, anisotropy, scale.high),
-        alt=f"{title} in the subject frame as colour in an axial, a coronal and a sagittal slice: left-right red, "
-        f"front-back green, up-down blue; {detail.rstrip(';')}.",
+        uri=direction_figure(direction, anisotropy, full),
+        alt=f"{title}, in the subject frame in an axial, a coronal and a sagittal slice: left-right red, front-back "
+        f"green, up-down blue; {detail}.",
         title=title,
         detail=detail,
-        outlines=(("left–right", "#f00000"), ("front–back", "#00d000"), ("up–down", "#2020ff")),
     )
 
 
-def _tensor_pictures(tensor: Planes, brain: Planes | None) -> list[Picture]:
+def _tensor_pictures(subject: SubjectMeasures) -> list[Picture]:
     """The six components; those off the diagonal on one symmetric scale."""
+    if "tensor" not in subject.planes:
+        return []
+    tensor, brain = subject.planes["tensor"], subject.brain
     off = [i for i in range(len(COMPONENTS)) if i not in DIAGONAL]
     scale = symmetric_scale(max(tensor.component(i).size for i in off))
     return [
@@ -278,6 +303,54 @@ def _conditioning(report: OrientationReport) -> dict[str, Any]:
             ("COSMOS: noise gain", shown(report.cosmos_noise_gain, 2)),
         ],
         "messages": report.messages,
+    }
+
+
+def _plan(directions: Sequence[np.ndarray], record: Mapping[str, Any], subject: str) -> dict[str, Any]:
+    """What each scan counts and what one more would add: sentences, and the figure of `chi33 plan`."""
+    iso, aniso = (recorded(record, f"Prior{part}Ppm") for part in ("Iso", "Aniso"))
+    prior = Prior(iso, aniso) if iso and aniso and min(iso, aniso) > 0 else Prior()
+    noise = recorded(record, "FieldNoisePpm") or 0.0
+    plan = plan_orientations(directions, noise=float(f"{noise:.2g}") if noise > 0 else FIELD_NOISE, prior=prior)
+    said = plan_sentences(plan)[max(1, len(plan.report.messages)) :]  # the first ones stand beside the numbers already
+    return {
+        "sentences": said[:_PLAN_SENTENCES],
+        "uri": data_uri(draw_plan(plan, title=f"sub-{subject}"), "jpeg", dpi=_PLAN_DPI),
+        "alt": _plan_words(plan),
+    }
+
+
+def _plan_words(plan: OrientationPlan) -> str:
+    best = plan.best[0] if plan.best else None
+    place = f"; best next scan: pitch {best.pitch:+.0f}, roll {best.roll:+.0f} degrees" if best else ""
+    return (
+        f"B0 directions of {_count(len(plan.directions), 'scan')} in the head seen from above, over what one more scan "
+        f"at each place would bring{place}."
+    )
+
+
+def _uncertainty(scans: Sequence[ScanMeasures], record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The standard deviations: maps of the reference scan, the scan that was moved least, and numbers of every scan."""
+    known = [scan for scan in scans if any(desc in scan.planes for desc in DEVIATIONS)]
+    if not known:
+        return None
+    reference = min(known, key=lambda scan: np.inf if scan.rotation is None else scan.rotation)
+    columns = [one for one in _DEVIATION_COLUMNS if any(one[0] in scan.numbers for scan in known)]
+    scales = _scales(scans)
+    return {
+        "sentence": uncertainty_words(record) or "How they were estimated is not recorded.",
+        "pictures": [
+            _picture(_TITLES[desc], f" of scan {reference.name}", reference.planes[desc], scales[desc], reference.brain)
+            for desc in DEVIATIONS
+            if desc in reference.planes
+        ],
+        "reference": reference.name,
+        "columns": [{"title": title, "unit": unit} for _, title, unit in columns],
+        "rows": [
+            (f"{number} · {scan.name}", [quantity(scan.number(key), 4) for key, *_ in columns])
+            for number, scan in enumerate(scans, 1)
+            if scan in known
+        ],
     }
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from ..pipeline.orientations import OrientationReport
 from .report_measures import ScanMeasures, SubjectMeasures
-from .report_methods import lookup
+from .report_methods import lookup, recorded
 
 _LARGEST_VOLUME_RATIO = 1.1  # of one brain between scans
 _LARGEST_DARK_SHARE = 0.5
+_LARGEST_LAST_CHANGE = 5  # of the tolerance
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ EXPECTED = (
     Expected("residual_ratio", "Residual, part of the local field", "%", None, 0.6,
              above="the labels leave much of the field unexplained; check registration and background removal",
              factor=100, digits=0),
+    Expected("chi33sd_median", "χ33, median standard deviation", "ppm", None, 0.02,
+             above="the map is about as uncertain as its contrast is strong; look at the noise of the field, and add "
+             "scans or larger tilts"),
 )  # fmt: skip
 
 
@@ -139,6 +143,25 @@ def _volume_agreement(scans: Sequence[ScanMeasures]) -> tuple[Check, ...]:
         )
     most = f"at most {100 * (_LARGEST_VOLUME_RATIO - 1):.0f} %"
     return (Check("Brain volume, difference between scans", f"{100 * (ratio - 1):.1f} %", most, warnings),)
+
+
+def check_fit(record: Mapping[str, Any]) -> tuple[Check, ...]:
+    """Return the check that a fit's iteration came to its end, by its record; none where none is recorded."""
+    change, tolerance = recorded(record, "LastRelativeChange"), recorded(record, "StoppingTolerance")
+    if change is None or not tolerance:
+        return ()
+    most = _LARGEST_LAST_CHANGE * tolerance
+    warnings: tuple[str, ...] = ()
+    if record.get("StoppedBy") == "iteration limit" and change > most:
+        limit = recorded(record, "IterationLimit")
+        counted = f" of {limit:.0f}" if limit is not None else ""
+        warnings = (
+            f"The fit stopped at its iteration limit{counted} while χ33 still changed by {100 * change:.2g} % in a "
+            f"step, more than {_LARGEST_LAST_CHANGE} times the tolerance ({100 * tolerance:.2g} %): the maps are not "
+            "finished; repeat the run with more --iterations.",
+        )
+    expected = f"at most {100 * most:.2g} %, {_LARGEST_LAST_CHANGE} times the tolerance"
+    return (Check("Last change of χ33 in the fit", f"{100 * change:.2g} %", expected, warnings),)
 
 
 def check_sign(subject: SubjectMeasures, provenance: Mapping[str, Any]) -> tuple[Check, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..pipeline.frames import (
 )
 from .derivatives import Derivatives, is_complete, open_image, read_image, read_json, read_transform, sidecar_path
 from .figures import Planes
+from .figures_tensor import full_brightness
 
 SCAN_MAPS = (
     ("magnitude", "MEGRE"),
@@ -36,7 +37,10 @@ SCAN_MAPS = (
     ("cosmos", "Chimap"),
     ("residual", "fieldmap"),
     ("chi33sd", "Chimap"),
+    ("deltabsd", "fieldmap"),
+    ("cosmossd", "Chimap"),
 )
+DEVIATIONS = ("chi33sd", "deltabsd", "cosmossd")
 SUBJECT_MAPS = ("cosmos", "mms", "msa", "tensor", "pev")
 _MARGIN = 8.0  # mm around the brain that a slice shows
 _EDGE = 2.0  # mm eroded from a mask before the strongest sources are looked for
@@ -141,14 +145,17 @@ class ScanMeasures:
 
 @dataclass(frozen=True)
 class SubjectMeasures:
-    """Slices of the maps in the subject frame and of the brain (None: no map), and the sign of the strongest sources.
+    """Slices of the maps in the subject frame and of the brain (None: no map), and what is said of the whole maps.
 
-    dark_share: part of the strongest COSMOS sources that is diamagnetic.
+    dark_share: part of the strongest COSMOS sources that is diamagnetic; full_msa: the anisotropy, ppm, that is strong
+    for this brain; record: what the tensor's sidecar says of the fit.
     """
 
     planes: dict[str, Planes] = field(default_factory=dict)
     brain: Planes | None = None
     dark_share: float | None = None
+    full_msa: float | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 def find_scans(out_dir: Path, subject: str) -> tuple[ScanFiles, ...]:
@@ -221,13 +228,16 @@ def measure_subject(files: Derivatives) -> SubjectMeasures:
     view = _subject_view(files, paths.values())
     if view is None:
         return SubjectMeasures()
-    planes, dark = {}, None
+    planes, dark, full = {}, None, None
     for desc, path in paths.items():
         volume = _read_on_grid(path, view)
         planes[desc] = view.cut(volume)
         if desc == "cosmos":
             dark = dark_share(volume, view)
-    return SubjectMeasures(planes, view.cut(view.mask), dark)
+        elif desc == "msa":
+            full = full_brightness(volume[view.mask])
+    record = read_json(sidecar_path(paths["tensor"])) if "tensor" in paths else {}
+    return SubjectMeasures(planes, view.cut(view.mask), dark, full, record)
 
 
 def dark_share(cosmos: NDArray[np.float32], view: View) -> float | None:
@@ -278,6 +288,10 @@ def _statistics(desc: str, values: NDArray[np.float32]) -> dict[str, float]:
         return {}
     low, high = (float(value) for value in np.percentile(values, (1, 99)))
     spread = float(values.std(dtype=np.float64))
+    if desc in DEVIATIONS:
+        known = values[values > 0]
+        median, wide = (float(value) for value in np.percentile(known, (50, 95))) if known.size else (0.0, 0.0)
+        return {f"{desc}_median": median, f"{desc}_p95": wide, f"{desc}_size": max(abs(low), abs(high))}
     return {f"{desc}_std": spread, f"{desc}_p1": low, f"{desc}_p99": high, f"{desc}_size": max(abs(low), abs(high))}
 
 

@@ -1,9 +1,14 @@
-"""The methods paragraph of the report with its references, and provenance as rows of a table."""
+"""The methods paragraph of the report with its references, and provenance and the fit's record as rows of tables.
+
+The record of a fit is the sidecar of the tensor map: every key of it may be missing, as in older derivatives.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from .. import __version__
@@ -31,8 +36,17 @@ _REFERENCES = {
     "cosmos": "Liu T, Spincemaille P, de Rochefort L, Kressler B, Wang Y. Calculation of susceptibility through "
     "multiple orientation sampling (COSMOS). Magn Reson Med 2009;61:196–204. doi:10.1002/mrm.21828",
     "sti": "Liu C. Susceptibility tensor imaging. Magn Reson Med 2010;63:1471–1477. doi:10.1002/mrm.22482",
+    "single": "Chatnuntawech I, McDaniel P, Cauley SF, et al. Single-step quantitative susceptibility mapping with "
+    "variational penalties. NMR Biomed 2017;30:e3570. doi:10.1002/nbm.3570",
+    "perturb": "Papandreou G, Yuille A. Gaussian sampling by local perturbations. Adv Neural Inf Process Syst (NIPS) "
+    "2010;23:1858–1866",
     "modl": "Feng R, Zhao J, Wang H, et al. MoDL-QSM: model-based deep learning for quantitative susceptibility "
     "mapping. NeuroImage 2021;240:118376. doi:10.1016/j.neuroimage.2021.118376",
+}
+_FIT_NAMES = {
+    "closed": "closed form, from local fields",
+    "masked": "iterative within the masks, from local fields",
+    "single-step": "single step, from total fields",
 }
 
 
@@ -69,10 +83,16 @@ def flatten(provenance: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield name, _plain(value)
 
 
-def write_methods(provenance: Mapping[str, Any]) -> Methods:
-    """Return the methods paragraph that provenance supports: a step it does not name is not described."""
+def recorded(record: Mapping[str, Any], name: str) -> float | None:
+    """Return a finite number of a fit's record; None where there is none."""
+    value = record.get(name)
+    return float(value) if isinstance(value, int | float) and isfinite(value) else None
+
+
+def write_methods(provenance: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> Methods:
+    """Return the methods paragraph that provenance and the fit's record support: a step neither names is left out."""
     cited: list[str] = []
-    sentences = [_finish(template, cited) for template in _sentences(provenance)]
+    sentences = [_finish(template, cited) for template in _sentences(provenance, record or {})]
     if not sentences:
         return Methods("The provenance of these files names no processing step.", ())
     return Methods(" ".join(sentences), tuple(_REFERENCES[key] for key in cited))
@@ -80,19 +100,21 @@ def write_methods(provenance: Mapping[str, Any]) -> Methods:
 
 def _finish(template: str, cited: list[str]) -> str:
     """Replace each `{key,key}` by numbers in order of first citation."""
-    out, *parts = template.split("{")
-    for part in parts:
-        keys, rest = part.split("}", 1)
-        for key in keys.split(","):
-            if key not in cited:
-                cited.append(key)
-        out += "[" + ", ".join(str(cited.index(key) + 1) for key in keys.split(",")) + "]" + rest
-    return out
+
+    def numbers(match: re.Match[str]) -> str:
+        keys = match[1].split(",")
+        if not set(keys) <= _REFERENCES.keys():
+            return match[0]
+        cited.extend(key for key in keys if key not in cited)
+        return "[" + ", ".join(str(cited.index(key) + 1) for key in keys) + "]"
+
+    return re.sub(r"\{([a-z,]+)\}", numbers, template)
 
 
-def _sentences(provenance: Mapping[str, Any]) -> list[str]:
-    steps = [_mask(provenance), _field(provenance), _background(provenance), _registration(provenance)]
-    steps += _fit(provenance)
+def _sentences(provenance: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    kind = _kind(provenance, record)
+    steps = [_mask(provenance), _field(provenance), _background(provenance, kind), _registration(provenance)]
+    steps += _fit(kind, provenance, record)
     named = [step for step in steps if step]
     if not named:
         return []
@@ -124,13 +146,17 @@ def _field(provenance: Mapping[str, Any]) -> str:
     )
 
 
-def _background(provenance: Mapping[str, Any]) -> str:
+def _background(provenance: Mapping[str, Any], kind: str) -> str:
     largest, threshold = lookup(provenance, "vsharp_largest_radius"), lookup(provenance, "vsharp_threshold")
     if largest is None and threshold is None:
         return ""
     smallest = lookup(provenance, "vsharp_smallest_radius")
     radii = f"radii {smallest} to {largest} mm" if smallest else f"radii up to {largest} mm"
     details = [radii] * (largest is not None) + [f"threshold {threshold}"] * (threshold is not None)
+    if kind == "single-step":
+        return (
+            f"Local fields, which the fit did not use, were made with V-SHARP {{sharp,vsharp}} ({', '.join(details)})."
+        )
     return f"The background field was removed with V-SHARP {{sharp,vsharp}} ({', '.join(details)})."
 
 
@@ -150,25 +176,143 @@ def _registration(provenance: Mapping[str, Any]) -> str:
     )
 
 
-def _fit(provenance: Mapping[str, Any]) -> list[str]:
-    kind = lookup(provenance, "fit")
+def _kind(provenance: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    return str(record.get("Fit") or lookup(provenance, "fit"))
+
+
+def _fit(kind: str, provenance: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     ways = {
-        "closed": "in closed form, point by point in k-space,",
-        "masked": "inside the mask, by preconditioned conjugate gradients,",
-        "single-step": "in a single step from the total fields, by preconditioned conjugate gradients,",
+        "closed": "in closed form, point by point in k-space",
+        "masked": "to the local fields within the masks of the scans, by preconditioned conjugate gradients",
+        "single-step": "in a single step {single} to the total fields, the background removed inside the fit, by "
+        "preconditioned conjugate gradients",
     }
     if kind not in ways:
         return []
-    iso, aniso, noise = (lookup(provenance, name) for name in ("prior_iso", "prior_aniso", "noise"))
-    prior = f" of {iso} ppm (isotropic part) and {aniso} ppm (traceless part)" if iso and aniso else ""
+    noise = recorded(record, "FieldNoisePpm") or lookup(provenance, "noise")
+    given = {f"Prior{part.title()}Ppm": lookup(provenance, f"prior_{part}") for part in ("iso", "aniso")}
+    priors = _priors({key: value for key, value in given.items() if value is not None} | dict(record))
+    prior = f" of {priors[0]} (isotropic part) and {priors[1]} (traceless part)" if priors else ""
     assumed = f" and field noise of {noise:.3g} ppm" if isinstance(noise, float) else ""
     return [
-        f"A scalar map (COSMOS {{cosmos}}) and the susceptibility tensor {{sti}} were fitted {ways[kind]} with "
+        f"A scalar map (COSMOS {{cosmos}}) and the susceptibility tensor {{sti}} were fitted {ways[kind]}, with "
         f"Gaussian priors{prior}{assumed}.",
+        _filter(kind, record),
+        _weights(kind, record),
+        _stopping(record),
         "For each scan the apparent susceptibility along B0, χ33, and the field of the transverse part, δB′, were "
         "computed from the tensor on that scan's own grid {modl}. Susceptibilities are relative to the mean over the "
         "brain mask.",
+        *_uncertainty(record),
     ]
+
+
+def _filter(kind: str, record: Mapping[str, Any]) -> str:
+    if kind != "single-step":
+        return ""
+    radii = _radii(record)
+    spheres = f"spheres of radius {', '.join(radii)} mm" if radii else "spheres of several radii"
+    return (
+        "Data and model passed one filter, the field less its mean over a sphere {sharp,vsharp}, at each voxel with "
+        f"the largest of {spheres} that fits into the scan's mask; nothing was deconvolved."
+    )
+
+
+def _weights(kind: str, record: Mapping[str, Any]) -> str:
+    if kind == "closed":
+        return ""
+    ways = {
+        "mask": "Every voxel of a scan's mask had the same weight.",
+        "magnitude": "Voxels of a scan's mask were weighted by the inverse standard deviation of their field, "
+        "estimated from the magnitude.",
+    }
+    return ways.get(str(record.get("Weights")), "")
+
+
+def _stopping(record: Mapping[str, Any]) -> str:
+    done, scalar = recorded(record, "Iterations"), recorded(record, "IterationsCosmos")
+    if done is None:
+        return ""
+    also = f" for the tensor and {scalar:.0f} for COSMOS" if scalar is not None else ""
+    ended = _ending(record)
+    return f"The iteration took {done:.0f} steps{also}" + (f" and ended {ended}." if ended else ".")
+
+
+def _ending(record: Mapping[str, Any]) -> str:
+    """How an iteration ended, after the word "ended"; empty where it is not recorded."""
+    tolerance, change = recorded(record, "StoppingTolerance"), recorded(record, "LastRelativeChange")
+    done, limit, by = recorded(record, "Iterations"), recorded(record, "IterationLimit"), record.get("StoppedBy")
+    if by == "tolerance":
+        below = f" by less than {_per_cent(tolerance)} of itself" if tolerance is not None else " little enough"
+        return f"when χ33 changed{below} in a step"
+    if by == "iteration limit":
+        words = "at its limit" + (f" of {limit:.0f}" if limit is not None else "")
+        words += " after the noise was estimated" if limit is not None and (done or 0) > limit else ""
+        still = f", when χ33 still changed by {_per_cent(change)} of itself" if change is not None else ""
+        return words + still + (f" (tolerance {_per_cent(tolerance)})" if tolerance is not None else "")
+    return ""
+
+
+def _uncertainty(record: Mapping[str, Any]) -> list[str]:
+    draws, groups = (recorded(record, f"Uncertainty{name}") or 0 for name in ("Draws", "JackknifeGroups"))
+    ways = [f"{draws:.0f} draws of the posterior by perturb-and-solve {{perturb}}"] if draws else []
+    ways += [f"a jackknife over {groups:.0f} groups of scans"] if groups else []
+    if not ways:
+        return []
+    larger = ", the larger of the two variances counting" if len(ways) == 2 else ""
+    left_out = " ".join(str(record.get("UncertaintyLeavesOut") or "").split()).rstrip(". ")
+    return [
+        f"Standard deviations of the maps were estimated voxel by voxel with {' and '.join(ways)}{larger}.",
+        *([f"They leave out {left_out}."] if left_out else []),
+    ]
+
+
+def uncertainty_words(record: Mapping[str, Any]) -> str:
+    """Return how the standard deviations were made and what they leave out, without citations; empty if unknown."""
+    return re.sub(r" \{[a-z,]+\}", "", " ".join(_uncertainty(record)))
+
+
+def fit_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a fit's record says of the fit as rows of a table; what it does not say is left out."""
+    rows = [("Fit", _FIT_NAMES.get(str(record.get("Fit")), str(record.get("Fit") or "")))]
+    noise, limit = recorded(record, "FieldNoisePpm"), recorded(record, "IterationLimit")
+    rows.append(("Field noise", f"{noise:.3g} ppm" if noise is not None else ""))
+    rows.append(("Prior, isotropic and traceless part", ", ".join(_priors(record))))
+    done = [recorded(record, name) for name in ("Iterations", "IterationsCosmos")]
+    counts = ", ".join(f"{one:.0f}" for one in done if one is not None)
+    rows.append(("Iterations, tensor and COSMOS" if None not in done else "Iterations", counts))
+    by = str(record.get("StoppedBy") or "")
+    reached = f"{by} of {limit:.0f}" if by == "iteration limit" and limit is not None else by
+    rows.append(("Stopped by", reached))
+    change, tolerance = recorded(record, "LastRelativeChange"), recorded(record, "StoppingTolerance")
+    asked = f" (tolerance {_per_cent(tolerance)})" if tolerance is not None else ""
+    rows.append(("Last change of χ33", f"{_per_cent(change)}{asked}" if change is not None else ""))
+    radii = _radii(record)
+    rows.append(("Radii of the spheres", f"{', '.join(radii)} mm" if radii else ""))
+    weights = record.get("Weights") if record.get("Fit") != "closed" else None
+    rows.append(("Weights of voxels", {"mask": "alike", "magnitude": "from the magnitude"}.get(str(weights), "")))
+    draws, groups, seed = (recorded(record, f"Uncertainty{name}") for name in ("Draws", "JackknifeGroups", "Seed"))
+    seeded = f" (seed {seed:.0f})" if seed is not None and draws else ""
+    rows.append(("Draws of the posterior", f"{draws:.0f}{seeded}" if draws else ""))
+    rows.append(("Jackknife groups", f"{groups:.0f}" if groups else ""))
+    return [row for row in rows if row[1]]
+
+
+def _radii(record: Mapping[str, Any]) -> list[str]:
+    radii = record.get("RadiiMm")
+    return [f"{float(r):.3g}" for r in radii if isinstance(r, int | float)] if _is_list(radii) else []
+
+
+def _priors(record: Mapping[str, Any]) -> list[str]:
+    """The two standard deviations of the prior in words; none where one of them is not recorded."""
+    keys = ("PriorIsoPpm", "PriorAnisoPpm")
+    values = [recorded(record, key) for key in keys]
+    known = all(key in record for key in keys)
+    return [f"{one:g} ppm" if one is not None else "infinite width" for one in values] if known else []
+
+
+def _per_cent(value: float) -> str:
+    return f"{100 * value:.2g} %"
 
 
 def _given(name: str, value: Any) -> str:

@@ -49,6 +49,7 @@ th[scope=row] { font-weight: 600; }
   margin: 12px 0; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 6px; overflow: hidden; }
 figure img { display: block; width: 100%; height: auto; }
+figure.plan { background: #ffffff; max-width: 660px; }
 figure.plain { background: none; border: none; max-width: 420px; }
 figcaption { padding: 7px 10px 9px; line-height: 1.35; }
 figcaption small { display: block; font-size: 0.85rem; }
@@ -98,7 +99,9 @@ Look at {{ "this" if warnings|length == 1 else "these" }} before using the maps:
 {% endif %}</div>
 <nav aria-label="Sections"><a href="#scans">Scans</a>
 {% if sphere %} <a href="#orientations">Head orientations</a>{% endif %}
-{% if subject_pictures %} <a href="#subject">Subject frame</a>{% endif %} <a href="#maps">Maps of each scan</a>
+{% if fit %} <a href="#fit">Fit</a>{% endif %}
+{% if subject_pictures or tensor_pictures %} <a href="#subject">Subject frame</a>{% endif %}
+{% if uncertainty %} <a href="#uncertainty">Uncertainty</a>{% endif %} <a href="#maps">Maps of each scan</a>
 <a href="#checks">Checks</a> <a href="#methods">Methods</a> <a href="#provenance">Provenance</a></nav>
 
 <h2 id="scans">Scans</h2>
@@ -129,12 +132,40 @@ table.</small></figcaption>
 <p class="good">These directions determine COSMOS and the tensor.</p>{% endfor %}
 <p class="soft">Noise gain: of the tensor, against as many scans in an ideal set; of COSMOS, at the worst point of
 k-space, per unit of field noise. Smaller is better for every number but the angle and the rank.</p></div></div>
+{% if plan %}<h3>What each scan counts, and one more</h3>
+<p>{{ plan.sentences|join(" ") }}</p>
+<p class="soft">Scans are numbered as in the table; pitch and roll turn the head from where it was in the reference
+scan.</p>
+<details><summary>What one more scan would add, over its place</summary>
+<figure class="plan"><img src="{{ plan.uri }}" alt="{{ plan.alt }}"></figure></details>{% endif %}
 {% endif %}
 
-{% if subject_pictures %}<h2 id="subject">Subject frame</h2>
+{% if fit %}<h2 id="fit">Fit</h2>
+<div class="wide"><table><tbody>
+{% for name, value in fit %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
+{% endfor %}</tbody></table></div>{% endif %}
+
+{% if subject_pictures or tensor_pictures %}<h2 id="subject">Subject frame</h2>
 <p>The fits on the reference scan's axes. {{ convention }}</p>
-<div class="cards">{% for picture in subject_pictures %}{{ card(picture) }}
+{% if subject_pictures %}<div class="cards">{% for picture in subject_pictures %}{{ card(picture) }}
 {% endfor %}</div>{% endif %}
+{% if tensor_pictures %}<h3>Components of the tensor</h3>
+<div class="cards">{% for picture in tensor_pictures %}{{ card(picture) }}
+{% endfor %}</div>{% endif %}{% endif %}
+
+{% if uncertainty %}<h2 id="uncertainty">Uncertainty</h2>
+<p>{{ uncertainty.sentence }} Shown for scan {{ uncertainty.reference }}, on its own grid.</p>
+<div class="cards">{% for picture in uncertainty.pictures %}{{ card(picture) }}
+{% endfor %}</div>
+<div class="wide" tabindex="0" role="region" aria-label="Table of standard deviations">
+<table><caption>Standard deviations where the local field is valid</caption>
+<thead><tr><th scope="col">Scan</th>
+{% for column in uncertainty.columns %}
+<th scope="col" class="number">{{ column.title }}<small>{{ column.unit }}</small></th>{% endfor %}
+</tr></thead><tbody>
+{% for name, cells in uncertainty.rows %}<tr><th scope="row">{{ name }}</th>
+{% for cell in cells %}<td class="number">{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>{% endif %}
 
 <h2 id="maps">Maps of each scan</h2>
 <p>Each scan on its own grid, turned to the closest right–anterior–superior axes and not resampled. {{ convention }}

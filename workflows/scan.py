@@ -10,7 +10,9 @@ from .config import RunConfig
 from .interfaces import BrainMask, CleanMask, LocalFieldMap, TotalField
 from .raw import RawScan
 
-SCAN_OUTPUTS = ("magnitude", "brain_mask", "total_field", "residual", "local_field", "local_mask")
+SCAN_OUTPUTS = (
+    "magnitude", "brain_mask", "total_field", "reliable_mask", "weight", "residual", "local_field", "local_mask",
+)  # fmt: skip
 
 
 def init_brain_mask_wf(config: RunConfig, backend: str, *, name: str = "brain_mask_wf") -> pe.Workflow:
@@ -42,8 +44,8 @@ def init_brain_mask_wf(config: RunConfig, backend: str, *, name: str = "brain_ma
 def init_scan_wf(scan: RawScan, config: RunConfig, backend: str, *, name: str = "scan_wf") -> pe.Workflow:
     """Return the workflow from a scan's raw echoes to its local field, on the scan's own grid.
 
-    Outputs (outputnode): magnitude (first echo), brain_mask, total_field (ppm of B0), residual (rad), local_field
-    (ppm of B0), local_mask.
+    Outputs (outputnode): magnitude (first echo), brain_mask, total_field (ppm of B0), reliable_mask (where it can be
+    trusted), weight (proportional to 1 / its standard deviation), residual (rad), local_field (ppm of B0), local_mask.
     """
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(niu.IdentityInterface(["magnitude"]), name="inputnode")
@@ -82,6 +84,7 @@ def init_scan_wf(scan: RawScan, config: RunConfig, backend: str, *, name: str = 
             (inputnode, outputnode, [("magnitude", "magnitude")]),
             (mask_wf, outputnode, [("outputnode.mask_file", "brain_mask")]),
             (total, outputnode, [("field_file", "total_field"), ("residual_file", "residual")]),
+            (total, outputnode, [("reliable_file", "reliable_mask"), ("weight_file", "weight")]),
             (local, outputnode, [("field_file", "local_field"), ("mask_file", "local_mask")]),
         ]
     )

@@ -47,15 +47,19 @@ _LABEL_PRODUCTS = (
     _Product("cosmos_file", "Chimap", "cosmos", "ppm", "COSMOS susceptibility on this scan's grid"),
     _Product("residual_file", "fieldmap", "residual", "ppm", "Local field less (dipole * chi33 + delta B')"),
 )
+_DEVIATION_PRODUCTS = (
+    _Product("chi33sd_file", "Chimap", "chi33sd", "ppm", "Standard deviation of chi33 of this scan"),
+    _Product("deltabsd_file", "fieldmap", "deltabsd", "ppm", "Standard deviation of delta B' of this scan, ppm of B0"),
+    _Product("cosmossd_file", "Chimap", "cosmossd", "ppm", "Standard deviation of COSMOS on this scan's grid"),
+)
 _SUBJECT_PRODUCTS = (
     _Product("tensor_file", "Chimap", "tensor", "ppm", "Susceptibility tensor: xx, xy, xz, yy, yz, zz"),
     _Product("cosmos_file", "Chimap", "cosmos", "ppm", "COSMOS susceptibility"),
     _Product("mms_file", "Chimap", "mms", "ppm", "Mean magnetic susceptibility"),
     _Product("msa_file", "Chimap", "msa", "ppm", "Magnetic susceptibility anisotropy"),
     _Product("pev_file", "Chimap", "pev", None, "Principal eigenvector of the tensor: x, y, z"),
-    _Product("mask_file", "mask", "local", None, "Where at least one scan has a local field"),
+    _Product("mask_file", "mask", "local", None, "Where at least one scan has a field for the fit"),
 )
-_MERGED = ("local_fields", "local_masks", "transforms")
 _SUBJECT_FRAME = "world of the reference scan (RAS+, mm); susceptibility relative to the mean over the mask"
 
 
@@ -85,24 +89,27 @@ def init_subject_wf(
     workflow = pe.Workflow(name=name or f"sub_{node_name(subject.label)}_wf")
     reference = reference_scan(subject, config)
     fit_wf = init_fit_wf(subject.scans, config)
-    merges = {one: pe.Node(niu.Merge(len(subject.scans)), name=f"all_{one}") for one in _MERGED}
+    sources = fit_sources(config)
+    merges = {one: pe.Node(niu.Merge(len(subject.scans)), name=f"all_{one}") for one in (*sources, "transforms")}
     reference_node = pe.Node(niu.IdentityInterface(["brain_mask"]), name="reference")
     workflow.connect([(reference_node, fit_wf, [("brain_mask", "inputnode.reference_file")])])
     for index, scan in enumerate(subject.scans):
         tag, number = node_name(scan.name), f"in{index + 1}"
         scan_wf = init_scan_wf(scan, config, backend, name=f"scan_{tag}_wf")
         registration_wf = init_registration_wf(scan, reference, backend, name=f"registration_{tag}_wf")
-        labels_wf = init_scan_labels_wf(scan, name=f"labels_{tag}_wf")
+        labels_wf = init_scan_labels_wf(scan, index, name=f"labels_{tag}_wf")
         workflow.connect(
             [
                 (reference_node, registration_wf, [("brain_mask", "inputnode.reference_mask")]),
-                (scan_wf, merges["local_fields"], [("outputnode.local_field", number)]),
-                (scan_wf, merges["local_masks"], [("outputnode.local_mask", number)]),
+                *((scan_wf, merges[one], [(f"outputnode.{source}", number)]) for one, source in sources.items()),
                 (registration_wf, merges["transforms"], [("outputnode.transform_file", number)]),
                 (
                     fit_wf,
                     labels_wf,
-                    [(f"outputnode.{one}", f"inputnode.{one}") for one in ("tensor_file", "cosmos_file")],
+                    [
+                        (f"outputnode.{one}", f"inputnode.{one}")
+                        for one in ("tensor_file", "cosmos_file", "uncertainty_file")
+                    ],
                 ),
                 (
                     scan_wf,
@@ -115,18 +122,35 @@ def init_subject_wf(
         if scan is reference:
             workflow.connect([(scan_wf, reference_node, [("outputnode.brain_mask", "brain_mask")])])
         place = Derivatives(out_dir, subject.label, scan.session)
-        _export_scan(workflow, scan_wf, labels_wf, scan, place, _scan_facts(scan, config))
+        products = (*_LABEL_PRODUCTS, *(_DEVIATION_PRODUCTS if config.draws or config.jackknife else ()))
+        _export_scan(workflow, scan_wf, labels_wf, scan, place, _scan_facts(scan, config), products)
         _export_transform(workflow, registration_wf, place.transform(scan.label), tag)
-    workflow.connect([(merges[one], fit_wf, [("out", f"inputnode.{one}")]) for one in _MERGED])
+    workflow.connect([(merge, fit_wf, [("out", f"inputnode.{one}")]) for one, merge in merges.items()])
     _export_subject(workflow, fit_wf, Derivatives(out_dir, subject.label), reference)
     return workflow
 
 
+def fit_sources(config: RunConfig) -> dict[str, str]:
+    """Return which outputs of a scan's workflow the fit takes, by input of the fit's workflow."""
+    whole = config.fit == "single-step"
+    sources = {
+        "fields": "total_field" if whole else "local_field",
+        "masks": "reliable_mask" if whole else "local_mask",
+    }
+    return {**sources, "weights": "weight"} if config.weights == "magnitude" else sources
+
+
 def _export_scan(
-    workflow: pe.Workflow, scan_wf: pe.Workflow, labels_wf: pe.Workflow, scan: RawScan, place: Derivatives, facts: dict
+    workflow: pe.Workflow,
+    scan_wf: pe.Workflow,
+    labels_wf: pe.Workflow,
+    scan: RawScan,
+    place: Derivatives,
+    facts: dict,
+    label_products: tuple[_Product, ...],
 ) -> None:
     tag = node_name(scan.name)
-    for source, products in ((scan_wf, _SCAN_PRODUCTS), (labels_wf, _LABEL_PRODUCTS)):
+    for source, products in ((scan_wf, _SCAN_PRODUCTS), (labels_wf, label_products)):
         for product in products:
             path = place.path(scan.label, suffix=product.suffix, desc=product.desc)
             _export(workflow, source, product, path, f"{tag}_{product.output}", facts)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError
-from chi33.pipeline.fits import closed_form
+from chi33.pipeline.fits import grid
 from chi33.pipeline.fits.closed_form import Fit, Prior, fit_susceptibility
 from chi33.pipeline.tensor_field import TensorFieldOperator
 from chi33.pipeline.tensors import eigenvalues, isotropic, mms, msa, principal_eigenvector, to_matrix
@@ -20,6 +20,16 @@ def directions(n: int, largest: float = 40.0) -> list[NDArray[np.float64]]:
     tilts = np.radians(largest) * np.sqrt(np.arange(n) / (n - 1))
     azimuth = np.pi * (1 + np.sqrt(5)) * np.arange(n)
     return list(np.stack([np.sin(tilts) * np.cos(azimuth), np.sin(tilts) * np.sin(azimuth), np.cos(tilts)], axis=1))
+
+
+def tilts(angle: float, azimuths: NDArray) -> list[NDArray[np.float64]]:
+    """Directions at one angle (degrees) to z."""
+    sine, cosine = np.sin(np.radians(angle)), np.cos(np.radians(angle))
+    return [np.array([sine * np.cos(a), sine * np.sin(a), cosine]) for a in azimuths]
+
+
+RING = tilts(30, np.arange(7))
+ONE_AXIS = [np.array([np.sin(a), 0, np.cos(a)]) for a in np.radians(np.arange(-40, 41, 10))]
 
 
 def circular_fields(tensor: NDArray, h: list[NDArray], noise: float = 0.0, seed: int = 0) -> list[NDArray[np.float32]]:
@@ -56,7 +66,6 @@ def test_sti_recovers_a_tensor_from_many_directions_and_hardly_any_noise(random_
     h = directions(14, 80.0)
     fields = circular_fields(tensor, h)
     fit = fit_susceptibility(fields, SIZE, h, noise=1e-8, padding=0, prior=Prior(iso=1, aniso=1))
-    # What no direction can see (a(k) has no part along it for any h) is the divergence-free remainder at each k.
     for one, field in zip(directions(5, 70.0), circular_fields(tensor, directions(5, 70.0)), strict=True):
         assert relative(TensorFieldOperator(SHAPE, SIZE, one).forward(fit.tensor), field) < 2e-3
     assert relative(fit.tensor, tensor) < 0.02
@@ -128,7 +137,7 @@ def test_the_result_does_not_depend_on_the_slabs(random_tensor: Tensors, monkeyp
     fields = circular_fields(0.02 * random_tensor(8, SHAPE, 1.0), h, 1e-3)
     whole = fit_susceptibility(fields, SIZE, h)
     for points in (1, 1000, 5000):
-        monkeypatch.setattr(closed_form, "_SLAB_POINTS", points)
+        monkeypatch.setattr(grid, "_SLAB_POINTS", points)
         parts = fit_susceptibility(fields, SIZE, h)
         np.testing.assert_array_equal(parts.tensor, whole.tensor)
         np.testing.assert_array_equal(parts.cosmos, whole.cosmos)
@@ -145,13 +154,73 @@ def test_a_common_constant_in_a_field_changes_nothing(random_tensor: Tensors) ->
 
 
 def test_a_ring_of_tilts_is_solved_by_the_prior_and_the_report_says_so(random_tensor: Tensors) -> None:
-    angle = np.radians(30)
-    h = [np.array([np.sin(angle) * np.cos(a), np.sin(angle) * np.sin(a), np.cos(angle)]) for a in np.arange(7)]
     chi = brain_map(random_tensor)
-    fit = fit_susceptibility(circular_fields(isotropic(chi), h, 1e-4), SIZE, h, padding=0)
+    fit = fit_susceptibility(circular_fields(isotropic(chi), RING, 1e-4), SIZE, RING, padding=0)
     assert any("the prior supplies the rest" in message for message in fit.orientations.messages)
     assert np.isfinite(fit.tensor).all()
     assert np.abs(fit.msa).max() < np.abs(chi).max()
+
+
+@pytest.mark.parametrize(("h", "message"), [
+    (RING, "These 7 directions leave the tensor singular .*, or fit with a prior on the tensor's anisotropy"),
+    (ONE_AXIS, "These 9 directions leave the tensor singular .*, or fit with a prior on the tensor's anisotropy"),
+    (directions(5), "5 scans cannot determine the six tensor components alone"),
+])  # fmt: skip
+def test_without_a_prior_on_anisotropy_singular_sets_are_refused_and_with_it_solved(
+    random_tensor: Tensors, h: list[NDArray], message: str
+) -> None:
+    fields = circular_fields(isotropic(brain_map(random_tensor)), h, 1e-4)
+    with pytest.raises(InputError, match=message):
+        fit_susceptibility(fields, SIZE, h, prior=Prior(aniso=np.inf), noise=1e-4)
+    fit = fit_susceptibility(fields, SIZE, h, noise=1e-4, padding=0)
+    assert any("the prior supplies the rest" in one for one in fit.orientations.messages)
+    assert relative(fit.mms, brain_map(random_tensor)) < 0.2
+
+
+def test_an_infinite_prior_is_no_prior(random_tensor: Tensors) -> None:
+    h = directions(8, 60.0)
+    fields = circular_fields(0.02 * random_tensor(2, SHAPE, 1.0), h, noise=1e-3)
+    free = fit_susceptibility(fields, SIZE, h, noise=1e-3, padding=0, prior=Prior(iso=np.inf, aniso=np.inf))
+    weak = fit_susceptibility(fields, SIZE, h, noise=1e-3, padding=0, prior=Prior(iso=1e3, aniso=1e3))
+    held = fit_susceptibility(fields, SIZE, h, noise=1e-3, padding=0)
+    assert relative(free.tensor, weak.tensor) < 1e-4
+    assert relative(free.cosmos, weak.cosmos) < 1e-4
+    assert relative(held.tensor, free.tensor) > 0.1
+    np.testing.assert_array_equal(Prior(np.inf, np.inf).precision(), 0)
+    assert not Prior(aniso=np.inf).determines_tensor
+    assert Prior(iso=np.inf).determines_tensor
+
+
+@pytest.mark.xfail(strict=True, reason="0 / 0 in kernels.solve_scans where the dipole kernels of all scans vanish")
+def test_where_no_scan_sees_anything_an_infinite_prior_gives_finite_maps() -> None:
+    # At k along (1, 1, 1) the kernels of B0 along z and along x vanish exactly.
+    h = [np.array([0.0, 0, 1]), np.array([1.0, 0, 0])]
+    fields = [1e-3 * np.random.default_rng(i).standard_normal((12, 12, 12)) for i in range(2)]
+    fit = fit_susceptibility(fields, (1, 1, 1), h, prior=Prior(iso=np.inf), noise=1e-3, padding=0)
+    assert np.isfinite(fit.cosmos).all()
+    assert np.abs(fit.tensor).max() < 1
+
+
+def test_where_the_head_lies_in_the_grid_changes_nothing(random_tensor: Tensors) -> None:
+    h = directions(6)
+    fields = circular_fields(0.02 * random_tensor(8, SHAPE, 1.0), h, 1e-3)
+    alone = fit_susceptibility(fields, SIZE, h, noise=1e-3)
+    around = ((3, 5), (0, 7), (4, 0))
+    fit = fit_susceptibility([np.pad(one, around) for one in fields], SIZE, h, noise=1e-3)
+    box = tuple(slice(before, before + n) for (before, _), n in zip(around, SHAPE, strict=True))
+    np.testing.assert_array_equal(fit.tensor[(slice(None), *box)], alone.tensor)
+    np.testing.assert_array_equal(fit.cosmos[box], alone.cosmos)
+    assert fit.tensor.shape == (6, 26, 27, 19)
+    for volume in (*fit.tensor, fit.cosmos):
+        assert np.count_nonzero(volume) <= np.prod(SHAPE)
+
+
+def test_the_fit_says_how_it_was_made(random_tensor: Tensors) -> None:
+    h = directions(6)
+    fields = circular_fields(0.02 * random_tensor(8, SHAPE, 1.0), h, 1e-3)
+    fit = fit_susceptibility(fields, SIZE, h, noise=2e-3, padding=7, prior=Prior(0.05, 0.01))
+    assert (fit.method, fit.noise, fit.prior, fit.record) == ("closed", 2e-3, Prior(0.05, 0.01), {"PaddingMm": 7})
+    assert fit.orientations.n == 6
 
 
 def test_invariants_are_those_of_the_tensor_and_computed_once(random_tensor: Tensors) -> None:
@@ -186,8 +255,8 @@ BROKEN = np.full(SHAPE, np.nan, np.float32)
     (lambda: fit_susceptibility(FIELDS, SIZE, directions(3), noise=np.nan), "noise must be a positive"),
     (lambda: fit_susceptibility(FIELDS, (1, 1), directions(3)), "voxel_size must be three positive"),
     (lambda: fit_susceptibility(FIELDS, SIZE, directions(3), padding=-1), "padding must be at least 0 mm, got -1"),
-    (lambda: Prior(iso=0), "prior.iso must be a positive standard deviation in ppm, got 0"),
-    (lambda: Prior(aniso=-1.0), "prior.aniso must be a positive standard deviation in ppm, got -1"),
+    (lambda: Prior(iso=0), r"prior.iso must be a positive .* \(inf: no prior\), got 0"),
+    (lambda: Prior(aniso=-1.0), "prior.aniso must be a positive .* got -1"),
     (lambda: Prior(aniso=float("nan")), "prior.aniso must be a positive"),
 ])  # fmt: skip
 def test_fields_that_cannot_be_fitted_are_refused(call: Callable[[], object], message: str) -> None:

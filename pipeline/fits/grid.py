@@ -1,0 +1,122 @@
+"""The padded grid that a fit works on: the box around the brain, its frequencies and its Fourier transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import fft
+
+from ..dipole import Complex64Array, Float32Array, Shape, check_grid, frequency_pairs, padded_shape
+from ..errors import InputError
+from ..frames import check_b0_direction
+
+FIT_PADDING = 32.0  # mm
+_SLAB_POINTS = 200_000  # k-space points of one slab
+
+
+@dataclass(frozen=True)
+class FitGrid:
+    """A box (x, y, z slices) of the grid of the fields, padded for Fourier transforms, and the scans' directions.
+
+    shape: of the fields; voxel_size: (3,) mm; box: what is kept of it; padded: shape of the Fourier grid;
+    directions: (n, 3) float32 unit vectors along the array axes.
+    """
+
+    shape: Shape
+    voxel_size: NDArray[np.float64]
+    box: tuple[slice, slice, slice]
+    padded: Shape
+    directions: NDArray[np.float32]
+
+    @property
+    def box_shape(self) -> Shape:
+        """The shape of the box."""
+        x, y, z = (part.stop - part.start for part in self.box)
+        return x, y, z
+
+    @property
+    def half(self) -> Shape:
+        """The shape of a half spectrum."""
+        return self.padded[0], self.padded[1], self.padded[2] // 2 + 1
+
+    def frequencies(self, planes: slice = slice(None)) -> tuple[NDArray[np.float32], ...]:
+        """Return kx, ox, ky, oy, kz, oz in cycles/mm as the kernels take them, for a slab of kx planes."""
+        pairs = frequency_pairs(self.padded, self.voxel_size)
+        (kx, ox), rest = pairs[0], pairs[1:]
+        return kx[planes], ox[planes], *(one for pair in rest for one in pair)
+
+    def slabs(self) -> list[slice]:
+        """Return slices over kx of about equal size."""
+        step = max(1, _SLAB_POINTS // (self.half[1] * self.half[2]))
+        return [slice(start, min(start + step, self.half[0])) for start in range(0, self.half[0], step)]
+
+    def forward(self, volume: NDArray) -> Complex64Array:
+        """Return the half spectrum of a volume of the box, zero-padded at its end."""
+        return fft.rfftn(volume, s=self.padded, workers=1)
+
+    def inverse(self, spectrum: Complex64Array) -> Float32Array:
+        """Return the volume of the box of a half spectrum (overwritten)."""
+        volume = fft.irfftn(spectrum, s=self.padded, workers=1, overwrite_x=True)
+        x, y, z = self.box_shape
+        return volume[:x, :y, :z]
+
+    def crop(self, volume: ArrayLike) -> NDArray:
+        """Return the box of a volume (..., x, y, z) of the fields' shape, as a view."""
+        return np.asarray(volume)[(..., *self.box)]
+
+    def embed(self, volume: NDArray) -> NDArray:
+        """Return a volume (..., box) within zeros of the fields' shape."""
+        if volume.shape[-3:] == self.shape:
+            return volume
+        whole = np.zeros((*volume.shape[:-3], *self.shape), volume.dtype)
+        whole[(..., *self.box)] = volume
+        return whole
+
+
+def bounding_box(inside: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """Return the smallest box that holds the true voxels of a mask (x, y, z); the whole grid of an empty one."""
+    if not inside.any():
+        return slice(0, inside.shape[0]), slice(0, inside.shape[1]), slice(0, inside.shape[2])
+    parts = []
+    for axis in range(3):
+        found = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
+        parts.append(slice(int(found[0]), int(found[-1]) + 1))
+    return parts[0], parts[1], parts[2]
+
+
+def _odd_shape(shape: Sequence[int], voxel_size: NDArray, padding: float) -> Shape:
+    """Return the fast odd lengths that hold a shape and `padding` mm of zeros; the shape itself without padding.
+
+    Odd lengths have no Nyquist frequency. At one, the products of two axes vanish, so that the closed form of a plane
+    differs from that of its neighbours; a mask mixes them, and conjugate gradients then need twice the iterations.
+    """
+    if padding == 0:
+        return padded_shape(shape, voxel_size, 0.0)
+    x, y, z = (_fast_odd(int(n + np.ceil(padding / d))) for n, d in zip(shape, voxel_size, strict=True))
+    return x, y, z
+
+
+def _fast_odd(least: int) -> int:
+    length = fft.next_fast_len(least)
+    while length % 2 == 0:
+        length = fft.next_fast_len(length + 1)
+    return length
+
+
+def make_grid(
+    inside: NDArray[np.bool_], voxel_size: ArrayLike, b0_directions: Sequence[ArrayLike], padding: float
+) -> FitGrid:
+    """Return the grid for fields known in `inside` (x, y, z); padding in mm, 0: the whole grid, circular.
+
+    b0_directions: unit vectors (3,) along the array axes. Raises InputError on values that give no grid.
+    """
+    shape, size = check_grid(inside.shape, voxel_size)
+    if not 0 <= padding < np.inf:
+        raise InputError(f"padding must be at least 0 mm, got {padding}.")
+    box = bounding_box(inside if padding > 0 else np.zeros(shape, bool))
+    padded = _odd_shape([part.stop - part.start for part in box], size, padding)
+    directions = np.array([check_b0_direction(h, f"b0_directions[{i}]") for i, h in enumerate(b0_directions)])
+    return FitGrid(shape, size, box, padded, np.ascontiguousarray(directions, np.float32))

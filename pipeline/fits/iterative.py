@@ -1,0 +1,338 @@
+"""The masked and the single-step fit: preconditioned conjugate gradients on what was really measured.
+
+Minimised is sum_i |W_i (B_i(F^-1 A_i F chi) - B_i dB_i)|^2 / sigma^2 + |chi_iso|^2 / sigma_iso^2 + |chi_aniso|_F^2 /
+sigma_aniso^2 over chi within a support. For the masked fit B_i is the identity and dB_i a local field; for the
+single-step fit dB_i is a total field and B_i the spherical-mean-value filter of the largest radius that fits the mask
+at each voxel, B_i = sum_r M_ir (delta - S_r) *, which no source outside the mask passes (Schweser 2011, Wu 2012).
+The closed form of the same filter is the preconditioner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dipole import Complex64Array, Float32Array
+from . import kernels
+from .execution import Execution
+from .grid import FitGrid
+from .prior import Prior
+
+_NO_FILTER = np.ones((1, 1, 1), np.float32)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What of one scan's field enters the fit, on the box of the grid.
+
+    weight: (x, y, z) float32, 0 where the field is unknown; shells: (x, y, z) uint8, which filter is used where
+    (1: the first; 0: none, and no data), or None for the field itself.
+    """
+
+    weight: Float32Array
+    shells: NDArray[np.uint8] | None = None
+
+    def forward(self, spectrum: Complex64Array, grid: FitGrid, filters: Float32Array | None) -> Float32Array:
+        """Return the filtered field (box) of a field's spectrum."""
+        if self.shells is None or filters is None:
+            return grid.inverse(spectrum)
+        seen = np.zeros(grid.box_shape, np.float32)
+        for number in range(len(filters)):
+            part = grid.inverse(filters[number] * spectrum)
+            np.copyto(seen, part, where=self.shells == number + 1)
+        return seen
+
+    def adjoint(self, field: Float32Array, grid: FitGrid, filters: Float32Array | None) -> Complex64Array:
+        """Return the spectrum of the adjoint of `forward`, up to the transform's own scale."""
+        if self.shells is None or filters is None:
+            return grid.forward(field)
+        spectrum = np.zeros(grid.half, np.complex64)
+        for number in range(len(filters)):
+            part = grid.forward(np.where(self.shells == number + 1, field, np.float32(0)))
+            part *= filters[number]
+            spectrum += part
+        return spectrum
+
+
+def model_spectrum(components: Complex64Array, grid: FitGrid, scan: int) -> Complex64Array:
+    """Return the spectrum of a scan's field for the spectra of a tensor (6, …) or of a scalar map (1, …)."""
+    out = np.empty(grid.half, np.complex64)
+    h = grid.directions[scan]
+    if len(components) == 6:
+        kernels.model_forward(out, components, h, *grid.frequencies())
+    else:
+        kernels.scalar_forward(out, components[0], h, *grid.frequencies())
+    return out
+
+
+def _normal_of_scan(
+    components: Complex64Array, grid: FitGrid, scan: int, observation: Observation, filters: Float32Array | None
+) -> Complex64Array:
+    seen = observation.forward(model_spectrum(components, grid, scan), grid, filters)
+    return observation.adjoint(seen * observation.weight**2, grid, filters)
+
+
+def _data_of_scan(
+    field: Float32Array, grid: FitGrid, observation: Observation, filters: Float32Array | None
+) -> Complex64Array:
+    seen = observation.forward(grid.forward(field), grid, filters)
+    return observation.adjoint(seen * observation.weight**2, grid, filters)
+
+
+def _residual_of_scan(
+    components: Complex64Array,
+    field: Float32Array,
+    grid: FitGrid,
+    scan: int,
+    observation: Observation,
+    filters: Float32Array | None,
+) -> Float32Array:
+    left = grid.forward(field) - model_spectrum(components, grid, scan)
+    return observation.forward(left, grid, filters)
+
+
+class FieldModel:
+    """The linear problem of all scans for a tensor (components = 6) or a scalar map (1), on the box of a grid.
+
+    observations: one a scan; support: (x, y, z) bool, chi is 0 outside; filters: (r, half) float32 real spectra of the
+    shells' filters. Maps are (components, x, y, z) float32 in ppm. scans: which scans count (all by default).
+    """
+
+    def __init__(
+        self,
+        grid: FitGrid,
+        observations: Sequence[Observation],
+        support: NDArray[np.bool_],
+        execution: Execution,
+        *,
+        components: int = 6,
+        filters: Float32Array | None = None,
+        scans: Sequence[int] | None = None,
+    ) -> None:
+        self.grid, self.execution, self.components = grid, execution, components
+        self.scans = list(range(len(observations)) if scans is None else scans)
+        self.support = support
+        self._inside = support.astype(np.float32)
+        self._observations = list(observations)
+        self._filters = filters
+        self._shared_filters = None if filters is None else execution.share(filters)
+        self._power = self._filter_power()
+
+    def _filter_power(self) -> Float32Array:
+        """Return the mean squared filter at each k (half): what the closed form of the filtered problem holds."""
+        if self._filters is None:
+            return _NO_FILTER
+        counts = np.zeros(len(self._filters))
+        for scan in self.scans:
+            shells = self._observations[scan].shells
+            counts += np.bincount(np.ravel(shells), minlength=len(counts) + 1)[1:]  # type: ignore[arg-type]
+        shares = counts / max(counts.sum(), 1)
+        return np.einsum("r,rxyz->xyz", shares, self._filters**2).astype(np.float32)
+
+    def spectra(self, maps: Float32Array) -> Complex64Array:
+        """Return the half spectra of maps."""
+        out = np.empty((self.components, *self.grid.half), np.complex64)
+        for batch, parts in self.execution.map_batches(self.grid.forward, list(maps)):
+            out[batch] = parts
+        return out
+
+    def maps(self, spectra: Complex64Array) -> Float32Array:
+        """Return the maps of half spectra (overwritten), 0 outside the support."""
+        out = np.empty((self.components, *self.grid.box_shape), np.float32)
+        for batch, parts in self.execution.map_batches(self.grid.inverse, list(spectra)):
+            for index, part in zip(range(batch.start, batch.stop), parts, strict=True):
+                np.multiply(part, self._inside, out=out[index])
+        return out
+
+    def _accumulate(self, total: Complex64Array, fields: Complex64Array, scans: Sequence[int]) -> None:
+        """Add the adjoint model of some scans' spectra to the components, in the scans' order, in place."""
+        chosen = np.ascontiguousarray(self.grid.directions[list(scans)])
+
+        def one(planes: slice) -> None:
+            frequencies = self.grid.frequencies(planes)
+            if self.components == 6:
+                kernels.model_adjoint(total[:, planes], fields[:, planes], chosen, *frequencies)
+            else:
+                kernels.scalar_adjoint(total[0, planes], fields[:, planes], chosen, *frequencies)
+
+        self.execution.map_here(one, self.grid.slabs())
+
+    def _sum_over_scans(self, function: Callable[..., Complex64Array], *arguments: Sequence[Any]) -> Complex64Array:
+        total = np.zeros((self.components, *self.grid.half), np.complex64)
+        for batch, parts in self.execution.map_batches(function, *arguments):
+            self._accumulate(total, np.stack(parts), self.scans[batch])
+        return total
+
+    def _per_scan(self) -> tuple[list[Observation], list[Any]]:
+        chosen = [self._observations[scan] for scan in self.scans]
+        return chosen, [self._shared_filters] * len(self.scans)
+
+    def data_side(self, fields: Sequence[Float32Array]) -> Float32Array:
+        """Return A^T W^2 of the scans' fields (whole list, box each)."""
+        observations, filters = self._per_scan()
+        grids = [self.grid] * len(self.scans)
+        chosen = [np.asarray(fields[scan], np.float32) for scan in self.scans]
+        return self.maps(self._sum_over_scans(_data_of_scan, chosen, grids, observations, filters))
+
+    def normal(self, maps: Float32Array) -> Float32Array:
+        """Return A^T W^2 A of maps, without the prior."""
+        observations, filters = self._per_scan()
+        shared = self.execution.share(self.spectra(maps))
+        n = len(self.scans)
+        return self.maps(
+            self._sum_over_scans(_normal_of_scan, [shared] * n, [self.grid] * n, self.scans, observations, filters)
+        )
+
+    def field(self, maps: Float32Array, scan: int) -> Float32Array:
+        """Return the weighted, filtered field of a scan for maps: the forward operator W_i B_i F^-1 A_i F."""
+        one = self._observations[scan]
+        seen = one.forward(model_spectrum(self.spectra(maps), self.grid, scan), self.grid, self._filters)
+        return seen * one.weight
+
+    def field_adjoint(self, field: Float32Array, scan: int) -> Float32Array:
+        """Return the adjoint of `field` of a scan."""
+        one = self._observations[scan]
+        spectrum = one.adjoint(np.asarray(field, np.float32) * one.weight, self.grid, self._filters)
+        total = np.zeros((self.components, *self.grid.half), np.complex64)
+        self._accumulate(total, spectrum[None], [scan])
+        return self.maps(total)
+
+    def residuals(self, maps: Float32Array, fields: Sequence[Float32Array]) -> list[Float32Array]:
+        """Return what maps leave of the (filtered) fields, an array of the known voxels a scan."""
+        observations, filters = self._per_scan()
+        shared, n = self.execution.share(self.spectra(maps)), len(self.scans)
+        chosen = [np.asarray(fields[scan], np.float32) for scan in self.scans]
+        left = []
+        for batch, parts in self.execution.map_batches(
+            _residual_of_scan, [shared] * n, chosen, [self.grid] * n, self.scans, observations, filters
+        ):
+            for index, part in zip(range(batch.start, batch.stop), parts, strict=True):
+                one = observations[index]
+                known = (one.weight > 0) & (True if one.shells is None else one.shells > 0)
+                left.append(part[known])
+        return left
+
+    def precondition(self, maps: Float32Array, noise: float, prior: Prior) -> Float32Array:
+        """Return the closed-form solution for a right side of maps, within the support."""
+        spectra, directions = self.spectra(maps), np.ascontiguousarray(self.grid.directions[self.scans])
+        weights = np.ones(len(self.scans), np.float32)
+        precision = (noise**2 * prior.precision()).astype(np.float32)
+        scalar = np.float32(noise**2 / prior.iso**2)
+
+        def one(planes: slice) -> None:
+            power = self._power if self._power.size == 1 else self._power[planes]
+            frequencies = self.grid.frequencies(planes)
+            if self.components == 6:
+                kernels.solve_normal(spectra[:, planes], directions, weights, power, precision, *frequencies)
+            else:
+                kernels.scalar_solve(spectra[0, planes], directions, weights, power, scalar, *frequencies)
+
+        self.execution.map_here(one, self.grid.slabs())
+        return self.maps(spectra)
+
+    def penalise(self, maps: Float32Array, noise: float, prior: Prior) -> Float32Array:
+        """Return sigma^2 times the prior's precision times maps."""
+        if self.components == 1:
+            return np.float32(noise**2 / prior.iso**2) * maps
+        return np.tensordot((noise**2 * prior.precision()).astype(np.float32), maps, axes=1)
+
+    def label_size(self, maps: Float32Array) -> float:
+        """Return the root mean square over support and scans of chi33 in ppm (of a scalar map: of itself)."""
+        count = max(int(self.support.sum()), 1)
+        if self.components == 1:
+            return float(np.sqrt(np.vdot(maps, maps) / count))
+        flat = maps.reshape(6, -1)
+        gram = (flat @ flat.T).astype(np.float64)
+        return float(np.sqrt(label_energy(gram, self.grid.directions[self.scans]) / count))
+
+    def own(self, maps: Float32Array) -> Float32Array:
+        """Return a copy of maps that an iteration may change, where the model keeps its arrays."""
+        return maps.copy()
+
+    def to_numpy(self, maps: Float32Array) -> Float32Array:
+        """Return maps as a NumPy array."""
+        return maps
+
+    def inner(self, one: Float32Array, other: Float32Array) -> float:
+        """Return the inner product of maps."""
+        return float(np.vdot(one, other))
+
+
+def label_energy(gram: NDArray[np.float64], directions: NDArray[np.floating]) -> float:
+    """Return the sum of squares of chi33, mean over B0 directions (n, 3), from a tensor's inner products (6, 6)."""
+    h = directions.astype(np.float64)
+    rows = np.stack([h[:, 0] ** 2, 2 * h[:, 0] * h[:, 1], 2 * h[:, 0] * h[:, 2], h[:, 1] ** 2,
+                     2 * h[:, 1] * h[:, 2], h[:, 2] ** 2], axis=1)  # fmt: skip
+    return float(max(np.einsum("ni,ij,nj->n", rows, gram, rows).mean(), 0))
+
+
+class LinearModel(Protocol):
+    """What the iteration asks of a FieldModel or TorchFieldModel; maps are arrays of the model's own kind."""
+
+    support: Any
+
+    def data_side(self, fields: Sequence[Float32Array]) -> Any: ...
+    def normal(self, maps: Any) -> Any: ...
+    def precondition(self, maps: Any, noise: float, prior: Prior) -> Any: ...
+    def penalise(self, maps: Any, noise: float, prior: Prior) -> Any: ...
+    def residuals(self, maps: Any, fields: Sequence[Float32Array]) -> list[Float32Array]: ...
+    def label_size(self, maps: Any) -> float: ...
+    def own(self, maps: Any) -> Any: ...
+    def to_numpy(self, maps: Any) -> Float32Array: ...
+    def inner(self, one: Any, other: Any) -> float: ...
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Maps (components, box) in ppm, iterations done, and the label's last relative change."""
+
+    maps: Float32Array
+    iterations: int
+    change: float
+    converged: bool
+
+
+def conjugate_gradients(
+    model: LinearModel,
+    right: Any,
+    *,
+    noise: float,
+    prior: Prior,
+    iterations: int,
+    tolerance: float,
+    start: Float32Array | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Solution:
+    """Solve (A^T W^2 A + noise^2 P) x = right within the support; stop when chi33 changes by less than `tolerance`.
+
+    right: (components, box), NumPy or the model's own kind; the solution is NumPy; tolerance: root mean square change
+    of chi33 in an iteration relative to chi33; start: first guess; progress: called with the iteration and the change.
+    """
+    left = model.own(right)
+    maps = 0 * left if start is None else model.own(start)
+    if start is not None:
+        left -= (model.normal(maps) + model.penalise(maps, noise, prior)) * model.support
+    step, size, change, done = None, 0.0, np.inf, 0
+    for done in range(1, iterations + 1):
+        guess = model.precondition(left, noise, prior)
+        next_size = model.inner(left, guess)
+        if not next_size > 0:
+            return Solution(model.to_numpy(maps), done - 1, 0.0, True)
+        step = guess if step is None else guess + (next_size / size) * step
+        size = next_size
+        image = model.normal(step)
+        image += model.penalise(step, noise, prior) * model.support
+        length = size / model.inner(step, image)
+        maps += length * step
+        left -= length * image
+        del image, guess
+        change = length * model.label_size(step) / max(model.label_size(maps), 1e-12)
+        if progress is not None:
+            progress(done, change)
+        if change < tolerance:
+            return Solution(model.to_numpy(maps), done, change, True)
+    return Solution(model.to_numpy(maps), done, change, change < tolerance)

@@ -1,0 +1,258 @@
+"""The masked fit of local fields: every scan counts where its own mask and weight say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..dipole import Float32Array
+from ..errors import InputError
+from ..orientations import require_orientations
+from .closed_form import check_device, check_fields, check_noise
+from .execution import Execution, execution_or_threads
+from .grid import FIT_PADDING, FitGrid, make_grid
+from .iterative import FieldModel, LinearModel, Observation, Solution, conjugate_gradients
+from .noise import MODEL_ERROR, effective_parameters, robust_noise
+from .prior import Prior
+from .result import Fit
+
+FIRST_NOISE = 2e-3  # ppm, until the data have told
+_NOISE_ITERATIONS = 4  # after which the noise is estimated, twice
+MASKED_ITERATIONS = 20
+TOLERANCE = 0.002
+Progress = Callable[[str, int, float], None]
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When an iteration ends: at `iterations`, or when chi33 changes by less than `tolerance` of itself (rms)."""
+
+    iterations: int = MASKED_ITERATIONS
+    tolerance: float = TOLERANCE
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise InputError(f"iterations must be at least 1, got {self.iterations}.")
+        if not self.tolerance >= 0:
+            raise InputError(f"tolerance must not be negative, got {self.tolerance}.")
+
+
+def check_weights(
+    weights: Sequence[ArrayLike], shape: tuple[int, ...], names: Sequence[str] | None = None
+) -> list[NDArray[np.float32]]:
+    """Return the weights as float32 volumes; raises InputError on shapes, values and scans that touch no other.
+
+    names: what the scans are called in messages.
+    """
+    volumes = []
+    for index, one in enumerate(weights):
+        name = names[index] if names else f"weights[{index}]"
+        volume = np.asarray(one, np.float32)
+        if volume.shape != tuple(shape):
+            raise InputError(f"{name} has weights of shape {volume.shape}, but the fields have {tuple(shape)}.")
+        if not np.isfinite(volume).all() or volume.min() < 0:
+            raise InputError(f"{name} has weights that are negative or not finite: weights are 0 or larger.")
+        if not volume.any():
+            raise InputError(f"{name} has weights that are all zero: give its mask, or leave the scan out.")
+        volumes.append(volume)
+    covered = np.zeros(shape, np.int16)
+    for volume in volumes:
+        covered += volume > 0
+    for index, volume in enumerate(volumes):
+        if len(volumes) > 1 and not (covered[volume > 0] > 1).any():
+            name = names[index] if names else f"weights[{index}]"
+            raise InputError(f"the mask of {name} touches no other scan's mask: check its transform and mask.")
+    return volumes
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An iterative fit on its grid: fields and observations of the scans (box each), support, filters.
+
+    device: "cpu" for the compiled kernels; "cuda", "cuda:N" or "torch-cpu" for torch.
+    """
+
+    grid: FitGrid
+    fields: list[Float32Array]
+    observations: list[Observation]
+    support: NDArray[np.bool_]
+    filters: Float32Array | None = None
+    device: str = "cpu"
+
+    def model(self, execution: Execution, components: int = 6, scans: Sequence[int] | None = None) -> LinearModel:
+        """Return the linear problem for a tensor (6) or a scalar map (1), of some scans (all by default)."""
+        if self.device != "cpu":
+            from .torch_model import TorchFieldModel
+
+            return TorchFieldModel(
+                self.grid, self.observations, self.support, self.device, components=components, filters=self.filters,
+                scans=scans,
+            )  # fmt: skip
+        return self.compiled_model(execution, components, scans)
+
+    def compiled_model(
+        self, execution: Execution, components: int = 6, scans: Sequence[int] | None = None
+    ) -> FieldModel:
+        """Return the same on the compiled kernels, whatever the device."""
+        return FieldModel(
+            self.grid, self.observations, self.support, execution, components=components, filters=self.filters,
+            scans=scans,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Both solutions of a problem and the noise that they assumed."""
+
+    tensor: Solution
+    cosmos: Solution
+    noise: float
+
+
+def solve_problem(
+    problem: Problem,
+    prior: Prior,
+    noise: float | None,
+    stopping: Stopping,
+    execution: Execution,
+    progress: Progress | None = None,
+) -> Solved:
+    """Solve for the tensor, then for COSMOS; estimate the noise on the way where it is not given."""
+
+    def report(name: str) -> Callable[[int, float], None] | None:
+        return None if progress is None else lambda iteration, change: progress(name, iteration, change)
+
+    model = problem.model(execution)
+    right = model.data_side(problem.fields)
+    start, done = None, 0
+    if noise is None:
+        noise, start, done = _estimate_noise(problem, model, right, prior, stopping, report("tensor"))
+    tensor = conjugate_gradients(
+        model, right, noise=noise, prior=prior, iterations=stopping.iterations, tolerance=stopping.tolerance,
+        start=start, progress=report("tensor"),
+    )  # fmt: skip
+    tensor = Solution(tensor.maps, tensor.iterations + done, tensor.change, tensor.converged)
+    del model, right, start
+    scalar = problem.model(execution, components=1)
+    cosmos = conjugate_gradients(
+        scalar, scalar.data_side(problem.fields), noise=noise, prior=prior, iterations=stopping.iterations,
+        tolerance=stopping.tolerance, progress=report("COSMOS"),
+    )  # fmt: skip
+    return Solved(tensor, cosmos, noise)
+
+
+def _estimate_noise(
+    problem: Problem,
+    model: LinearModel,
+    right: Any,
+    prior: Prior,
+    stopping: Stopping,
+    progress: Callable[[int, float], None] | None,
+) -> tuple[float, Float32Array, int]:
+    """Return the noise (ppm) that the residuals of a few iterations show, the maps so far, and iterations done."""
+    noise, maps, count, total = FIRST_NOISE, None, len(problem.fields), 0
+    for _ in range(2):
+        found = conjugate_gradients(
+            model, right, noise=noise, prior=prior, iterations=min(_NOISE_ITERATIONS, stopping.iterations),
+            tolerance=0.0, start=maps, progress=progress,
+        )  # fmt: skip
+        maps, total = found.maps, total + found.iterations
+        freedom = 1 - effective_parameters(problem.grid.directions, prior, noise) / count
+        previous = noise
+        noise = max(robust_noise(model.residuals(maps, problem.fields), freedom), MODEL_ERROR)
+        if abs(noise - previous) < 0.2 * previous:
+            break
+    assert maps is not None
+    return noise, maps, total
+
+
+def problem_record(solved: Solved, stopping: Stopping) -> dict[str, Any]:
+    """Return what a sidecar says of the iteration."""
+    return {
+        "Iterations": solved.tensor.iterations,
+        "IterationsCosmos": solved.cosmos.iterations,
+        "IterationLimit": stopping.iterations,
+        "StoppingTolerance": stopping.tolerance,
+        "LastRelativeChange": solved.tensor.change,
+        "StoppedBy": "tolerance" if solved.tensor.converged else "iteration limit",
+    }
+
+
+def masked_problem(
+    fields: Sequence[ArrayLike],
+    weights: Sequence[ArrayLike],
+    voxel_size: ArrayLike,
+    b0_directions: Sequence[ArrayLike],
+    *,
+    support: ArrayLike | None = None,
+    padding: float = FIT_PADDING,
+    names: Sequence[str] | None = None,
+) -> Problem:
+    """Return the masked problem of local fields (see fit_masked)."""
+    volumes = check_fields(fields, b0_directions)
+    if len(weights) != len(volumes):
+        raise InputError(f"{len(volumes)} fields but {len(weights)} weights were given: give one of each a scan.")
+    used = check_weights(weights, volumes[0].shape, names)
+    inside = check_support(support, used)
+    grid = make_grid(inside, voxel_size, b0_directions, padding)
+    observations = [Observation(np.ascontiguousarray(grid.crop(weight))) for weight in used]
+    return Problem(grid, [grid.crop(volume) for volume in volumes], observations, grid.crop(inside))
+
+
+def check_support(support: ArrayLike | None, weights: Sequence[NDArray]) -> NDArray[np.bool_]:
+    """Return where chi may differ from 0: the given mask, else wherever a scan has weight; raises InputError."""
+    known = np.zeros(weights[0].shape, bool)
+    for weight in weights:
+        known |= weight > 0
+    if support is None:
+        return known
+    inside = np.asarray(support, bool)
+    if inside.shape != known.shape:
+        raise InputError(f"support has shape {inside.shape}, but the fields have {known.shape}.")
+    if not (inside & known).any():
+        raise InputError("support and the scans' masks share no voxel: check the masks.")
+    return inside | known
+
+
+def fit_masked(
+    fields: Sequence[ArrayLike],
+    weights: Sequence[ArrayLike],
+    voxel_size: ArrayLike,
+    b0_directions: Sequence[ArrayLike],
+    *,
+    support: ArrayLike | None = None,
+    prior: Prior | None = None,
+    noise: float | None = None,
+    stopping: Stopping | None = None,
+    padding: float = FIT_PADDING,
+    execution: Execution | None = None,
+    names: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    device: str = "cpu",
+) -> Fit:
+    """Fit the susceptibility tensor and COSMOS to local fields, each where it is known (DESIGN section 4).
+
+    fields: one (x, y, z) a scan in ppm of B0, all on one grid; weights: one a scan, 0 where the field is unknown and
+    else proportional to 1 / standard deviation, 1 for `noise`; voxel_size: (3,) mm; b0_directions: one unit vector a
+    scan in the voxel frame; support: where chi may differ from 0 (default: where any weight is); prior: standard
+    deviations in ppm; noise: standard deviation of the fields in ppm at weight 1, estimated when not given;
+    stopping: iterations and tolerance; padding: mm of zeros; execution: where it runs; names: the scans', for
+    messages; progress: called with what is solved, the iteration and the label's change; device: "cpu" (compiled
+    kernels, on `execution`), or "cuda", "cuda:N" (torch on a GPU).
+    Returns a Fit in ppm, components along the voxel frame, 0 outside the support. Raises InputError.
+    """
+    used_prior, used_stopping = prior or Prior(), stopping or Stopping()
+    report = require_orientations(b0_directions, tensor_prior=used_prior.determines_tensor)
+    check_noise(noise)
+    check_device(device)
+    problem = masked_problem(fields, weights, voxel_size, b0_directions, support=support, padding=padding, names=names)
+    with execution_or_threads(execution) as running:
+        solved = solve_problem(replace(problem, device=device), used_prior, noise, used_stopping, running, progress)
+    record = {"PaddingMm": padding, **problem_record(solved, used_stopping)}
+    grid = problem.grid
+    tensor, cosmos = grid.embed(solved.tensor.maps), grid.embed(solved.cosmos.maps[0])
+    return Fit(tensor, cosmos, solved.noise, used_prior, report, "masked", record)

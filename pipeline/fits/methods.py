@@ -1,0 +1,175 @@
+"""One door to all fits: closed form, masked and single-step, with or without uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..dipole import Float32Array
+from ..errors import InputError
+from .closed_form import fit_susceptibility
+from .execution import Execution, execution_or_threads
+from .grid import FIT_PADDING, FitGrid
+from .iterative import conjugate_gradients
+from .masked import MASKED_ITERATIONS, TOLERANCE, Problem, Stopping, fit_masked, masked_problem
+from .prior import Prior
+from .result import Fit
+from .single_step import SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE, fit_single_step, single_step_problem
+from .uncertainty import JACKKNIFE_GROUPS, Solver, Uncertainty, label_uncertainty
+
+Method = Literal["closed", "masked", "single-step"]
+METHODS: tuple[Method, ...] = ("closed", "masked", "single-step")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to fit: method; prior; noise of the fields in ppm (None: estimated); iterations and tolerance (None: the
+    method's own); radii in mm of the single-step fit (None: its own); draws and jackknife groups of the uncertainty
+    (0: none) and their seed; padding in mm."""
+
+    method: Method = "masked"
+    prior: Prior = field(default_factory=Prior)
+    noise: float | None = None
+    iterations: int | None = None
+    tolerance: float | None = None
+    radii: tuple[float, ...] | None = None
+    draws: int = 0
+    jackknife: int = 0
+    seed: int = 0
+    padding: float = FIT_PADDING
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"fit must be one of {', '.join(METHODS)}, got {self.method!r}.")
+        if self.draws < 0 or self.jackknife < 0:
+            raise InputError(f"draws and jackknife groups must not be negative, got {self.draws} and {self.jackknife}.")
+        if self.draws == 1:
+            raise InputError("one draw gives no standard deviation: ask for at least 2, or 0 for none.")
+        self.stopping()
+
+    def stopping(self) -> Stopping:
+        """Return the stopping rule."""
+        single = self.method == "single-step"
+        iterations = SINGLE_STEP_ITERATIONS if single else MASKED_ITERATIONS
+        tolerance = SINGLE_STEP_TOLERANCE if single else TOLERANCE
+        return Stopping(
+            iterations if self.iterations is None else self.iterations,
+            tolerance if self.tolerance is None else self.tolerance,
+        )
+
+
+def fit_fields(
+    fields: Sequence[ArrayLike],
+    weights: Sequence[ArrayLike],
+    voxel_size: ArrayLike,
+    b0_directions: Sequence[ArrayLike],
+    options: FitOptions | None = None,
+    *,
+    support: ArrayLike | None = None,
+    execution: Execution | None = None,
+    names: Sequence[str] | None = None,
+    device: str = "cpu",
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Fit, Uncertainty | None]:
+    """Fit tensor and COSMOS by the method of the options; return the Fit and the uncertainty where it was asked for.
+
+    fields: one (x, y, z) a scan in ppm of B0 (total fields for "single-step", else local ones), on one grid; weights:
+    one a scan, 0 where the field is unknown (the closed form sees only whether they are 0); the rest as fit_masked.
+    """
+    used = options or FitOptions()
+
+    def note(name: str, iteration: int, change: float) -> None:
+        if progress is not None:
+            progress(f"{name}: iteration {iteration}, chi33 changes by {100 * change:.2g} %")
+
+    with execution_or_threads(execution) as running:
+        problem = replace(_problem(fields, weights, voxel_size, b0_directions, used, support, names), device=device)
+        if used.method == "closed":
+            masked = [np.where(np.asarray(w) > 0, f, 0) for f, w in zip(fields, weights, strict=True)]
+            fit = fit_susceptibility(
+                masked, voxel_size, b0_directions, prior=used.prior, noise=used.noise, padding=used.padding,
+                execution=running, device=device,
+            )  # fmt: skip
+        elif used.method == "masked":
+            fit = fit_masked(
+                fields, weights, voxel_size, b0_directions, support=support, prior=used.prior, noise=used.noise,
+                stopping=used.stopping(), padding=used.padding, execution=running, names=names, progress=note,
+                device=device,
+            )  # fmt: skip
+        else:
+            fit = fit_single_step(
+                fields, weights, voxel_size, b0_directions, support=support, radii=used.radii, prior=used.prior,
+                noise=used.noise, stopping=used.stopping(), padding=used.padding, execution=running, names=names,
+                progress=note, device=device,
+            )  # fmt: skip
+        if not (used.draws or used.jackknife):
+            return fit, None
+        grid = problem.grid
+        solution = (np.ascontiguousarray(grid.crop(fit.tensor)), np.ascontiguousarray(grid.crop(fit.cosmos)))
+        make = _closed_solver if used.method == "closed" else _iterative_solver
+        return fit, label_uncertainty(
+            problem.compiled_model(running), problem.fields, solution, make(problem, fit, used, running),
+            prior=used.prior, noise=fit.noise, execution=running, draws=used.draws, groups=used.jackknife,
+            seed=used.seed, progress=progress,
+        )  # fmt: skip
+
+
+def _problem(
+    fields: Sequence[ArrayLike],
+    weights: Sequence[ArrayLike],
+    voxel_size: ArrayLike,
+    b0_directions: Sequence[ArrayLike],
+    options: FitOptions,
+    support: ArrayLike | None,
+    names: Sequence[str] | None,
+) -> Problem:
+    if options.method == "single-step":
+        return single_step_problem(
+            fields, weights, voxel_size, b0_directions, support=support, radii=options.radii, padding=options.padding,
+            names=names,
+        )[0]  # fmt: skip
+    return masked_problem(
+        fields, weights, voxel_size, b0_directions, support=support, padding=options.padding, names=names
+    )
+
+
+def _iterative_solver(problem: Problem, fit: Fit, options: FitOptions, execution: Execution) -> Solver:
+    """Return the solver of a masked or single-step fit, with the iterations that the fit took."""
+
+    def solve(fields: list[Float32Array], scans: list[int]) -> tuple[Float32Array, Float32Array]:
+        found = []
+        for components, count in ((6, fit.record["Iterations"]), (1, fit.record["IterationsCosmos"])):
+            model = problem.model(execution, components=components, scans=scans)
+            found.append(
+                conjugate_gradients(
+                    model, model.data_side(fields), noise=fit.noise, prior=options.prior, iterations=max(int(count), 1),
+                    tolerance=options.stopping().tolerance,
+                ).maps
+            )  # fmt: skip
+        return found[0], found[1][0]
+
+    return solve
+
+
+def _closed_solver(problem: Problem, fit: Fit, options: FitOptions, execution: Execution) -> Solver:
+    """Return the solver of the closed form, on fields cut at their masks."""
+    grid: FitGrid = problem.grid
+
+    def solve(fields: list[Float32Array], scans: list[int]) -> tuple[Float32Array, Float32Array]:
+        cut = [np.where(problem.observations[s].weight > 0, fields[s], np.float32(0)) for s in scans]
+        whole = [grid.embed(one) for one in cut]
+        again = fit_susceptibility(
+            whole, grid.voxel_size, [grid.directions[s] for s in scans], prior=options.prior, noise=fit.noise,
+            padding=options.padding, execution=execution, device=problem.device,
+        )  # fmt: skip
+        inside = problem.support
+        return grid.crop(again.tensor) * inside, grid.crop(again.cosmos) * inside
+
+    return solve
+
+
+__all__ = ["JACKKNIFE_GROUPS", "METHODS", "FitOptions", "Method", "fit_fields"]

@@ -1,0 +1,55 @@
+"""What a fit returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dipole import Float32Array
+from ..orientations import OrientationReport
+from ..tensors import eigenvalues as tensor_eigenvalues
+from ..tensors import mms, msa, principal_eigenvector
+from .prior import Prior
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A susceptibility fit on one grid, in ppm, components along the voxel frame.
+
+    tensor: (6, x, y, z); cosmos: (x, y, z); noise: standard deviation of the fields in ppm that the fit assumed;
+    prior: its standard deviations; orientations: how well the directions determine it; method: "closed", "masked" or
+    "single-step"; record: what else a sidecar should say (iterations, stopping rule, radii).
+    """
+
+    tensor: Float32Array
+    cosmos: Float32Array
+    noise: float
+    prior: Prior
+    orientations: OrientationReport = field(repr=False)
+    method: str = "closed"
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def eigenvalues(self) -> NDArray[np.floating]:
+        """The eigenvalues (3, x, y, z) in ppm, descending."""
+        return tensor_eigenvalues(self.tensor)
+
+    @cached_property
+    def mms(self) -> NDArray[np.floating]:
+        """The mean magnetic susceptibility (x, y, z) in ppm."""
+        return mms(self.tensor)
+
+    @cached_property
+    def msa(self) -> NDArray[np.floating]:
+        """The magnetic susceptibility anisotropy (x, y, z) in ppm."""
+        return msa(self.tensor)
+
+    @cached_property
+    def principal_eigenvector(self) -> NDArray[np.floating]:
+        """The principal eigenvector (3, x, y, z), unit length, along the voxel frame."""
+        return principal_eigenvector(self.tensor)

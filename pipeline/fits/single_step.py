@@ -1,0 +1,138 @@
+"""The single-step fit: tensor and COSMOS from total fields, the background removed inside the fit.
+
+A spherical mean of a field without sources in the sphere is its value at the centre, so that the total field less its
+spherical mean holds nothing of sources outside the mask where the sphere fits into the mask. Model and data pass the
+same filter, the largest sphere that fits at each voxel; nothing is deconvolved (Schweser 2011, Wu 2012; Chatnuntawech
+2017 for one orientation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from ..background import check_radii, sphere_kernel
+from ..errors import InputError
+from ..orientations import require_orientations
+from .closed_form import check_device, check_fields, check_noise
+from .execution import Execution, execution_or_threads
+from .grid import FIT_PADDING, FitGrid, make_grid
+from .iterative import Observation
+from .masked import Problem, Progress, Stopping, check_support, check_weights, problem_record, solve_problem
+from .prior import Prior
+from .result import Fit
+
+SINGLE_STEP_ITERATIONS = 24
+SINGLE_STEP_TOLERANCE = 0.004
+LARGEST_RADIUS = 18.0  # mm
+_RADIUS_COUNT = 5
+_SMALLEST_RADIUS = 4.0  # mm
+
+
+def single_step_radii(voxel_size: ArrayLike, largest: float = LARGEST_RADIUS) -> tuple[float, ...]:
+    """Return radii in mm, descending in equal ratios from `largest` to 4 mm, at least two voxels."""
+    least = max(_SMALLEST_RADIUS, 2 * float(np.max(np.asarray(voxel_size, np.float64))))
+    if least >= largest:
+        return (least,)
+    return tuple(float(r) for r in np.geomspace(largest, least, _RADIUS_COUNT))
+
+
+def largest_spheres(
+    known: NDArray[np.bool_], voxel_size: NDArray[np.float64], radii: Sequence[float]
+) -> NDArray[np.uint8]:
+    """Return at each voxel (x, y, z) which of the descending radii (1: the first) fits into a mask; 0: none."""
+    depth = ndimage.distance_transform_edt(np.pad(known, 1), sampling=voxel_size)[1:-1, 1:-1, 1:-1]
+    shells: NDArray[np.uint8] = np.zeros(known.shape, np.uint8)
+    for number in range(len(radii), 0, -1):
+        shells[depth > radii[number - 1]] = number
+    return shells
+
+
+def single_step_problem(
+    total_fields: Sequence[ArrayLike],
+    weights: Sequence[ArrayLike],
+    voxel_size: ArrayLike,
+    b0_directions: Sequence[ArrayLike],
+    *,
+    support: ArrayLike | None = None,
+    radii: Sequence[float] | None = None,
+    padding: float = FIT_PADDING,
+    names: Sequence[str] | None = None,
+) -> tuple[Problem, tuple[float, ...]]:
+    """Return the single-step problem of total fields and the radii used (see fit_single_step)."""
+    volumes = check_fields(total_fields, b0_directions)
+    if len(weights) != len(volumes):
+        raise InputError(f"{len(volumes)} fields but {len(weights)} weights were given: give one of each a scan.")
+    used = check_weights(weights, volumes[0].shape, names)
+    inside = check_support(support, used)
+    spheres = single_step_radii(voxel_size) if radii is None else check_radii(radii)
+    grid = make_grid(inside, voxel_size, b0_directions, max(padding, spheres[0]) if padding > 0 else 0)
+    observations, fields = [], []
+    for index, (volume, weight) in enumerate(zip(volumes, used, strict=True)):
+        known = grid.crop(weight) > 0
+        shells = largest_spheres(known, grid.voxel_size, spheres)
+        if not shells.any():
+            name = names[index] if names else f"weights[{index}]"
+            raise InputError(
+                f"no sphere of {spheres[-1]:g} mm fits the mask of {name} ({int(known.sum())} voxels): use smaller "
+                "radii or a larger mask."
+            )
+        observations.append(Observation(np.ascontiguousarray(grid.crop(weight)), shells))
+        fields.append(np.where(known, grid.crop(volume), np.float32(0)))
+    return Problem(grid, fields, observations, grid.crop(inside), _filters(grid, spheres)), spheres
+
+
+def _filters(grid: FitGrid, radii: Sequence[float]) -> NDArray[np.float32]:
+    """Return delta - S_r in k-space (radii, half)."""
+    filters = np.empty((len(radii), *grid.half), np.float32)
+    for number, radius in enumerate(radii):
+        np.subtract(1, sphere_kernel(grid.padded, grid.voxel_size, radius), out=filters[number])
+    return filters
+
+
+def fit_single_step(
+    total_fields: Sequence[ArrayLike],
+    weights: Sequence[ArrayLike],
+    voxel_size: ArrayLike,
+    b0_directions: Sequence[ArrayLike],
+    *,
+    support: ArrayLike | None = None,
+    radii: Sequence[float] | None = None,
+    prior: Prior | None = None,
+    noise: float | None = None,
+    stopping: Stopping | None = None,
+    padding: float = FIT_PADDING,
+    execution: Execution | None = None,
+    names: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    device: str = "cpu",
+) -> Fit:
+    """Fit the susceptibility tensor and COSMOS to total fields, background included.
+
+    total_fields: one (x, y, z) a scan in ppm of B0, all on one grid; any field that has no sources inside the masks
+    may have been taken out of each (pipeline.exterior_sources makes resampling exact at the edges); radii: mm,
+    descending, single_step_radii by default; the other arguments are fit_masked's. chi is determined where the
+    smallest sphere fits into the masks, and by the prior and the fields around it in the rim outside.
+    Returns a Fit in ppm, components along the voxel frame, 0 outside the support. Raises InputError.
+    """
+    used_prior = prior or Prior()
+    used_stopping = stopping or Stopping(SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE)
+    report = require_orientations(b0_directions, tensor_prior=used_prior.determines_tensor)
+    check_noise(noise)
+    check_device(device)
+    problem, spheres = single_step_problem(
+        total_fields, weights, voxel_size, b0_directions, support=support, radii=radii, padding=padding, names=names
+    )
+    with execution_or_threads(execution) as running:
+        solved = solve_problem(replace(problem, device=device), used_prior, noise, used_stopping, running, progress)
+    record: dict[str, Any] = {
+        "PaddingMm": padding, "RadiiMm": [round(r, 3) for r in spheres], **problem_record(solved, used_stopping),
+    }  # fmt: skip
+    grid = problem.grid
+    tensor, cosmos = grid.embed(solved.tensor.maps), grid.embed(solved.cosmos.maps[0])
+    return Fit(tensor, cosmos, solved.noise, used_prior, report, "single-step", record)

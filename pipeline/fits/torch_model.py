@@ -1,0 +1,255 @@
+"""The masked and the single-step fit in torch, for a CUDA GPU: the linear problem with its arrays on a device.
+
+TorchFieldModel is what iterative.FieldModel is, on tensors, so that conjugate_gradients and solve_problem run on
+either. Weights and shells of all scans stay on the device; of the spectra, one scan's at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ..dipole import Float32Array
+from .execution import Execution
+from .grid import FitGrid
+from .iterative import Observation, label_energy
+from .masked import Problem, Progress, Solved, Stopping, solve_problem
+from .prior import Prior
+from .torch_closed_form import COMPONENT_AXES, TorchGrid, add_normal, add_precision, factor, solve, torch_device
+
+Maps = ArrayLike | Tensor
+
+
+def solve_problem_torch(
+    problem: Problem,
+    prior: Prior,
+    noise: float | None,
+    stopping: Stopping,
+    device: str = "cuda",
+    progress: Progress | None = None,
+) -> Solved:
+    """Return solve_problem's result (NumPy maps), computed by torch on "cuda", "cuda:N" or "torch-cpu"."""
+    torch_device(device)
+    moved = replace(problem, device="torch-cpu" if device == "cpu" else device)
+    with Execution() as unused:
+        return solve_problem(moved, prior, noise, stopping, unused, progress)
+
+
+class TorchFieldModel:
+    """The linear problem of all scans for a tensor (components = 6) or a scalar map (1), on a device.
+
+    The arguments are FieldModel's. Maps are float32 tensors (components, box) in ppm on the device; NumPy arrays are
+    taken too.
+    """
+
+    def __init__(
+        self,
+        grid: FitGrid,
+        observations: Sequence[Observation],
+        support: NDArray[np.bool_],
+        device: str,
+        *,
+        components: int = 6,
+        filters: Float32Array | None = None,
+        scans: Sequence[int] | None = None,
+    ) -> None:
+        self.grid, self.components = grid, components
+        self.scans = list(range(len(observations)) if scans is None else scans)
+        self._at = at = TorchGrid(grid, torch_device(device))
+        self.support = at.tensor(support)
+        self._voxels = max(int(np.count_nonzero(support)), 1)
+        self._weights = {scan: at.tensor(observations[scan].weight) for scan in self.scans}
+        self._filters = None if filters is None else at.tensor(filters)
+        self._shells = {} if filters is None else self._load_shells(observations)
+        self._power = self._filter_power()
+        self._factored: tuple[tuple[float, Prior] | None, list[Tensor]] = (None, [])
+
+    def _load_shells(self, observations: Sequence[Observation]) -> dict[int, Tensor]:
+        found = ((scan, observations[scan].shells) for scan in self.scans)
+        return {scan: torch.tensor(shells, device=self._at.device) for scan, shells in found if shells is not None}
+
+    def _filter_power(self) -> Tensor | None:
+        """Return the mean squared filter at each k (half); None without filters."""
+        if self._filters is None:
+            return None
+        counts = torch.zeros(len(self._filters), dtype=torch.float64)
+        for shells in self._shells.values():
+            counts += torch.bincount(shells.flatten(), minlength=len(counts) + 1)[1:].cpu()
+        power = torch.zeros(self.grid.half, dtype=torch.float32, device=self._at.device)
+        for share, one in zip((counts / max(float(counts.sum()), 1.0)).tolist(), self._filters, strict=True):
+            power.addcmul_(one, one, value=share)
+        return power
+
+    # What an iteration asks of its arrays
+
+    def own(self, maps: Maps) -> Tensor:
+        """Return a copy of maps on the device."""
+        return self._at.tensor(maps).clone()
+
+    def to_numpy(self, maps: Tensor) -> Float32Array:
+        """Return maps in main memory."""
+        return maps.cpu().numpy()
+
+    def inner(self, one: Tensor, other: Tensor) -> float:
+        """Return the inner product of maps, summed in float64."""
+        return float((one * other).sum(dtype=torch.float64))
+
+    # Spectra
+
+    def _spectra(self, maps: Maps) -> Tensor:
+        return torch.stack([self._at.forward(one) for one in self._at.tensor(maps)])
+
+    def _maps(self, spectra: Tensor) -> Tensor:
+        return torch.stack([self._at.inverse(one) * self.support for one in spectra])
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros((self.components, *self.grid.half), dtype=torch.complex64, device=self._at.device)
+
+    def _model_spectrum(self, spectra: Tensor, scan: int) -> Tensor:
+        """Return the spectrum of a scan's field for the spectra of maps: sum_j q_j (X h)_j."""
+        out = torch.empty(self.grid.half, dtype=torch.complex64, device=self._at.device)
+        h = self._at.directions[scan]
+        for planes in self._at.slabs():
+            part = spectra[:, planes]
+            if self.components == 1:
+                torch.mul(self._at.dipole(scan, planes), part[0], out=out[planes])
+                continue
+            turned = torch.zeros_like(part[:3])
+            for one, (j, m) in zip(part, COMPONENT_AXES, strict=True):
+                turned[j].add_(one, alpha=h[m])
+                if j != m:
+                    turned[m].add_(one, alpha=h[j])
+            torch.sum(turned.mul_(self._at.projections(scan, planes)), 0, out=out[planes])
+        return out
+
+    def _accumulate(self, total: Tensor, spectrum: Tensor, scan: int) -> None:
+        """Add the adjoint model of a scan's spectrum to the components, in place."""
+        h = self._at.directions[scan]
+        for planes in self._at.slabs():
+            part = total[:, planes]
+            if self.components == 1:
+                part[0] += self._at.dipole(scan, planes) * spectrum[planes]
+                continue
+            turned = self._at.projections(scan, planes) * spectrum[planes]
+            for one, (j, m) in zip(part, COMPONENT_AXES, strict=True):
+                one.add_(turned[j], alpha=h[m])
+                if j != m:
+                    one.add_(turned[m], alpha=h[j])
+
+    def _observe(self, spectrum: Tensor, scan: int) -> Tensor:
+        """Return the filtered field (box) of a field's spectrum."""
+        if self._filters is None or scan not in self._shells:
+            return self._at.inverse(spectrum)
+        seen = torch.zeros(self.grid.box_shape, dtype=torch.float32, device=self._at.device)
+        for number, one in enumerate(self._filters, 1):
+            seen = torch.where(self._shells[scan] == number, self._at.inverse(one * spectrum), seen)
+        return seen
+
+    def _observe_adjoint(self, field: Tensor, scan: int) -> Tensor:
+        """Return the spectrum of the adjoint of `_observe`, up to the transform's own scale."""
+        if self._filters is None or scan not in self._shells:
+            return self._at.forward(field)
+        spectrum = torch.zeros(self.grid.half, dtype=torch.complex64, device=self._at.device)
+        for number, one in enumerate(self._filters, 1):
+            spectrum += one * self._at.forward(field * (self._shells[scan] == number))
+        return spectrum
+
+    # The problem
+
+    def data_side(self, fields: Sequence[Maps]) -> Tensor:
+        """Return A^T W^2 of the scans' fields (whole list, box each)."""
+        total = self._zeros()
+        for scan in self.scans:
+            self._add_seen(total, self._at.forward(self._at.tensor(fields[scan])), scan)
+        return self._maps(total)
+
+    def normal(self, maps: Maps) -> Tensor:
+        """Return A^T W^2 A of maps, without the prior."""
+        spectra, total = self._spectra(maps), self._zeros()
+        for scan in self.scans:
+            self._add_seen(total, self._model_spectrum(spectra, scan), scan)
+        return self._maps(total)
+
+    def _add_seen(self, total: Tensor, spectrum: Tensor, scan: int) -> None:
+        weighted = self._observe(spectrum, scan) * self._weights[scan] * self._weights[scan]
+        self._accumulate(total, self._observe_adjoint(weighted, scan), scan)
+
+    def field(self, maps: Maps, scan: int) -> Tensor:
+        """Return the weighted, filtered field of a scan for maps: the forward operator W_i B_i F^-1 A_i F."""
+        return self._observe(self._model_spectrum(self._spectra(maps), scan), scan) * self._weights[scan]
+
+    def field_adjoint(self, field: Maps, scan: int) -> Tensor:
+        """Return the adjoint of `field` of a scan."""
+        total = self._zeros()
+        weighted = self._at.tensor(field) * self._weights[scan]
+        self._accumulate(total, self._observe_adjoint(weighted, scan), scan)
+        return self._maps(total)
+
+    def residuals(self, maps: Maps, fields: Sequence[Maps]) -> list[Float32Array]:
+        """Return what maps leave of the (filtered) fields, a NumPy array of the known voxels a scan."""
+        spectra, left = self._spectra(maps), []
+        for scan in self.scans:
+            spectrum = self._at.forward(self._at.tensor(fields[scan])) - self._model_spectrum(spectra, scan)
+            known = self._weights[scan] > 0
+            if scan in self._shells:
+                known &= self._shells[scan] > 0
+            left.append(self._observe(spectrum, scan)[known].cpu().numpy())
+        return left
+
+    def precondition(self, maps: Maps, noise: float, prior: Prior) -> Tensor:
+        """Return the closed-form solution for a right side of maps, within the support."""
+        spectra = self._spectra(maps)
+        for planes, factors in zip(self._at.slabs(), self._factors(noise, prior), strict=True):
+            if self.components == 6:
+                solve(factors, spectra[:, planes])
+            else:
+                spectra[:, planes] /= factors
+        spectra[:, 0, 0, 0] = 0
+        return self._maps(spectra)
+
+    def _factors(self, noise: float, prior: Prior) -> list[Tensor]:
+        """Return the factors (21, …) or divisors (…) of each slab, kept for the next iteration."""
+        if self._factored[0] != (noise, prior):
+            self._factored = (None, [])
+            made = [self._factor_slab(planes, noise, prior) for planes in self._at.slabs()]
+            self._factored = ((noise, prior), made)
+        return self._factored[1]
+
+    def _factor_slab(self, planes: slice, noise: float, prior: Prior) -> Tensor:
+        power: Tensor | float = 1.0 if self._power is None else self._power[planes]
+        points = (planes.stop - planes.start, *self.grid.half[1:])
+        if self.components == 1:
+            summed = torch.zeros(points, dtype=torch.float32, device=self._at.device)
+            for scan in self.scans:
+                summed += self._at.dipole(scan, planes) ** 2
+            return summed.mul_(power).add_(noise**2 / prior.iso**2)
+        normal = torch.zeros((21, *points), dtype=torch.float32, device=self._at.device)
+        for scan in self.scans:
+            add_normal(normal, self._at.row(scan, planes))
+        normal *= power
+        add_precision(normal, noise**2 * prior.precision())
+        factor(normal)
+        return normal
+
+    def penalise(self, maps: Maps, noise: float, prior: Prior) -> Tensor:
+        """Return sigma^2 times the prior's precision times maps."""
+        maps = self._at.tensor(maps)
+        if self.components == 1:
+            return maps * (noise**2 / prior.iso**2)
+        out, precision = torch.zeros_like(maps), noise**2 * prior.precision()
+        for i, j in zip(*np.nonzero(precision), strict=True):
+            out[i].add_(maps[j], alpha=float(precision[i, j]))
+        return out
+
+    def label_size(self, maps: Maps) -> float:
+        """Return the root mean square over support and scans of chi33 in ppm (of a scalar map: of itself)."""
+        maps = self._at.tensor(maps)
+        if self.components == 1:
+            return float(np.sqrt(self.inner(maps, maps) / self._voxels))
+        gram = torch.stack([(one * maps).sum((1, 2, 3), dtype=torch.float64) for one in maps])
+        return float(np.sqrt(label_energy(gram.cpu().numpy(), self.grid.directions[self.scans]) / self._voxels))

@@ -1,0 +1,162 @@
+"""How sure a fit is, voxel by voxel: perturb-and-solve draws of the posterior, and the jackknife over scans.
+
+A draw takes a tensor from the prior, makes the fields of every scan from it with the fit's own model, adds noise, and
+solves them as the data were solved; what the solution misses of the tensor is a sample of the fit's error (Papandreou
+2010): noise, masks, filters, stopping and the prior's pull are in it. The jackknife leaves groups of scans out and
+sees what scans disagree about. Neither sees what all scans share: residues of background removal in two-step fits,
+smooth fields that the single-step fit's spheres cannot see, and registration errors of all scans alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ..dipole import Float32Array
+from ..errors import InputError
+from ..tensor_field import delta_b_prime
+from ..tensors import DIAGONAL, chi33
+from .execution import Execution
+from .grid import FitGrid
+from .iterative import FieldModel, model_spectrum
+from .prior import Prior
+
+DRAWS, JACKKNIFE_GROUPS = 4, 4
+_SMOOTHING = 1.0  # voxels, of the variances
+_PADDING = 32.0  # mm
+LEFT_OUT = {
+    "closed": "residues of background removal and registration; the truncation of fields at the masks is in it",
+    "masked": "residues of background removal and errors of registration that all scans share",
+    "single-step": "smooth fields that the spheres cannot tell from background, and errors of registration that all "
+    "scans share",
+}
+# a solver takes the scans' fields (box each) and which scans count, and returns tensor (6, box) and COSMOS (box)
+Solver = Callable[[list[Float32Array], list[int]], tuple[Float32Array, Float32Array]]
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Standard deviations in ppm: chi33 and delta_b, a volume (x, y, z) a scan, and cosmos (x, y, z).
+
+    draws, groups, seed: how they were made.
+    """
+
+    chi33: list[Float32Array]
+    delta_b: list[Float32Array]
+    cosmos: Float32Array
+    draws: int
+    groups: int
+    seed: int
+
+
+class _Spread:
+    """Sums of squares and sums of label errors of each scan, and of COSMOS."""
+
+    def __init__(self, grid: FitGrid) -> None:
+        self.grid = grid
+        count, shape = len(grid.directions), grid.box_shape
+        self.squares = np.zeros((2 * count + 1, *shape), np.float32)
+        self.sums = np.zeros((2 * count + 1, *shape), np.float32)
+
+    def add(self, tensor: Float32Array, cosmos: Float32Array) -> None:
+        """Add the labels of a tensor (6, box) and a COSMOS map that are errors or differences."""
+        for number, values in enumerate(self._labels(tensor, cosmos)):
+            self.squares[number] += values * values
+            self.sums[number] += values
+
+    def _labels(self, tensor: Float32Array, cosmos: Float32Array) -> list[Float32Array]:
+        found = []
+        for direction in self.grid.directions.astype(np.float64):
+            h = direction / np.linalg.norm(direction)
+            found.append(chi33(tensor, h))
+            found.append(delta_b_prime(tensor, self.grid.voxel_size, h, padding=_PADDING))
+        return [*found, cosmos]
+
+
+def check_counts(draws: int, groups: int, scans: int) -> int:
+    """Return the jackknife groups for so many scans (0: none); raises InputError on impossible counts."""
+    if draws < 0 or groups < 0:
+        raise InputError(f"draws and jackknife groups must not be negative, got {draws} and {groups}.")
+    usable = min(groups, scans)
+    return usable if usable >= 2 and scans - int(np.ceil(scans / usable)) >= 2 else 0
+
+
+def label_uncertainty(
+    model: FieldModel,
+    fields: Sequence[Float32Array],
+    solution: tuple[Float32Array, Float32Array],
+    solver: Solver,
+    *,
+    prior: Prior,
+    noise: float,
+    execution: Execution,
+    draws: int = DRAWS,
+    groups: int = JACKKNIFE_GROUPS,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Uncertainty:
+    """Return the standard deviations of the labels of every scan in the fit's frame.
+
+    model: the fit's linear problem (6 components); fields: of the scans, box each; solution: tensor (6, box) and
+    COSMOS (box); solver: solves other fields the same way; prior, noise (ppm): what it assumed; draws of the
+    posterior and groups of scans left out in turn (0: none); seed: of the draws. The larger of the two variances
+    counts. Raises InputError on negative counts.
+    """
+    grid, everything = model.grid, list(range(len(fields)))
+    used = check_counts(draws, groups, len(fields))
+    variance = np.zeros((2 * len(fields) + 1, *grid.box_shape), np.float32)
+    if draws:
+        spread = _Spread(grid)
+        for number in range(draws):
+            rng = np.random.default_rng([seed, number])
+            truth = prior_sample(prior, model.support, rng)
+            found, cosmos = solver(_simulated(model, truth, noise, rng, execution), everything)
+            spread.add(found - truth, cosmos - truth[list(DIAGONAL)].mean(axis=0))
+            if progress is not None:
+                progress(f"draw {number + 1} of {draws}")
+        variance = spread.squares / np.float32(draws)
+    if used:
+        spread = _Spread(grid)
+        for group in range(used):
+            kept = [scan for scan in everything if scan % used != group]
+            found, cosmos = solver(list(fields), kept)
+            spread.add(found - solution[0], cosmos - solution[1])
+            if progress is not None:
+                progress(f"jackknife group {group + 1} of {used}")
+        about = np.maximum(spread.squares - spread.sums**2 / np.float32(used), 0)
+        np.maximum(variance, np.float32((used - 1) / used) * about, out=variance)
+    deviations = [grid.embed(_smooth_deviation(one, model.support)) for one in variance]
+    return Uncertainty(deviations[0:-1:2], deviations[1:-1:2], deviations[-1], draws, used, seed)
+
+
+def prior_sample(prior: Prior, support: NDArray[np.bool_], rng: np.random.Generator) -> Float32Array:
+    """Return a tensor (6, x, y, z) in ppm drawn from the prior within a support."""
+    iso = prior.iso if np.isfinite(prior.iso) else Prior().iso
+    aniso = prior.aniso if np.isfinite(prior.aniso) else Prior().aniso
+    root = np.linalg.cholesky(np.linalg.inv(Prior(iso, aniso).precision())).astype(np.float32)
+    sample = np.zeros((6, *support.shape), np.float32)
+    sample[:, support] = root @ rng.standard_normal((6, int(support.sum())), dtype=np.float32)
+    return sample
+
+
+def _simulated(
+    model: FieldModel, truth: Float32Array, noise: float, rng: np.random.Generator, execution: Execution
+) -> list[Float32Array]:
+    """Return the fields (box each) of a tensor with noise."""
+    spectra, grid = model.spectra(truth), model.grid
+    clean = execution.map_here(
+        lambda scan: grid.inverse(model_spectrum(spectra, grid, scan)), range(len(grid.directions))
+    )
+    return [one + np.float32(noise) * rng.standard_normal(grid.box_shape, dtype=np.float32) for one in clean]
+
+
+def _smooth_deviation(variance: Float32Array, support: NDArray[np.bool_]) -> Float32Array:
+    """Return the square root of a variance (x, y, z) that was averaged over neighbours within the support."""
+    inside = support.astype(np.float32)
+    share = np.maximum(ndimage.gaussian_filter(inside, _SMOOTHING), 0.05)
+    mean = ndimage.gaussian_filter(variance * inside, _SMOOTHING) / share
+    return np.sqrt(np.maximum(mean, 0)) * inside

@@ -1,0 +1,168 @@
+"""Fields of scans on their own grids, brought into the subject frame for a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pipeline.dipole import Float32Array
+from ..pipeline.errors import InputError
+from ..pipeline.exterior_sources import exterior_field
+from ..pipeline.fits.methods import FitOptions, Method
+from ..pipeline.fits.result import Fit
+from ..pipeline.fits.uncertainty import LEFT_OUT, Uncertainty
+from ..pipeline.frames import b0_direction_from_affine, check_b0_direction, rotation_and_scale, voxel_frame, voxel_size
+from ..pipeline.resample import resample, resample_inside
+
+SMALLEST_OVERLAP = 0.2
+_LARGEST_WEIGHT = 2.0
+
+
+@dataclass(frozen=True)
+class ScanField:
+    """A field (x, y, z) in ppm on its scan's grid, known in mask; weight: proportional to 1 / its standard deviation.
+
+    transform: world of the scan to the subject frame (4, 4); b0_direction: voxel frame of the scan.
+    """
+
+    label: str
+    field: Float32Array
+    mask: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+    transform: NDArray[np.float64]
+    b0_direction: NDArray[np.float64]
+    weight: Float32Array | None = None
+
+
+@dataclass(frozen=True)
+class SubjectFields:
+    """What a fit takes: fields and weights (x, y, z) a scan on the reference grid, B0 directions in its voxel frame."""
+
+    fields: list[Float32Array]
+    weights: list[Float32Array]
+    directions: list[NDArray[np.float64]]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Where at least one scan has a field."""
+        return np.logical_or.reduce([weight > 0 for weight in self.weights])
+
+
+def scan_b0_direction(affine: NDArray, override: Any = None) -> NDArray[np.float64]:
+    """Return B0 (3,) in the voxel frame of a scan: what its sidecar says, else from its affine."""
+    return b0_direction_from_affine(affine) if override is None else check_b0_direction(override)
+
+
+def subject_b0_direction(
+    affine: NDArray, reference_affine: NDArray, transform: NDArray, override: Any = None
+) -> NDArray[np.float64]:
+    """Return a scan's B0 direction (3,) in the voxel frame of the reference grid: Q_ref^T R Q h.
+
+    affine, reference_affine: voxel-to-world; transform: world of the scan to the reference's; override: the scan's
+    B0 direction in its own voxel frame, from its affine when not given.
+    """
+    h = scan_b0_direction(affine, override)
+    rotation, _ = rotation_and_scale(transform)
+    return check_b0_direction(voxel_frame(reference_affine).T @ rotation @ voxel_frame(affine) @ h)
+
+
+def to_subject_frame(
+    scans: Sequence[ScanField], affine: NDArray, shape: tuple[int, ...], *, total: bool
+) -> SubjectFields:
+    """Return the fields of scans on the reference grid (affine, shape), each 0 where it is unknown.
+
+    total: the fields hold a background; what is smooth of it is taken out before (pipeline.exterior_sources). Raises
+    InputError, naming the scan, where hardly any of its mask falls into the reference grid.
+    """
+    fields, weights, directions = [], [], []
+    for scan in scans:
+        field = scan.field
+        if total:
+            outside = exterior_field(field * scan.mask, scan.mask, voxel_size(scan.affine), scan.b0_direction)
+            field = field - outside
+        moved, known = resample_inside(field, scan.mask, scan.affine, affine, shape, scan.transform)
+        _check_overlap(scan, known, affine)
+        fields.append(moved)
+        weights.append(_weight(scan, known, affine, shape))
+        directions.append(subject_b0_direction(scan.affine, affine, scan.transform, scan.b0_direction))
+    return SubjectFields(fields, weights, directions)
+
+
+def _check_overlap(scan: ScanField, known: NDArray[np.bool_], affine: NDArray) -> None:
+    expected = float(scan.mask.sum()) * np.prod(voxel_size(scan.affine)) / np.prod(voxel_size(affine))
+    if known.sum() < SMALLEST_OVERLAP * expected:
+        raise InputError(
+            f"only {known.sum() / max(expected, 1):.0%} of the brain of {scan.label} falls inside the reference scan's "
+            "field of view: check its registration, or leave the scan out."
+        )
+
+
+def _weight(scan: ScanField, known: NDArray[np.bool_], affine: NDArray, shape: tuple[int, ...]) -> Float32Array:
+    """Return the weight on the reference grid: median 1 in the mask, at most 2, 0 where the field is unknown."""
+    if scan.weight is None:
+        return known.astype(np.float32)
+    typical = float(np.median(scan.weight[scan.mask]))
+    if not typical > 0:
+        raise InputError(f"the weights of {scan.label} are zero in most of its mask: give positive weights.")
+    moved = resample(scan.weight / typical, scan.affine, affine, shape, scan.transform, order=1)
+    return np.clip(moved, 0, _LARGEST_WEIGHT) * known
+
+
+def fit_sidecar(
+    fit: Fit,
+    labels: Sequence[str],
+    world_directions: list[list[float]],
+    *,
+    weights: str = "mask",
+    uncertainty: Uncertainty | None = None,
+) -> dict[str, Any]:
+    """Return what a fit's sidecar records: method, noise, prior, stopping, directions (world), conditioning."""
+    report = fit.orientations
+
+    def number(value: float) -> float | None:
+        return float(value) if np.isfinite(value) else None
+
+    record: dict[str, Any] = {
+        "Fit": fit.method,
+        "FieldNoisePpm": fit.noise,
+        "PriorIsoPpm": number(fit.prior.iso),
+        "PriorAnisoPpm": number(fit.prior.aniso),
+        "Weights": weights,
+        **fit.record,
+        "Scans": list(labels),
+        "B0Directions": world_directions,
+        "TensorConditionNumber": number(report.sti_condition),
+        "TensorRank": report.sti_rank,
+        "TensorNoiseGain": number(report.sti_noise_gain),
+        "CosmosRatio": number(report.cosmos_ratio),
+        "CosmosNoiseGain": number(report.cosmos_noise_gain),
+        "LargestAngleDegrees": report.spread,
+        "Warnings": list(report.messages),
+    }
+    if uncertainty is not None:
+        record["UncertaintyDraws"] = uncertainty.draws
+        record["UncertaintyJackknifeGroups"] = uncertainty.groups
+        record["UncertaintySeed"] = uncertainty.seed
+        record["UncertaintyLeavesOut"] = LEFT_OUT[fit.method]
+    return record
+
+
+def method_for(total: bool, method: Method | None) -> Method:
+    """Return the fit method for total or local fields: the one asked for, or single-step and masked by default.
+
+    Raises InputError where total fields are asked to go through a fit of local fields.
+    """
+    if total and method not in (None, "single-step"):
+        raise InputError(
+            f"--total goes with --fit single-step, got --fit {method}: that fit takes local fields, so remove the "
+            "background first, or leave out --fit."
+        )
+    return method or ("single-step" if total else "masked")
+
+
+__all__ = ["FitOptions", "ScanField", "SubjectFields", "fit_sidecar", "method_for", "scan_b0_direction",
+           "subject_b0_direction", "to_subject_frame"]  # fmt: skip
