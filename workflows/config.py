@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,6 +75,13 @@ class RunConfig:
                 f"vsharp_smallest_radius ({self.vsharp_smallest_radius} mm) is larger than vsharp_largest_radius "
                 f"({self.vsharp_largest_radius} mm): exchange them."
             )
+        if self.dask not in ("threads", "local") and "://" not in self.dask:
+            raise InputError(
+                "dask must be 'threads', 'local' or the address of a scheduler such as tcp://host:8786, got "
+                f"{self.dask!r}."
+            )
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise InputError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {self.device!r}.")
         if self.phase_sign not in (-1, 1):
             raise InputError(f"phase_sign must be 1 or -1, got {self.phase_sign}.")
 

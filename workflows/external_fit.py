@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pipeline.errors import Chi33Warning, InputError
+from ..pipeline.fits.closed_form import check_device
 from ..pipeline.fits.execution import Execution
 from ..pipeline.fits.methods import FitOptions, fit_fields
 from ..pipeline.fits.uncertainty import Uncertainty
@@ -61,6 +62,9 @@ def fit_files(
     used = options or FitOptions(method="single-step" if total else "masked")
     if total != (used.method == "single-step"):
         raise InputError(f"the {used.method} fit takes {'local' if total else 'total'} fields: see --total and --fit.")
+    if weights and used.method == "closed":
+        raise InputError("the closed fit counts all voxels the same: leave out --weights, or give --fit masked.")
+    check_device(device)
     if (b0_directions is None) == (not transforms):
         raise InputError("give either --b0-directions (fields in one frame) or --transform (one a field), not both.")
     scans = _read_all(fields, masks, weights)
@@ -71,10 +75,10 @@ def fit_files(
         if not overwrite and (path.exists() or sidecar_path(path).exists()):
             raise InputError(f"{path} exists already: pass --overwrite to replace it.")
     affine = scans[0].affine
-    placed, back = _place(scans, matrices, b0_directions, total)
-    _check_overlap(scans, [weight > 0 for weight in placed.weights])
     names = [str(path) for path in fields]
-    with Execution(dask, memory=memory) as execution:
+    with Execution(dask, memory=memory) as execution:  # before the long preparation: a scheduler may not be there
+        placed, back = _place(scans, matrices, b0_directions, total)
+        _check_overlap(scans, [weight > 0 for weight in placed.weights])
         found, uncertainty = fit_fields(
             placed.fields, placed.weights, voxel_size(affine), placed.directions, used, execution=execution,
             names=names, device=device, progress=progress,
@@ -118,8 +122,7 @@ class _Outputs:
     def write_scan(self, index: int, name: str, volume: NDArray, scan: _Field, affine: NDArray) -> None:
         """Write a map of one scan."""
         path = _path(self.prefix, f"scan-{index + 1:02d}_{name}")
-        facts = {"Units": "ppm", "Sources": [scan.path.name], "Fit": self.facts["Fit"]}
-        write_image(path, volume, affine, facts)
+        write_image(path, volume, affine, {**self.facts, "Sources": [scan.path.name]})
 
 
 def _path(prefix: Path, name: str) -> Path:

@@ -112,10 +112,11 @@ def b0_figure(directions: ArrayLike, *, dark: bool = False) -> str:
     ax.patch.set_alpha(0)
     radius = max(10.0, 10 * np.ceil((tilt.max() + 3) / 10))
     ax.set_ylim(0, radius)
-    ax.set_yticks(
-        [ring for ring in MaxNLocator(4, steps=[1, 2, 3, 5, 10]).tick_values(0, radius) if 0 < ring <= radius]
-    )
-    ax.set_rlabel_position(_free_angle(azimuth[tilt > 0.2 * radius]))
+    rings = [ring for ring in MaxNLocator(4, steps=[1, 2, 3, 5, 10]).tick_values(0, radius) if 0 < ring <= radius]
+    ax.set_yticks(rings)
+    numbers = _labels(azimuth, tilt, radius)
+    taken = [tilt * np.exp(1j * azimuth), *(distance * np.exp(1j * angle) for _, angle, distance in numbers)]
+    ax.set_rlabel_position(_free_angle(np.array(rings), np.hstack(taken)))
     ax.yaxis.set_major_formatter("{x:.0f}°")
     ax.set_xticks(np.radians([0, 90, 180, 270]), ["right", "front", "left", "back"])
     ax.tick_params(axis="x", colors=ink, labelsize=12, pad=5)
@@ -123,16 +124,17 @@ def b0_figure(directions: ArrayLike, *, dark: bool = False) -> str:
     ax.grid(color=faint, linewidth=0.8)
     ax.spines["polar"].set_color(faint)
     ax.scatter(azimuth, tilt, s=42, color=point, zorder=3)
-    for text, angle, distance in _labels(azimuth, tilt, radius):
+    for text, angle, distance in numbers:
         ax.text(angle, distance, text, color=ink, fontsize=12, ha="center", va="center", zorder=4)
     return data_uri(figure, "png")
 
 
-def _free_angle(azimuth: NDArray[np.float64]) -> float:
-    """The angle in degrees, off the axes, that is farthest from points at azimuths in radians."""
-    choices = np.array([67.5, 112.5, 22.5, 157.5, 337.5, 202.5, 292.5, 247.5])
-    apart = np.abs(np.exp(1j * np.radians(choices))[:, None] - np.exp(1j * azimuth)).min(axis=1, initial=2.0)
-    return float(choices[int(apart.round(6).argmax())])
+def _free_angle(rings: NDArray[np.float64], taken: NDArray[np.complex128]) -> float:
+    """The angle in degrees, off the axes, at which the names of rings are farthest from places that are taken."""
+    choices = np.array([67.5, *(start + step for start in (0, 90, 180, 270) for step in (22.5, 35, 45, 55, 67.5))])
+    names = (rings + 0.04 * rings.max()) * np.exp(1j * np.radians(choices))[:, None]
+    apart = np.abs(names[:, :, None] - taken).min(axis=(1, 2))
+    return float(choices[int(np.minimum(apart, 0.2 * rings.max()).round(6).argmax())])
 
 
 def _labels(azimuth: NDArray[np.float64], tilt: NDArray[np.float64], radius: float) -> list[tuple[str, float, float]]:
@@ -187,7 +189,7 @@ def draw_bar(figure: Figure, ticks: Sequence[float], place: tuple[float, float],
     left, width = place
     bar_ax = figure.add_axes((left, 0.36 / height, width, 0.13 / height))
     bar = figure.colorbar(ScalarMappable(Normalize(ticks[0], ticks[-1]), "gray"), cax=bar_ax, orientation="horizontal")
-    bar.set_ticks(list(ticks))
+    bar.set_ticks(list(ticks), labels=[f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
     bar.ax.tick_params(colors=INK, labelsize=FONT_SIZE, length=3, pad=2)
     bar.outline.set_edgecolor(INK)
     figure.text(left + width + 0.025, 0.36 / height, unit, color=INK, fontsize=FONT_SIZE, va="bottom")

@@ -131,7 +131,7 @@ def fit_sidecar(
         "FieldNoisePpm": fit.noise,
         "PriorIsoPpm": number(fit.prior.iso),
         "PriorAnisoPpm": number(fit.prior.aniso),
-        "Weights": weights,
+        "Weights": "mask" if fit.method == "closed" else weights,
         **fit.record,
         "Scans": list(labels),
         "B0Directions": world_directions,

@@ -42,8 +42,12 @@ class _FitInputs(BaseInterfaceInputSpec):
     iterations = traits.Either(None, traits.Int, usedefault=True, desc="None: the method's own")
     draws = traits.Int(0, usedefault=True, desc="of the posterior; 0: none")
     jackknife = traits.Int(0, usedefault=True, desc="groups of scans left out; 0: none")
-    scheduler = traits.Str("threads", usedefault=True, desc="threads, local, or the address of a Dask scheduler")
-    memory = traits.Either(None, traits.Float, usedefault=True, desc="GB of scans in memory; None: no limit")
+    scheduler = traits.Str(
+        "threads", usedefault=True, nohash=True, desc="threads, local, or the address of a Dask scheduler"
+    )
+    memory = traits.Either(
+        None, traits.Float, usedefault=True, nohash=True, desc="GB of scans in memory; None: no limit"
+    )
     device = traits.Str("cpu", usedefault=True, desc="cpu or cuda")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -308,22 +309,35 @@ def _conditioning(report: OrientationReport) -> dict[str, Any]:
 
 def _plan(directions: Sequence[np.ndarray], record: Mapping[str, Any], subject: str) -> dict[str, Any]:
     """What each scan counts and what one more would add: sentences, and the figure of `chi33 plan`."""
-    iso, aniso = (recorded(record, f"Prior{part}Ppm") for part in ("Iso", "Aniso"))
-    prior = Prior(iso, aniso) if iso and aniso and min(iso, aniso) > 0 else Prior()
+    prior = Prior(**{part: _prior_width(record, part) for part in ("iso", "aniso")})
     noise = recorded(record, "FieldNoisePpm") or 0.0
     plan = plan_orientations(directions, noise=float(f"{noise:.2g}") if noise > 0 else FIELD_NOISE, prior=prior)
     said = plan_sentences(plan)[max(1, len(plan.report.messages)) :]  # the first ones stand beside the numbers already
     return {
-        "sentences": said[:_PLAN_SENTENCES],
+        "sentences": [_typeset(sentence) for sentence in said[:_PLAN_SENTENCES]],
         "uri": data_uri(draw_plan(plan, title=f"sub-{subject}"), "jpeg", dpi=_PLAN_DPI),
         "alt": _plan_words(plan),
     }
 
 
+def _prior_width(record: Mapping[str, Any], part: str) -> float:
+    """A standard deviation of the prior in ppm: as recorded, infinite where the record says null, else the default."""
+    key = f"Prior{part.title()}Ppm"
+    width = recorded(record, key)
+    if width is None:
+        return np.inf if key in record else float(getattr(Prior(), part))
+    return width if width > 0 else np.inf
+
+
+def _typeset(sentence: str) -> str:
+    """Give numbers a real minus sign, and no line break before a percent sign."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", sentence).replace(" %", "\N{NO-BREAK SPACE}%")
+
+
 def _plan_words(plan: OrientationPlan) -> str:
     best = plan.best[0] if plan.best else None
     place = f"; best next scan: pitch {best.pitch:+.0f}, roll {best.roll:+.0f} degrees" if best else ""
-    return (
+    return _typeset(
         f"B0 directions of {_count(len(plan.directions), 'scan')} in the head seen from above, over what one more scan "
         f"at each place would bring{place}."
     )

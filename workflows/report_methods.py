@@ -274,7 +274,7 @@ def uncertainty_words(record: Mapping[str, Any]) -> str:
 
 def fit_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what a fit's record says of the fit as rows of a table; what it does not say is left out."""
-    rows = [("Fit", _FIT_NAMES.get(str(record.get("Fit")), str(record.get("Fit") or "")))]
+    rows = [("Method", _FIT_NAMES.get(str(record.get("Fit")), str(record.get("Fit") or "")))]
     noise, limit = recorded(record, "FieldNoisePpm"), recorded(record, "IterationLimit")
     rows.append(("Field noise", f"{noise:.3g} ppm" if noise is not None else ""))
     rows.append(("Prior, isotropic and traceless part", ", ".join(_priors(record))))
@@ -300,7 +300,8 @@ def fit_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _radii(record: Mapping[str, Any]) -> list[str]:
     radii = record.get("RadiiMm")
-    return [f"{float(r):.3g}" for r in radii if isinstance(r, int | float)] if _is_list(radii) else []
+    listed = radii if isinstance(radii, list | tuple) else ()
+    return [f"{float(r):.3g}" for r in listed if isinstance(r, int | float)]
 
 
 def _priors(record: Mapping[str, Any]) -> list[str]:
@@ -312,7 +313,7 @@ def _priors(record: Mapping[str, Any]) -> list[str]:
 
 
 def _per_cent(value: float) -> str:
-    return f"{100 * value:.2g} %"
+    return f"{100 * value:.2g}\N{NO-BREAK SPACE}%"
 
 
 def _given(name: str, value: Any) -> str:

@@ -47,6 +47,7 @@ th[scope=row] { font-weight: 600; }
   align-items: start; }
 .cards { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 370px), 1fr));
   margin: 12px 0; }
+.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 6px; overflow: hidden; }
 figure img { display: block; width: 100%; height: auto; }
 figure.plan { background: #ffffff; max-width: 660px; }
@@ -147,7 +148,7 @@ scan.</p>
 
 {% if subject_pictures or tensor_pictures %}<h2 id="subject">Subject frame</h2>
 <p>The fits on the reference scan's axes. {{ convention }}</p>
-{% if subject_pictures %}<div class="cards">{% for picture in subject_pictures %}{{ card(picture) }}
+{% if subject_pictures %}<div class="cards pairs">{% for picture in subject_pictures %}{{ card(picture) }}
 {% endfor %}</div>{% endif %}
 {% if tensor_pictures %}<h3>Components of the tensor</h3>
 <div class="cards">{% for picture in tensor_pictures %}{{ card(picture) }}

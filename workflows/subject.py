@@ -123,7 +123,11 @@ def init_subject_wf(
             workflow.connect([(scan_wf, reference_node, [("outputnode.brain_mask", "brain_mask")])])
         place = Derivatives(out_dir, subject.label, scan.session)
         products = (*_LABEL_PRODUCTS, *(_DEVIATION_PRODUCTS if config.draws or config.jackknife else ()))
-        _export_scan(workflow, scan_wf, labels_wf, scan, place, _scan_facts(scan, config), products)
+        facts = _scan_facts(scan, config)
+        for product in _SCAN_PRODUCTS:
+            _export_scan_map(workflow, scan_wf, product, scan, place, facts)
+        for product in products:
+            _export_scan_map(workflow, labels_wf, product, scan, place, facts, (fit_wf, "sidecar_file"))
         _export_transform(workflow, registration_wf, place.transform(scan.label), tag)
     workflow.connect([(merge, fit_wf, [("out", f"inputnode.{one}")]) for one, merge in merges.items()])
     _export_subject(workflow, fit_wf, Derivatives(out_dir, subject.label), reference)
@@ -140,20 +144,17 @@ def fit_sources(config: RunConfig) -> dict[str, str]:
     return {**sources, "weights": "weight"} if config.weights == "magnitude" else sources
 
 
-def _export_scan(
+def _export_scan_map(
     workflow: pe.Workflow,
-    scan_wf: pe.Workflow,
-    labels_wf: pe.Workflow,
+    source: pe.Workflow,
+    product: _Product,
     scan: RawScan,
     place: Derivatives,
-    facts: dict,
-    label_products: tuple[_Product, ...],
+    facts: dict[str, Any],
+    record: tuple[pe.Workflow, str] | None = None,
 ) -> None:
-    tag = node_name(scan.name)
-    for source, products in ((scan_wf, _SCAN_PRODUCTS), (labels_wf, label_products)):
-        for product in products:
-            path = place.path(scan.label, suffix=product.suffix, desc=product.desc)
-            _export(workflow, source, product, path, f"{tag}_{product.output}", facts)
+    path = place.path(scan.label, suffix=product.suffix, desc=product.desc)
+    _export(workflow, source, product, path, f"{node_name(scan.name)}_{product.output}", facts, record=record)
 
 
 def _scan_facts(scan: RawScan, config: RunConfig) -> dict[str, Any]:
@@ -176,8 +177,9 @@ def _export(
     name: str,
     facts: Mapping[str, Any],
     *,
-    sidecar_output: str | None = None,
+    record: tuple[pe.Workflow, str] | None = None,
 ) -> None:
+    """Add the step that exports one output of a workflow; record: workflow and output of a JSON for its sidecar."""
     sidecar: dict[str, Any] = {"Description": product.description}
     if product.units:
         sidecar["Units"] = product.units
@@ -187,20 +189,20 @@ def _export(
         Export(out_file=str(path), sidecar={**sidecar, **facts}), name=f"export_{name}", run_without_submitting=True
     )
     workflow.connect([(source, node, [(f"outputnode.{product.output}", "in_file")])])
-    if sidecar_output:
-        workflow.connect([(source, node, [(f"outputnode.{sidecar_output}", "sidecar_file")])])
+    if record:
+        workflow.connect([(record[0], node, [(f"outputnode.{record[1]}", "sidecar_file")])])
 
 
 def _export_transform(workflow: pe.Workflow, source: pe.Workflow, path: Path, tag: str) -> None:
     product = _Product("transform_file", "xfm", None, None, "World of the scan to the subject frame, mm, 4x4")
-    _export(workflow, source, product, path, f"{tag}_xfm", {}, sidecar_output="quality_file")
+    _export(workflow, source, product, path, f"{tag}_xfm", {}, record=(source, "quality_file"))
 
 
 def _export_subject(workflow: pe.Workflow, fit_wf: pe.Workflow, place: Derivatives, reference: RawScan) -> None:
     facts = {"ReferenceScan": reference.name, "Frame": _SUBJECT_FRAME}
     for product in _SUBJECT_PRODUCTS:
         path = place.path(space="subject", suffix=product.suffix, desc=product.desc)
-        _export(workflow, fit_wf, product, path, product.output, facts, sidecar_output="sidecar_file")
+        _export(workflow, fit_wf, product, path, product.output, facts, record=(fit_wf, "sidecar_file"))
 
 
 def plan_lines(subject: RawSubject, config: RunConfig, backend: str, workflow: pe.Workflow) -> list[str]:

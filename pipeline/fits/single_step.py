@@ -71,7 +71,7 @@ def single_step_problem(
     used = check_weights(weights, volumes[0].shape, names)
     inside = check_support(support, used)
     spheres = single_step_radii(voxel_size) if radii is None else check_radii(radii)
-    grid = make_grid(inside, voxel_size, b0_directions, max(padding, spheres[0]) if padding > 0 else 0)
+    grid = make_grid(inside, voxel_size, b0_directions, padding if padding <= 0 else max(padding, spheres[0]))
     observations, fields = [], []
     for index, (volume, weight) in enumerate(zip(volumes, used, strict=True)):
         known = grid.crop(weight) > 0

@@ -150,7 +150,7 @@ def test_page_in_good_order_has_every_map_no_warning_and_fetches_nothing(derivat
             assert (values.get(attribute) or "#").startswith(("#", "data:"))
     assert not re.search(r"https?://|@import|url\(|<script", text)
     images = [values for tag, values in page.tags if tag == "img"]
-    assert len(images) == 6 * 7 + 1 + 4 + 6  # maps, B0 directions, invariants, components
+    assert len(images) == 6 * 7 + 1 + 1 + 4 + 6  # maps, B0 directions, one more scan, invariants, components
     assert all(len(values["alt"] or "") > 20 for values in images)
     ids = [values["id"] for _, values in page.tags if "id" in values]
     assert len(ids) == len(set(ids))
@@ -158,6 +158,8 @@ def test_page_in_good_order_has_every_map_no_warning_and_fetches_nothing(derivat
     assert {str(link).removeprefix("#") for link in links} == set(ids)
     assert "grey −0.1 to 0.15 ppm" in page.words
     assert "Neurological convention" in page.words
+    assert 'id="fit"' not in text  # the sidecars are of an older version
+    assert 'id="uncertainty"' not in text
     assert "42.8" in page.words  # the stages together, in seconds
 
 

@@ -6,7 +6,8 @@ import io
 import nibabel as nib
 import numpy as np
 import pytest
-from chi33.workflows.figures import GreyScale, Planes, b0_figure, direction_figure, planes_figure, symmetric_scale
+from chi33.workflows.figures import GreyScale, Planes, b0_figure, planes_figure, symmetric_scale
+from chi33.workflows.figures_tensor import direction_colours, direction_figure, full_brightness
 from chi33.workflows.report_measures import View
 from PIL import Image
 from scipy.spatial.transform import Rotation
@@ -94,6 +95,38 @@ def test_directions_are_red_green_blue_by_axis(axis: int, channel: int) -> None:
     middle = colour[height // 2, width // 6].astype(int)
     assert middle[channel] > 200
     assert middle.sum() - middle[channel] < 100
+
+
+def test_brightness_is_the_anisotropy_up_to_its_full_value() -> None:
+    weight = np.array([0.0, 0.005, 0.01, 0.5], np.float32)
+    colours = direction_colours(np.tile(np.float32([0, -0.6, 0.8]), (4, 1)), weight, 0.01)
+    expected = np.outer([0, 0.5, 1, 1], [0, 0.6, 0.8])
+    np.testing.assert_allclose(colours, expected, atol=1e-6)
+
+
+def test_full_brightness_is_not_that_of_a_few_strong_voxels() -> None:
+    values = np.full(1000, 0.004, np.float32)
+    values[:20] = 1.0
+    assert full_brightness(values) == pytest.approx(0.004)
+    assert full_brightness(np.concatenate([values, np.zeros(5000, np.float32)])) == pytest.approx(0.004)
+    assert full_brightness(np.zeros(10)) > 0
+
+
+def test_colour_map_has_a_legend_of_the_half_sphere_on_black() -> None:
+    nothing = np.zeros((40, 40), np.float32)
+    vectors = Planes(*(np.zeros((40, 40, 3), np.float32) for _ in range(3)), (1.0,) * 3)
+    picture = _decoded(direction_figure(vectors, Planes(nothing, nothing, nothing, (1.0,) * 3), 0.01)).astype(int)
+    height, width = picture.shape[:2]
+    assert np.median(picture) < 5
+    left = picture[height - 90 :, : width // 9]  # the disc
+    strong = [np.argwhere((left[..., c] > 180) & (left.sum(axis=2) - left[..., c] < 140)) for c in range(3)]
+    assert all(len(one) > 100 for one in strong)
+    red, green, blue = strong
+    centre = blue.mean(axis=0)  # up-down, seen from above
+    assert np.ptp(red[:, 1]) > 60 > np.ptp(red[:, 0])  # left and right ends
+    assert np.ptp(green[:, 0]) > 60 > np.ptp(green[:, 1])  # front and back ends
+    np.testing.assert_allclose(red.mean(axis=0), centre, atol=4)
+    np.testing.assert_allclose(green.mean(axis=0), centre, atol=4)
 
 
 def test_opposite_b0_directions_are_one_point() -> None:
