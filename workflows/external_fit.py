@@ -78,7 +78,6 @@ def fit_files(
     names = [str(path) for path in fields]
     with Execution(dask, memory=memory) as execution:  # before the long preparation: a scheduler may not be there
         placed, back = _place(scans, matrices, b0_directions, total)
-        _check_overlap(scans, [weight > 0 for weight in placed.weights])
         found, uncertainty = fit_fields(
             placed.fields, placed.weights, voxel_size(affine), placed.directions, used, execution=execution,
             names=names, device=device, progress=progress,
@@ -199,17 +198,6 @@ def _matrices(transforms: Sequence[Path] | None, count: int) -> list[NDArray[np.
     if len(transforms) != count:
         raise InputError(f"{count} fields but {len(transforms)} transforms were given: give one a field.")
     return [read_transform(path) for path in transforms]
-
-
-def _check_overlap(scans: Sequence[_Field], inside: Sequence[NDArray[np.bool_]]) -> None:
-    """Refuse a scan whose mask, on the common grid, touches none of the others."""
-    covered = np.stack(inside).sum(axis=0)
-    for scan, mask in zip(scans, inside, strict=True):
-        if len(scans) > 1 and not (covered[mask] > 1).any():
-            raise InputError(
-                f"the mask of {scan.path} touches no other scan's mask in the common frame: check its transform and "
-                "mask."
-            )
 
 
 def _in_one_frame(scans: Sequence[_Field], path: Path) -> list[NDArray[np.float64]]:

@@ -45,7 +45,7 @@ class _FitInputs(BaseInterfaceInputSpec):
     scheduler = traits.Str(
         "threads", usedefault=True, nohash=True, desc="threads, local, or the address of a Dask scheduler"
     )
-    memory = traits.Either(
+    memory = traits.Union(  # an Either loses nohash
         None, traits.Float, usedefault=True, nohash=True, desc="GB of scans in memory; None: no limit"
     )
     device = traits.Str("cpu", usedefault=True, desc="cpu or cuda")

@@ -115,17 +115,14 @@ def _closed_form_maps(
         noise = estimate_noise(spectra, grid, prior, voxels)
     _solve(spectra, grid, noise**2 * prior.precision(), noise**2 / prior.iso**2, running)
     maps = np.empty((7, *grid.box_shape), np.float32)
-    for batch, parts in running.map_batches(grid.inverse, [spectra[c] for c in range(7)]):
-        maps[batch] = parts
+    running.fill(maps, grid.inverse, [spectra[c] for c in range(7)])
     return maps, noise
 
 
 def _transform(volumes: Sequence[NDArray[np.float32]], grid: FitGrid, running: Execution) -> Complex64Array:
     """Return the half spectra of the scans (at least 7, x, y, z); what lies behind the scans is not set."""
     spectra = running.allocate((max(7, len(volumes)), *grid.half), np.complex64)
-    for batch, parts in running.map_batches(grid.forward, [grid.crop(volume) for volume in volumes]):
-        for index, part in zip(range(batch.start, batch.stop), parts, strict=True):
-            spectra[index] = part
+    running.fill(spectra, grid.forward, [grid.crop(volume) for volume in volumes])
     return spectra
 
 

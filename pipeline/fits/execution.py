@@ -97,6 +97,19 @@ class Execution:
             batch = slice(start, min(start + size, len(arguments[0])))
             yield batch, self.map(function, *(one[batch] for one in arguments))
 
+    def fill(self, out: NDArray[Any], function: Callable[[Any], NDArray[Any]], items: Sequence[Any]) -> None:
+        """Set out[i] = function(items[i]); on threads each task writes its own result, so that none is held twice."""
+
+        def store(index: int) -> None:
+            out[index] = function(items[index])
+
+        if self._client is None:
+            self.map_here(store, range(len(items)))
+            return
+        for batch, parts in self.map_batches(function, items):
+            for index, part in zip(range(batch.start, batch.stop), parts, strict=True):
+                out[index] = part
+
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Return an uninitialised array, in memory while the budget lasts, else in a temporary file."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize

@@ -136,16 +136,14 @@ class FieldModel:
     def spectra(self, maps: Float32Array) -> Complex64Array:
         """Return the half spectra of maps."""
         out = np.empty((self.components, *self.grid.half), np.complex64)
-        for batch, parts in self.execution.map_batches(self.grid.forward, list(maps)):
-            out[batch] = parts
+        self.execution.fill(out, self.grid.forward, list(maps))
         return out
 
     def maps(self, spectra: Complex64Array) -> Float32Array:
         """Return the maps of half spectra (overwritten), 0 outside the support."""
         out = np.empty((self.components, *self.grid.box_shape), np.float32)
-        for batch, parts in self.execution.map_batches(self.grid.inverse, list(spectra)):
-            for index, part in zip(range(batch.start, batch.stop), parts, strict=True):
-                np.multiply(part, self._inside, out=out[index])
+        self.execution.fill(out, self.grid.inverse, list(spectra))
+        out *= self._inside
         return out
 
     def _accumulate(self, total: Complex64Array, fields: Complex64Array, scans: Sequence[int]) -> None:

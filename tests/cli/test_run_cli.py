@@ -35,13 +35,16 @@ def test_every_option_arrives(command: Callable[..., Any], asked: dict[str, Any]
     ended = command(
         "run", "raw", "out", "participant", "--participant-label", "01", "sub-02,03", "-w", "work", "--n-procs", "3",
         "--backend", "fsl", "--unwrap", "laplacian", "--fit", "closed", "--phase-sign", "-1", "--reference",
-        "acq-ori02", "--prior-iso", "0.05", "--prior-aniso", "0.01", "--noise", "0.002", "--dry-run", "--write-graph",
+        "acq-ori02", "--prior-iso", "0.05", "--prior-aniso", "0.01", "--noise", "0.002", "--iterations", "7",
+        "--weights", "mask", "--draws", "3", "--jackknife", "4", "--dask", "local", "--fit-memory", "2.5", "--device",
+        "cuda:1", "--dry-run", "--write-graph",
     )  # fmt: skip
     assert (ended.code, ended.err) == (0, "")
     assert asked["participant_labels"] == ["01", "sub-02", "03"]
     assert asked["config"] == RunConfig(
-        backend="fsl", unwrap="laplacian", phase_sign=-1, reference="acq-ori02", prior_iso=0.05, prior_aniso=0.01,
-        noise=0.002,
+        backend="fsl", unwrap="laplacian", fit="closed", phase_sign=-1, reference="acq-ori02", prior_iso=0.05,
+        prior_aniso=0.01, noise=0.002, iterations=7, weights="mask", draws=3, jackknife=4, dask="local",
+        fit_memory=2.5, device="cuda:1",
     )  # fmt: skip
     assert (asked["work_dir"], asked["n_procs"]) == (Path("work"), 3)
     assert (asked["dry_run"], asked["write_graph"]) == (True, True)
@@ -64,9 +67,33 @@ def test_an_unknown_key_is_named(command: Callable[..., Any], asked: dict[str, A
     assert "none.toml cannot be read" in ended.err
 
 
-def test_a_value_out_of_range_is_named(command: Callable[..., Any], asked: dict[str, Any]) -> None:
-    ended = command("run", "raw", "out", "--noise", "-1")
-    assert (ended.code, ended.err) == (2, "chi33: noise must be positive, got -1.0.\n")
+@pytest.mark.parametrize(("option", "value", "message"), [
+    ("--noise", "-1", "noise must be positive, got -1.0."),
+    ("--draws", "1", "one draw gives no standard deviation: ask for at least 2, or 0 for none."),
+    ("--jackknife", "-2", "draws and jackknife groups must not be negative, got 0 and -2."),
+    ("--iterations", "0", "iterations must be at least 1, got 0."),
+    ("--fit-memory", "0", "fit_memory must be positive, got 0.0."),
+    ("--device", "gpu", "device must be 'cpu', 'cuda' or 'cuda:N', got 'gpu'."),
+    ("--dask", "node7",
+     "dask must be 'threads', 'local' or the address of a scheduler such as tcp://host:8786, got 'node7'."),
+])  # fmt: skip
+def test_a_value_out_of_range_is_named(
+    command: Callable[..., Any], asked: dict[str, Any], option: str, value: str, message: str
+) -> None:
+    ended = command("run", "raw", "out", option, value)
+    assert (ended.code, ended.err) == (2, f"chi33: {message}\n")
+    assert asked == {}
+
+
+@pytest.mark.parametrize(("option", "value"), [("--fit", "tikhonov"), ("--weights", "ones"), ("--draws", "many")])
+def test_a_word_that_is_no_choice_is_refused(
+    command: Callable[..., Any], asked: dict[str, Any], option: str, value: str
+) -> None:
+    ended = command("run", "raw", "out", option, value)
+    assert ended.code == 2
+    assert ended.err.startswith("chi33: ")
+    assert option in ended.err
+    assert ended.err.count("\n") == 1
     assert asked == {}
 
 
@@ -81,6 +108,7 @@ def test_a_dry_run_writes_nothing(command: Callable[..., Any], turning_head: Any
     ended = command("run", turning_head.folder, tmp_path / "out", "--backend", "builtin", "--dry-run", "--write-graph")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("sub-01: 3 scans, backend builtin, reference acq-ori01, ")
+    assert "fit=single-step, " in ended.out
     assert list(tmp_path.iterdir()) == []
     ended = command("run", turning_head.folder, tmp_path / "out", "--participant-label", "07", "--dry-run")
     assert ended.code == 2

@@ -16,6 +16,7 @@ from chi33.pipeline.fits.execution import Execution
 from chi33.pipeline.fits.grid import FitGrid, make_grid
 from chi33.pipeline.fits.iterative import FieldModel, Observation, conjugate_gradients
 from chi33.pipeline.fits.masked import Stopping, fit_masked
+from chi33.pipeline.fits.noise import SMALLEST_NOISE, effective_parameters, robust_noise
 from chi33.pipeline.fits.prior import Prior
 from chi33.pipeline.fits.result import Fit
 from chi33.pipeline.tensor_field import TensorFieldOperator, tensor_field
@@ -317,6 +318,33 @@ def test_ten_iterations_are_enough() -> None:
 def test_the_noise_is_estimated_from_what_is_left(default_fit: Fit) -> None:
     assert default_fit.noise == pytest.approx(1e-3, rel=0.15)
     assert make_head(noise=3e-3).fit(Stopping(4, 0.0)).noise == pytest.approx(3e-3, rel=0.15)
+
+
+def test_of_noise_alone_the_noise_is_found_though_the_fit_takes_part_of_it(head: Head) -> None:
+    rng = np.random.default_rng(14)
+    fields = [2.5e-3 * rng.standard_normal(mask.shape) * mask for mask in head.masks]
+    assert head.fit(Stopping(6, 0.0), fields=fields).noise == pytest.approx(2.5e-3, rel=0.08)
+
+
+def test_a_fit_uses_up_the_parameters_that_the_noise_leaves_it() -> None:
+    free, h = Prior(1e3, 1e3), directions(9, 60.0)
+    assert effective_parameters(h, free, 1e-3) == pytest.approx(6, abs=1e-3)
+    assert effective_parameters(h[:3], free, 1e-3) == pytest.approx(3, abs=1e-3)
+    assert effective_parameters(h, Prior(1e3, 1e-6), 1e-3) == pytest.approx(1, abs=1e-2)
+    assert effective_parameters(h, Prior(), 100.0) == pytest.approx(0, abs=1e-3)
+    falling = [effective_parameters(h, Prior(), noise) for noise in (1e-4, 1e-3, 1e-2)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_the_noise_of_residuals_is_their_spread_over_the_freedom_left() -> None:
+    rng = np.random.default_rng(15)
+    left = [2e-3 * rng.standard_normal(n) for n in (30_000, 20_000)]
+    assert robust_noise(left, 1.0) == pytest.approx(2e-3, rel=0.02)
+    assert robust_noise(left, 0.25) == pytest.approx(4e-3, rel=0.02)
+    left[0][:300] = 5.0
+    assert robust_noise(left, 1.0) == pytest.approx(2e-3, rel=0.03)
+    for nothing in ([], [np.zeros(0)], [np.zeros(9)]):
+        assert robust_noise(nothing, 0.5) == SMALLEST_NOISE
 
 
 def test_a_few_wrong_voxels_hardly_change_the_noise() -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError
 from chi33.pipeline.frames import voxel_frame
-from chi33.pipeline.resample import resample, resample_mask, resample_tensor, voxel_mapping
+from chi33.pipeline.resample import resample, resample_inside, resample_mask, resample_tensor, voxel_mapping
 from chi33.pipeline.tensors import rotate_components, to_matrix
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 SHAPE = (40, 44, 36)
@@ -105,6 +106,79 @@ def test_a_ball_moves_as_a_mask_and_keeps_its_volume() -> None:
     assert moved.sum() * 8.0 == pytest.approx(ball.sum() * 8.0, rel=0.02)
 
 
+def in_ball(affine: NDArray, radius: float = 22.0) -> NDArray[np.bool_]:
+    return np.asarray((world_points(affine) ** 2).sum(axis=0) < radius**2)
+
+
+def test_on_its_own_grid_a_field_known_in_a_mask_is_itself_there_and_0_elsewhere() -> None:
+    noise, affine = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32), grid((10, 20, 30), (1, 2, 1.5))
+    mask = np.random.default_rng(1).random(SHAPE) < 0.6
+    for transform in (None, np.eye(4)):
+        field, known = resample_inside(noise, mask, affine, affine, SHAPE, transform)
+        np.testing.assert_array_equal(known, mask)
+        np.testing.assert_array_equal(field, np.where(mask, noise, 0))
+        assert (field.dtype, known.dtype) == (np.float32, bool)
+
+
+@pytest.mark.parametrize(("source", "target", "transform"), CASES)
+def test_the_edge_of_the_mask_pulls_nothing_to_zero(
+    source: NDArray, target: NDArray, transform: NDArray | None
+) -> None:
+    """A constant that is known in a ball: it is that constant up to the edge, whatever lies outside."""
+    mask = in_ball(source)
+    constant = np.where(mask, 3, np.nan)
+    field, known = resample_inside(constant, mask, source, target, SHAPE, transform)
+    np.testing.assert_allclose(field[known], 3, atol=1e-4)
+    np.testing.assert_array_equal(field[~known], 0)
+    plain = resample(np.where(mask, 3, 0), source, target, SHAPE, transform)
+    assert plain[known].min() < 2.7
+    moved = resample_mask(mask, source, target, SHAPE, transform)
+    assert 0.8 * moved.sum() < known.sum() < moved.sum()
+    assert not (known & ~moved).any()
+
+
+@pytest.mark.parametrize(("source", "target", "transform"), CASES)
+def test_a_smooth_field_known_in_a_mask_is_interpolated_by_cubic_splines(
+    source: NDArray, target: NDArray, transform: NDArray | None
+) -> None:
+    mask = in_ball(source)
+    field, known = resample_inside(
+        np.where(mask, smooth_map(world_points(source)), 50), mask, source, target, SHAPE, transform
+    )
+    back = np.eye(4) if transform is None else np.linalg.inv(transform)
+    in_source = np.tensordot(back[:3, :3], world_points(target), axes=1) + back[:3, 3][:, None, None, None]
+    truth = smooth_map(in_source)
+    size, scale = np.linalg.norm(target[:3, :3], axis=0), float(truth.max())
+    depth = ndimage.distance_transform_edt(known, sampling=size)
+    deep, rim = depth > 10, known & (depth <= 10)
+    assert deep.sum() > 500
+    np.testing.assert_allclose(field[deep], truth[deep], atol=1e-3 * scale)
+    assert np.sqrt(((field - truth)[rim] ** 2).mean()) < 0.02 * scale
+    linear = resample(smooth_map(world_points(source)), source, target, SHAPE, transform, order=1)
+    assert np.abs(linear - truth)[deep].max() > 5e-3 * scale
+
+
+@pytest.mark.parametrize(("shift", "edge_is_known"), [(0.0, True), (0.2, True), (0.3, False), (0.8, False)])
+def test_a_voxel_is_known_where_three_quarters_of_it_are(shift: float, edge_is_known: bool) -> None:
+    mask = np.zeros(SHAPE, bool)
+    mask[10:20] = True
+    noise = np.random.default_rng(2).standard_normal(SHAPE).astype(np.float32)
+    _, known = resample_inside(noise, mask, grid(), grid(), SHAPE, motion((0, 0, 0), (2 * shift, 0, 0)))
+    assert known[11:20, 5:-5, 5:-5].all()
+    assert known[10, 5:-5, 5:-5].all() == known[10].any() == edge_is_known
+    assert not known[:10].any()
+
+
+def test_beyond_the_grid_nothing_is_known() -> None:
+    field, known = resample_inside(
+        np.ones(SHAPE), np.ones(SHAPE, bool), grid(), grid(), SHAPE, motion((0, 0, 0), (20, 0, 0))
+    )
+    assert not known[:10].any()
+    assert not field[:10].any()
+    assert known[10:].all()
+    np.testing.assert_allclose(field[10:], 1, atol=1e-5)
+
+
 def fibre_tensor(x: NDArray) -> NDArray[np.float64]:
     """A tensor image in world axes: a smooth map times a fixed tensor without symmetry, plus an isotropic part."""
     fixed = np.array([0.9, 0.2, -0.4, 0.1, 0.3, -0.5])
@@ -143,6 +217,7 @@ def test_a_tensor_image_turns_its_components_with_its_voxels(
     (lambda v: resample(v, grid(), grid(), SHAPE, np.zeros((4, 4))), "transform must be an invertible 4x4 matrix"),
     (lambda v: resample(v, grid(), grid(), SHAPE, np.full((4, 4), np.nan)), "transform must be an invertible 4x4"),
     (lambda v: resample(v, grid(), grid(), SHAPE, np.eye(3)), r"transform must be an invertible 4x4.*\(3, 3\)"),
+    (lambda v: resample_inside(v, v, grid(), grid(), SHAPE), "the mask is empty: give a mask of where"),
     (lambda v: resample_tensor(v, grid(), grid(), SHAPE), "six components"),
     (lambda v: resample_tensor([v] * 6, grid(), grid(), SHAPE, frame="lps"), "frame must be .* got 'lps'"),
     (lambda v: resample_tensor([v] * 6, grid(), grid(), SHAPE, motion((0, 0, 0), (0, 0, 0), 1.1)), "scales by 1.1000"),

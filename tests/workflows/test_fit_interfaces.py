@@ -16,7 +16,10 @@ from chi33.pipeline.tensor_field import delta_b_prime, dipole_field
 from chi33.pipeline.tensors import chi33 as apparent
 from chi33.pipeline.tensors import mms
 from chi33.workflows.derivatives import read_image, write_image, write_transform
-from chi33.workflows.fit_interfaces import FitSusceptibility, ScanLabels, fit_sidecar, subject_b0_direction
+from chi33.workflows.fit_inputs import ScanField, fit_sidecar, method_for, subject_b0_direction, to_subject_frame
+from chi33.workflows.fit_interfaces import FitSusceptibility, ScanLabels
+from nipype.interfaces.base import isdefined
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 TILTED = (0.0, 0.6, 0.8)
@@ -41,6 +44,9 @@ def _inputs(head: Any, tmp_path: Path) -> dict[str, Any]:
         "reference_file": str(head.truth.path(names[0], suffix="mask", desc="brain")),
         "labels": names,
         "b0_directions": [None] * len(names),
+        "method": "masked",
+        "noise": 1e-3,
+        "iterations": 10,
         "prior_iso": 0.03,
         "prior_aniso": 0.004,
     }
@@ -48,11 +54,16 @@ def _inputs(head: Any, tmp_path: Path) -> dict[str, Any]:
 
 def _run(interface: Any, folder: Path) -> dict[str, Path]:
     folder.mkdir(exist_ok=True)
-    return {key: Path(value) for key, value in interface.run(cwd=str(folder)).outputs.get().items()}
+    outputs = interface.run(cwd=str(folder)).outputs.get()
+    return {key: Path(value) for key, value in outputs.items() if isdefined(value)}
 
 
-def test_fit_of_true_fields_is_the_truth(turning_head: Any, fit_inputs: dict[str, Any], tmp_path: Path) -> None:
-    files = _run(FitSusceptibility(**fit_inputs), tmp_path / "fit")
+@pytest.mark.parametrize("method", ["closed", "masked"])
+def test_fit_of_true_fields_is_the_truth(
+    turning_head: Any, fit_inputs: dict[str, Any], tmp_path: Path, method: str
+) -> None:
+    files = _run(FitSusceptibility(**fit_inputs | {"method": method}), tmp_path / "fit")
+    assert "uncertainty_file" not in files
     mask = turning_head.mask
     tensor, affine = read_image(files["tensor_file"])
     np.testing.assert_allclose(affine, turning_head.affines[0], atol=1e-5)
@@ -70,10 +81,45 @@ def test_fit_of_true_fields_is_the_truth(turning_head: Any, fit_inputs: dict[str
     assert (read_image(files["msa_file"])[0][mask] >= -1e-6).all()
 
 
+def test_the_single_step_fit_of_total_fields_is_the_truth_where_its_spheres_fit(
+    turning_head: Any, fit_inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    """It is the default, and takes fields that hold a background."""
+    for number, path in enumerate(fit_inputs["field_files"]):
+        field, affine = read_image(Path(path))
+        z = np.arange(field.shape[2]) - 9.5
+        write_image(Path(path), (field + 0.2 + 0.02 * (number + 1) * z) * turning_head.mask, affine, {})
+    del fit_inputs["method"]
+    files = _run(FitSusceptibility(**fit_inputs), tmp_path / "fit")
+    assert json.loads(files["sidecar_file"].read_text())["Fit"] == "single-step"
+    deep = ndimage.distance_transform_edt(turning_head.mask, sampling=(6, 6, 7)) > 16
+    cosmos, _ = read_image(files["cosmos_file"])
+    assert np.corrcoef(cosmos[deep], mms(turning_head.tensor)[deep])[0, 1] > 0.85
+
+
+@pytest.mark.parametrize(("method", "keys"), [
+    ("closed", {"PaddingMm"}),
+    ("masked", {"PaddingMm", "Iterations", "IterationsCosmos", "StoppingTolerance", "LastRelativeChange"}),
+    ("single-step", {"RadiiMm", "Iterations", "IterationsCosmos", "StoppingTolerance", "LastRelativeChange"}),
+])  # fmt: skip
+def test_the_sidecar_tells_the_method_and_how_it_stopped(
+    fit_inputs: dict[str, Any], tmp_path: Path, method: str, keys: set[str]
+) -> None:
+    files = _run(FitSusceptibility(**fit_inputs | {"method": method, "iterations": 2}), tmp_path / "fit")
+    sidecar = json.loads(files["sidecar_file"].read_text())
+    assert (sidecar["Fit"], sidecar["Weights"]) == (method, "mask")
+    assert keys <= sidecar.keys()
+    if method == "closed":
+        assert not {"Iterations", "StoppedBy"} & sidecar.keys()
+    else:
+        assert (sidecar["Iterations"], sidecar["IterationLimit"], sidecar["StoppedBy"]) == (2, 2, "iteration limit")
+    assert not [key for key in sidecar if key.startswith("Uncertainty")]
+
+
 def test_sidecar_of_a_fit_records_noise_prior_and_directions(
     turning_head: Any, fit_inputs: dict[str, Any], tmp_path: Path
 ) -> None:
-    files = _run(FitSusceptibility(**fit_inputs | {"noise": 0.002}), tmp_path / "fit")
+    files = _run(FitSusceptibility(**fit_inputs | {"noise": 0.002, "iterations": 1}), tmp_path / "fit")
     sidecar = json.loads(files["sidecar_file"].read_text())
     assert (sidecar["FieldNoisePpm"], sidecar["PriorIsoPpm"], sidecar["PriorAnisoPpm"]) == (0.002, 0.03, 0.004)
     assert sidecar["Scans"] == ["acq-ori01", "acq-ori02", "acq-ori03"]
@@ -91,12 +137,100 @@ def test_directions_within_five_degrees_are_refused(make_head: Callable, tmp_pat
         _run(FitSusceptibility(**_inputs(head, tmp_path)), tmp_path / "fit")
 
 
+def test_weights_are_recorded_where_the_fit_uses_them(
+    turning_head: Any, fit_inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    weights = [
+        str(write_image(tmp_path / f"w{i}.nii.gz", 30 * (turning_head.mask * (1 + (i == 1))), affine, {}))
+        for i, affine in enumerate(turning_head.affines)
+    ]
+    tensors = []
+    for method, given, recorded in (
+        ("masked", weights, "magnitude"), ("masked", None, "mask"), ("closed", weights, "mask"),
+    ):  # fmt: skip
+        more = {"method": method, "iterations": 2, **({"weight_files": given} if given else {})}
+        files = _run(FitSusceptibility(**fit_inputs | more), tmp_path / f"{method}-{recorded}")
+        assert json.loads(files["sidecar_file"].read_text())["Weights"] == recorded
+        tensors.append(read_image(files["tensor_file"])[0])
+    # a weight counts relative to its median in the scan: even ones are none
+    np.testing.assert_allclose(tensors[0], tensors[1], atol=1e-6)
+
+
+def test_where_the_fit_runs_is_no_reason_to_repeat_it(fit_inputs: dict[str, Any]) -> None:
+    def hashed(**more: Any) -> str:
+        return str(FitSusceptibility(**fit_inputs | more).inputs.get_hashval(hash_method="content")[1])
+
+    assert hashed(scheduler="tcp://10.0.0.1:8786", memory=4.0) == hashed()
+    for change in ({"method": "closed"}, {"iterations": 9}, {"draws": 2}, {"jackknife": 3}, {"noise": 2e-3}):
+        assert hashed(**change) != hashed()
+
+
 def test_a_scan_that_misses_the_reference_is_named(fit_inputs: dict[str, Any], tmp_path: Path) -> None:
     far = np.eye(4)
     far[0, 3] = 500
     fit_inputs["transform_files"][1] = str(write_transform(tmp_path / "far.txt", far))
     with pytest.raises(InputError, match="only 0% of the brain of acq-ori02 falls inside the reference scan's field"):
         _run(FitSusceptibility(**fit_inputs), tmp_path / "fit")
+
+
+def _scan(head: Any, number: int, **more: Any) -> ScanField:
+    given = {
+        "label": f"scan {number}", "field": head.fields[number], "mask": head.mask, "affine": head.affines[number],
+        "transform": head.transforms[number], "b0_direction": b0_direction_from_affine(head.affines[number]),
+    }  # fmt: skip
+    return ScanField(**given | more)
+
+
+def test_fields_come_into_the_subject_frame_with_their_directions(turning_head: Any) -> None:
+    """The voxels of all scans coincide, so that nothing but rounding moves; B0 is along each array's own axes."""
+    head = turning_head
+    scans = [_scan(head, number) for number in range(3)]
+    placed = to_subject_frame(scans, head.affines[0], head.mask.shape, total=False)
+    np.testing.assert_array_equal(placed.known, head.mask)
+    for number in range(3):
+        np.testing.assert_allclose(placed.fields[number], head.fields[number] * head.mask, atol=1e-5)
+        np.testing.assert_array_equal(placed.weights[number], head.mask)
+        np.testing.assert_allclose(placed.directions[number], b0_direction_from_affine(head.affines[number]), atol=1e-6)
+    moved = np.eye(4)
+    moved[0, 3] = 18  # three voxels
+    far = to_subject_frame([scans[0], _scan(head, 0, transform=moved)], head.affines[0], head.mask.shape, total=False)
+    assert far.known.sum() > head.mask.sum()
+    np.testing.assert_array_equal(far.fields[1][far.weights[1] == 0], 0)
+
+
+def test_a_weight_counts_relative_to_its_median_in_the_mask_and_at_most_twice(turning_head: Any) -> None:
+    mask = turning_head.mask
+    weight = np.where(np.indices(mask.shape)[0] % 3 == 0, 300, 50).astype(np.float32)
+    weight[12, 13, 10] = 5
+    scan = _scan(turning_head, 0, weight=weight)
+    placed = to_subject_frame([scan], turning_head.affines[0], mask.shape, total=False)
+    found = placed.weights[0]
+    np.testing.assert_array_equal(found[~mask], 0)
+    assert float(np.median(found[mask])) == 1
+    assert set(np.unique(found[mask]).round(6)) == {np.float32(0.1), np.float32(1), np.float32(2)}
+    assert found[12, 13, 10] == pytest.approx(0.1)
+    mostly = _scan(turning_head, 0, weight=np.where(weight > 50, weight, 0))
+    with pytest.raises(InputError, match="the weights of scan 0 are zero in most of its mask: give positive weights"):
+        to_subject_frame([mostly], turning_head.affines[0], mask.shape, total=False)
+
+
+def test_what_is_smooth_of_a_background_is_taken_out_before_fields_are_moved(turning_head: Any) -> None:
+    head, x = turning_head, np.arange(turning_head.mask.shape[0])[:, None, None] - 12.0
+    background = np.asarray(0.5 + 0.1 * x + 0 * head.fields[1], np.float32)
+    scan = _scan(head, 1, field=np.where(head.mask, head.fields[1] + background, np.float32(0)))
+    (moved,) = to_subject_frame([scan], head.affines[0], head.mask.shape, total=True).fields
+    (kept,) = to_subject_frame([scan], head.affines[0], head.mask.shape, total=False).fields
+    assert kept[head.mask].std() > 0.9 * background[head.mask].std()
+    assert moved[head.mask].std() < 1.5 * head.fields[1][head.mask].std()
+
+
+def test_fields_say_their_method() -> None:
+    assert [method_for(True, None), method_for(False, None)] == ["single-step", "masked"]
+    assert [method_for(True, "single-step"), method_for(False, "single-step")] == ["single-step"] * 2
+    assert [method_for(False, "closed"), method_for(False, "masked")] == ["closed", "masked"]
+    for method in ("closed", "masked"):
+        with pytest.raises(InputError, match=f"--total goes with --fit single-step, got --fit {method}"):
+            method_for(True, method)
 
 
 def test_b0_direction_in_the_subject_frame() -> None:
@@ -157,3 +291,47 @@ def test_labels_of_the_true_tensor_explain_the_field(turning_head: Any, tmp_path
     np.testing.assert_allclose(residual[mask], left[mask], atol=1e-5)
     assert np.abs(residual[mask]).max() < 1e-2 * np.abs(head.fields[scan][mask]).max()
     np.testing.assert_allclose(read_image(files["cosmos_file"])[0][mask], mms(head.tensor)[mask], atol=2e-5)
+
+
+def test_draws_come_out_as_standard_deviations_of_every_scan(
+    turning_head: Any, fit_inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    head = turning_head
+    files = _run(FitSusceptibility(**fit_inputs | {"method": "closed", "draws": 2}), tmp_path / "fit")
+    deviations, affine = read_image(files["uncertainty_file"])
+    np.testing.assert_allclose(affine, head.affines[0], atol=1e-5)
+    assert deviations.shape == (2 * 3 + 1, *head.mask.shape)
+    assert (deviations[:, head.mask] > 0).all()
+    assert not deviations[:, ~head.mask].any()
+    sidecar = json.loads(files["sidecar_file"].read_text())
+    assert (sidecar["UncertaintyDraws"], sidecar["UncertaintyJackknifeGroups"]) == (2, 0)
+    assert "registration" in sidecar["UncertaintyLeavesOut"]
+    marked = write_image(tmp_path / "marked.nii.gz", deviations * np.arange(1, 8)[:, None, None, None], affine, {})
+    for scan in (0, 2):
+        inputs = {
+            "tensor_file": files["tensor_file"], "cosmos_file": files["cosmos_file"], "uncertainty_file": marked,
+            "field_file": fit_inputs["field_files"][scan], "mask_file": fit_inputs["mask_files"][scan],
+            "transform_file": fit_inputs["transform_files"][scan],
+        }  # fmt: skip
+        labels = _run(
+            ScanLabels(number=scan, **{key: str(path) for key, path in inputs.items()}), tmp_path / f"labels{scan}"
+        )
+        for output, index in (("chi33sd_file", 2 * scan), ("deltabsd_file", 2 * scan + 1), ("cosmossd_file", 6)):
+            volume, own = read_image(labels[output])
+            np.testing.assert_allclose(own, head.affines[scan], atol=1e-5)
+            inside = ndimage.binary_erosion(head.mask)
+            expected = (deviations[index] * (index + 1))[inside]
+            np.testing.assert_allclose(volume[inside], expected, rtol=2e-3)
+            assert not volume[~ndimage.binary_dilation(head.mask)].any()
+
+
+def test_without_draws_labels_have_no_standard_deviations(turning_head: Any, tmp_path: Path) -> None:
+    inputs = {
+        "tensor_file": write_image(tmp_path / "tensor.nii.gz", turning_head.world_tensor, turning_head.affines[0], {}),
+        "cosmos_file": write_image(tmp_path / "cosmos.nii.gz", mms(turning_head.tensor), turning_head.affines[0], {}),
+        "field_file": write_image(tmp_path / "field.nii.gz", turning_head.fields[0], turning_head.affines[0], {}),
+        "mask_file": turning_head.truth.path("acq-ori01", suffix="mask", desc="brain"),
+        "transform_file": turning_head.truth.transform("acq-ori01"),
+    }
+    files = _run(ScanLabels(**{key: str(path) for key, path in inputs.items()}), tmp_path / "labels")
+    assert set(files) == {"chi33_file", "deltab_file", "cosmos_file", "residual_file"}

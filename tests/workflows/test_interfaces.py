@@ -94,9 +94,10 @@ def test_total_field_of_wrapped_echoes(save: Save, run: Callable, unwrap: str, s
     phases = [np.angle(np.exp(1j * (0.3 + radians_per_ppm(3.0, t) * field))) for t in TIMES]
     if unwrap == "romeo":
         assert max(np.abs(np.diff(phase, axis=0)).max() for phase in phases) > 3
+    bright = np.where(np.indices(SHAPE)[0] < 13, 2.0, 1.0)
     files = run(
         interfaces.TotalField(
-            magnitude_files=[save(f"mag{i}", np.exp(-t / 0.03) * (mask + 0.01)) for i, t in enumerate(TIMES)],
+            magnitude_files=[save(f"mag{i}", np.exp(-t / 0.03) * bright * (mask + 0.01)) for i, t in enumerate(TIMES)],
             phase_files=[save(f"phase{i}", sign * phase * top / np.pi) for i, phase in enumerate(phases)],
             phase_ranges=[(-top, top)] * 3, phase_sign=sign, echo_times=list(TIMES), field_strength=3.0,
             mask_file=save("mask", mask), unwrap=unwrap, residual_limit=RESIDUAL_LIMIT,
@@ -112,6 +113,11 @@ def test_total_field_of_wrapped_echoes(save: Save, run: Callable, unwrap: str, s
     else:  # harmonic phase is lost to the Laplacian: the field's detail remains
         assert np.corrcoef(found[reliable], field[reliable])[0, 1] > 0.9
     assert not found[~mask].any()
+    weight, _ = read_image(files["weight_file"])
+    assert (weight[reliable] > 0).all()
+    assert not weight[~mask].any()
+    halves = [float(np.median(weight[reliable & (bright == factor)])) for factor in (2, 1)]
+    assert halves[0] == pytest.approx(2 * halves[1], rel=0.01)  # the field's noise is as the inverse magnitude
 
 
 def test_local_field_is_free_of_the_background(save: Save, run: Callable) -> None:

@@ -87,6 +87,13 @@ def test_a_run_says_its_steps_and_records_them(done: Done) -> None:
     assert {stage["stage"] for stage in record["stages"]} >= {"bet", "flirt", "total_field", "local_field", "fit"}
     tensor = read_json(Derivatives(out, "01").path(space="subject", suffix="Chimap", desc="tensor", ext=".json"))
     assert record["noise"] == tensor["FieldNoisePpm"]
+    label = read_json(Derivatives(out, "01").path("acq-ori02", suffix="Chimap", desc="chi33", ext=".json"))
+    for sidecar in (tensor, label):
+        assert (sidecar["Fit"], sidecar["Weights"]) == ("single-step", "magnitude")
+        assert sidecar["StoppedBy"] in ("tolerance", "iteration limit")
+        assert min(sidecar["Iterations"], sidecar["IterationsCosmos"], sidecar["IterationLimit"]) >= 1
+        assert sidecar["Scans"] == ["acq-ori01", "acq-ori02"]
+    assert not [name for name in _maps(out) if "sd_" in name]
     assert "total_field" in (out / "logs" / "sub-01.log").read_text()
     assert out.with_name("out-work").is_dir()
     assert not [name for name in _files(out) if Path(name).name.startswith(".")]
@@ -114,6 +121,30 @@ def test_a_changed_prior_reruns_the_fit_and_what_follows(done: Done) -> None:
     assert not [name for name in changed if "local_fieldmap" in name or "brain_mask" in name]
     _run(head, out)
     assert _maps(out) == before
+
+
+def test_draws_add_standard_deviations(done: Done) -> None:
+    head, out, _ = done
+    before, anat = _maps(out), out / "sub-01" / "anat"
+    lines = _run(head, out, RunConfig(fit="closed", draws=2))
+    added = sorted(_maps(out).keys() - before.keys())
+    sidecars = [read_json(anat / name) for name in added if name.endswith(".json")]
+    known = {scan: read_image(anat / f"sub-01_acq-{scan}_desc-local_mask.nii.gz")[0] > 0 for scan in ("ori01", "ori02")}
+    shares = [(read_image(anat / name)[0][known[name.split("-")[2][:5]]] > 0).mean() for name in added if "nii" in name]
+    for name in added:
+        (anat / name).unlink()
+    _run(head, out)
+    assert _maps(out) == before
+    again = {line.split()[1].rpartition(".")[2] for line in lines if line.startswith("[") and "(kept)" not in line}
+    assert again == {"all_fields", "all_masks", "fit", "labels"}
+    kinds = ("chi33sd_Chimap", "cosmossd_Chimap", "deltabsd_fieldmap")
+    assert added == [
+        f"sub-01_acq-{scan}_desc-{kind}{ext}" for scan in known for kind in kinds for ext in (".json", ".nii.gz")
+    ]
+    assert min(shares) > 0.98
+    for sidecar in sidecars:
+        assert (sidecar["Fit"], sidecar["UncertaintyDraws"], sidecar["Units"]) == ("closed", 2, "ppm")
+        assert "background removal" in sidecar["UncertaintyLeavesOut"]
 
 
 def test_changed_input_reruns_its_scan(done: Done) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chi33.pipeline.config import override, read_config
@@ -27,7 +28,10 @@ def test_a_file_and_then_options_decide(tmp_path: Path) -> None:
     [
         ("prior_izo = 0.03", "unknown key prior_izo: did you mean prior_iso"),
         ("wholly_other = 1", "unknown key wholly_other: the keys are backend, "),
-        ("[fit]\nprior_iso = 1", "fit in .* must be one of 'closed'"),
+        ("[fit]\nprior_iso = 1", "fit in .* must be one of 'closed', 'masked', 'single-step'"),
+        ('fit = "tikhonov"', "fit in .* must be one of 'closed', 'masked', 'single-step', got 'tikhonov'"),
+        ('weights = "ones"', "weights in .* must be one of 'magnitude', 'mask', got 'ones'"),
+        ("draws = 2.5", "draws in .* must be a whole number, got 2.5"),
         ('backend = "afni"', "backend in .* must be one of 'auto', 'fsl', 'builtin', got 'afni'"),
         ("prior_iso = true", "prior_iso in .* must be a number, got True"),
         ('noise = "low"', "noise in .* must be a number, got 'low'"),
@@ -45,7 +49,7 @@ def test_a_file_is_read_strictly(tmp_path: Path, text: str, message: str) -> Non
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("prior_iso", 0.0, "prior.iso must be a positive standard deviation in ppm, got 0.0"),
+        ("prior_iso", 0.0, r"prior.iso must be a positive standard deviation in ppm \(inf: no prior\), got 0.0"),
         ("prior_aniso", -0.004, "prior.aniso must be a positive"),
         ("bet_threshold", 1.0, "bet_threshold must lie between 0 and 1, got 1.0"),
         ("bet_threshold", 0.0, "bet_threshold must lie between 0 and 1, got 0.0"),
@@ -57,8 +61,34 @@ def test_a_file_is_read_strictly(tmp_path: Path, text: str, message: str) -> Non
         ("noise", -1e-3, "noise must be positive, got -0.001"),
         ("vsharp_smallest_radius", 30.0, r"30.0 mm\) is larger than vsharp_largest_radius"),
         ("phase_sign", 2, "phase_sign must be 1 or -1, got 2"),
+        ("fit", "tikhonov", "fit must be one of closed, masked, single-step, got 'tikhonov'"),
+        ("iterations", 0, "iterations must be at least 1, got 0"),
+        ("draws", 1, "one draw gives no standard deviation: ask for at least 2, or 0 for none"),
+        ("draws", -2, "draws and jackknife groups must not be negative, got -2 and 0"),
+        ("jackknife", -1, "draws and jackknife groups must not be negative, got 0 and -1"),
+        ("fit_memory", 0.0, "fit_memory must be positive, got 0.0"),
+        ("dask", "somewhere", "dask must be 'threads', 'local' or the address of a scheduler .*, got 'somewhere'"),
+        ("device", "gpu", "device must be 'cpu', 'cuda' or 'cuda:N', got 'gpu'"),
+        ("device", "cuda:", "device must be 'cpu', 'cuda' or 'cuda:N', got 'cuda:'"),
     ],
 )
-def test_values_out_of_range_name_their_key(key: str, value: float, message: str) -> None:
+def test_values_out_of_range_name_their_key(key: str, value: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        RunConfig(**{key: value})  # type: ignore[arg-type]
+        RunConfig(**{key: value})
+
+
+def test_where_and_how_a_run_fits_is_read_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(
+        'fit = "masked"\niterations = 7\nweights = "mask"\ndraws = 4\njackknife = 3\n'
+        'dask = "tcp://10.0.0.1:8786"\nfit_memory = 12\ndevice = "cuda:1"\n'
+    )
+    assert read_config(RunConfig, tmp_path / "run.toml") == RunConfig(
+        fit="masked", iterations=7, weights="mask", draws=4, jackknife=3, dask="tcp://10.0.0.1:8786", fit_memory=12.0,
+        device="cuda:1",
+    )  # fmt: skip
+
+
+def test_by_default_total_fields_are_fitted_with_weights_on_threads() -> None:
+    config = RunConfig()
+    assert (config.fit, config.weights, config.dask, config.device) == ("single-step", "magnitude", "threads", "cpu")
+    assert (config.draws, config.jackknife, config.iterations, config.fit_memory) == (0, 0, None, None)

@@ -19,6 +19,7 @@ SCAN_FILES = [
     "desc-brain_mask", "desc-local_mask", "desc-total_fieldmap", "desc-local_fieldmap", "desc-chi33_Chimap",
     "desc-deltab_fieldmap", "desc-cosmos_Chimap", "desc-residual_fieldmap",
 ]  # fmt: skip
+DEVIATION_FILES = ["desc-chi33sd_Chimap", "desc-deltabsd_fieldmap", "desc-cosmossd_Chimap"]
 SUBJECT_FILES = [f"desc-{desc}_Chimap" for desc in ("tensor", "cosmos", "mms", "msa", "pev")]
 
 
@@ -55,6 +56,72 @@ def test_a_subject_exports_every_derivative_of_every_scan(subject: RawSubject, t
             assert sidecar["EchoTimes"] == [0.005, 0.012]
             assert sidecar["MagneticFieldStrength"] == 3.0
             assert all("acq-" in name for name in sidecar["Sources"])
+
+
+def _exported(workflow: pe.Workflow) -> list[str]:
+    return [Path(node.inputs.out_file).name for name, node in _steps(workflow).items() if name.startswith("export_")]
+
+
+@pytest.mark.parametrize(("config", "count"), [
+    (RunConfig(), 0), (RunConfig(draws=2), 3), (RunConfig(jackknife=3, fit="closed"), 3),
+])  # fmt: skip
+def test_standard_deviations_are_exported_where_they_are_asked_for(
+    subject: RawSubject, tmp_path: Path, config: RunConfig, count: int
+) -> None:
+    workflow = init_subject_wf(subject, config, "builtin", tmp_path)
+    for what in DEVIATION_FILES:
+        names = [name for name in _exported(workflow) if name.endswith(f"_{what}.nii.gz")]
+        assert names == [f"sub-01_acq-ori{i:02d}_{what}.nii.gz" for i in range(1, count + 1)]
+
+
+def _inputs(workflow: pe.Workflow, target: str, fields: tuple[str, ...]) -> dict[str, str]:
+    """Which step and output feeds each input of a step, through all nesting."""
+    flat = workflow._create_flat_graph()
+    found = {}
+    for source, step, data in flat.edges(data=True):
+        if step.fullname.partition(".")[2] != target:
+            continue
+        for output, name in data["connect"]:
+            if name in fields:
+                found[name] = f"{source.fullname.partition('.')[2]}.{output}"
+    return found
+
+
+@pytest.mark.parametrize(("config", "field", "mask"), [
+    (RunConfig(), "total_field", "reliable_mask"),
+    (RunConfig(fit="masked"), "local_field", "local_mask"),
+    (RunConfig(fit="closed"), "local_field", "local_mask"),
+])  # fmt: skip
+def test_the_single_step_fit_takes_total_fields_where_they_can_be_trusted_the_others_local_ones(
+    subject: RawSubject, tmp_path: Path, config: RunConfig, field: str, mask: str
+) -> None:
+    workflow = init_subject_wf(subject, config, "builtin", tmp_path)
+    assert _inputs(workflow, "all_fields", ("in1",)) == {"in1": f"scan_acq_ori01_wf.outputnode.{field}"}
+    assert _inputs(workflow, "all_masks", ("in2",)) == {"in2": f"scan_acq_ori02_wf.outputnode.{mask}"}
+    assert _inputs(workflow, "all_weights", ("in3",)) == {"in3": "scan_acq_ori03_wf.outputnode.weight"}
+    # the labels' residual is of the local field, whatever was fitted
+    fed = _inputs(workflow, "labels_acq_ori01_wf.inputnode", ("local_field", "local_mask", "uncertainty_file"))
+    assert fed == {
+        "local_field": "scan_acq_ori01_wf.outputnode.local_field",
+        "local_mask": "scan_acq_ori01_wf.outputnode.local_mask",
+        "uncertainty_file": "fit_wf.outputnode.uncertainty_file",
+    }
+
+
+def test_without_weights_none_are_gathered(subject: RawSubject, tmp_path: Path) -> None:
+    workflow = init_subject_wf(subject, RunConfig(weights="mask"), "builtin", tmp_path)
+    assert "all_weights" not in workflow.list_node_names()
+    fed = _inputs(workflow, "fit_wf.inputnode", ("fields", "masks", "weights", "transforms", "reference_file"))
+    assert set(fed) == {"fields", "masks", "transforms", "reference_file"}
+
+
+def test_every_label_tells_the_fit_it_came_from(subject: RawSubject, tmp_path: Path) -> None:
+    workflow = init_subject_wf(subject, RunConfig(draws=2), "builtin", tmp_path)
+    told = {"sidecar_file": "fit_wf.outputnode.sidecar_file"}
+    for what in ("chi33", "deltab", "cosmos", "residual", "chi33sd", "deltabsd", "cosmossd"):
+        assert _inputs(workflow, f"export_acq_ori02_{what}_file", ("sidecar_file",)) == told
+    assert _inputs(workflow, "export_tensor_file", ("sidecar_file",)) == told
+    assert _inputs(workflow, "export_acq_ori02_local_field", ("sidecar_file",)) == {}
 
 
 def test_only_the_reference_gets_the_identity(subject: RawSubject, tmp_path: Path) -> None:
@@ -95,8 +162,20 @@ def test_parameters_reach_their_steps(subject: RawSubject) -> None:
     local = workflow.get_node("local_field").inputs
     assert (local.largest_radius, local.smallest_radius, local.threshold) == (15.0, 6.0, 0.05)
     assert workflow.get_node("brain_mask_wf.bet").inputs.frac == 0.3
-    fit = init_subject_wf(subject, RunConfig(prior_iso=0.1, noise=0.001), "builtin", Path("out")).get_node("fit_wf.fit")
-    assert (fit.inputs.prior_iso, fit.inputs.prior_aniso, fit.inputs.noise) == (0.1, 0.004, 0.001)
+    given = RunConfig(
+        prior_iso=0.1, noise=0.001, fit="masked", iterations=7, draws=3, jackknife=4, dask="local", fit_memory=2.5,
+        device="cuda",
+    )  # fmt: skip
+    workflow = init_subject_wf(subject, given, "builtin", Path("out"))
+    fit = workflow.get_node("fit_wf.fit").inputs
+    assert (fit.prior_iso, fit.prior_aniso, fit.noise, fit.method, fit.iterations) == (0.1, 0.004, 0.001, "masked", 7)
+    assert (fit.draws, fit.jackknife, fit.scheduler, fit.memory, fit.device) == (3, 4, "local", 2.5, "cuda")
+    assert fit.labels == ["acq-ori01", "acq-ori02", "acq-ori03"]
+    labels = [workflow.get_node(f"labels_acq_ori{i:02d}_wf.labels").inputs.number for i in (1, 2, 3)]
+    assert labels == [0, 1, 2]
+    usual = init_subject_wf(subject, RunConfig(), "builtin", Path("out")).get_node("fit_wf.fit").inputs
+    assert (usual.method, usual.noise, usual.iterations, usual.draws) == ("single-step", None, None, 0)
+    assert (usual.scheduler, usual.memory, usual.device) == ("threads", None, "cpu")
 
 
 def test_a_stated_b0_direction_reaches_fit_labels_and_sidecars(subject: RawSubject, tmp_path: Path) -> None:
