@@ -70,7 +70,7 @@ def fit(
     noise
         Standard deviation of the fields, ppm; estimated from the data by default.
     iterations
-        Most iterations; by default 20 (masked) or 24 (single-step).
+        Most iterations; by default 24 (masked) or 32 (single-step).
     tolerance
         Stop when chi33 changes by less than this share of itself (rms) in an iteration; 0.002 or 0.004 by default.
     radii

@@ -78,7 +78,7 @@ def run(
     noise
         Standard deviation of the fields, ppm; estimated from the data by default.
     iterations
-        Most iterations of the fit; by default 20 (masked) or 24 (single-step). It stops sooner when chi33 stands still.
+        Most iterations of the fit; by default 24 (masked) or 32 (single-step). It stops sooner when chi33 stands still.
     weights
         How voxels count in the fit: by the noise that the magnitude tells (magnitude), or all the same (mask).
     draws

@@ -78,7 +78,7 @@ def _coarse_sources(
     field: NDArray, inside: NDArray[np.bool_], size: NDArray, b0_direction: ArrayLike, iterations: int
 ) -> tuple[Float32Array, tuple[int, int, int]]:
     """Return sources in ppm on blocks of voxels that fit a field in the mask, and the voxels of a block per axis."""
-    fx, fy, fz = (max(1, round(COARSE_EDGE / d)) for d in size)
+    fx, fy, fz = (max(2, round(COARSE_EDGE / d)) for d in size)
     coarse = size * (fx, fy, fz)
     share = _blocks(inside.astype(np.float32), (fx, fy, fz))
     mean = _blocks(field, (fx, fy, fz)) / np.maximum(share, 1e-6)

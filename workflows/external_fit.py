@@ -77,7 +77,7 @@ def fit_files(
     affine = scans[0].affine
     names = [str(path) for path in fields]
     with Execution(dask, memory=memory) as execution:  # before the long preparation: a scheduler may not be there
-        placed, back = _place(scans, matrices, b0_directions, total)
+        placed, back = _place(scans, matrices, b0_directions, total, used.radii)
         found, uncertainty = fit_fields(
             placed.fields, placed.weights, voxel_size(affine), placed.directions, used, execution=execution,
             names=names, device=device, progress=progress,
@@ -85,8 +85,8 @@ def fit_files(
     for message in found.orientations.messages:
         warnings.warn(message, Chi33Warning, stacklevel=2)
     frame = voxel_frame(affine)
-    tensor = rotate_components(reference_to_mask(found.tensor, placed.known), frame)
-    cosmos = reference_to_mask(found.cosmos, placed.known)
+    tensor = rotate_components(reference_to_mask(found.tensor, placed.determined), frame)
+    cosmos = reference_to_mask(found.cosmos, placed.determined)
     world = [(frame @ h).round(8).tolist() for h in placed.directions]
     sidecar: dict[str, Any] = {
         "Units": "ppm",
@@ -101,8 +101,8 @@ def fit_files(
     if matrices is not None:
         _write_labels(outputs, scans, matrices, tensor, cosmos)
     if uncertainty is not None:
-        outputs.write("cosmossd", uncertainty.cosmos)
-        _write_deviations(outputs, scans, uncertainty, back)
+        outputs.write("cosmossd", uncertainty.cosmos * placed.determined)
+        _write_deviations(outputs, scans, uncertainty, placed.determined, back)
     return planned
 
 
@@ -133,6 +133,7 @@ def _place(
     matrices: Sequence[NDArray[np.float64]] | None,
     b0_directions: Path | None,
     total: bool,
+    radii: Sequence[float] | None,
 ) -> tuple[SubjectFields, list[NDArray[np.float64]] | None]:
     """Return the fields on the first grid, and the transforms from there to each scan (None: all on that grid)."""
     if matrices is None:
@@ -145,8 +146,8 @@ def _place(
         ScanField(str(scan.path), scan.field, scan.mask, scan.affine, transform, h, scan.weight)
         for scan, transform, h in zip(scans, transforms, directions, strict=True)
     ]
-    placed = to_subject_frame(own, scans[0].affine, scans[0].field.shape, total=total)
-    return placed, None if matrices is None else [np.linalg.inv(matrix) for matrix in matrices]
+    placed = to_subject_frame(own, scans[0].affine, scans[0].field.shape, total=total, radii=radii)
+    return placed, None if matrices is None else [np.asarray(np.linalg.inv(one), np.float64) for one in matrices]
 
 
 def _read_all(fields: Sequence[Path], masks: Sequence[Path], weights: Sequence[Path] | None) -> list[_Field]:
@@ -245,10 +246,12 @@ def _write_deviations(
     outputs: _Outputs,
     scans: Sequence[_Field],
     uncertainty: Uncertainty,
+    determined: NDArray[np.bool_],
     back: Sequence[NDArray[np.float64]] | None,
 ) -> None:
     for index, scan in enumerate(scans):
         for name, volume in (("chi33sd", uncertainty.chi33[index]), ("deltabsd", uncertainty.delta_b[index])):
+            volume = volume * determined
             if back is not None:
                 volume = resample(volume, outputs.affine, scan.affine, scan.field.shape, back[index], order=1)
             outputs.write_scan(index, name, volume, scan, outputs.affine if back is None else scan.affine)

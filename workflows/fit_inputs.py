@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ..pipeline.dipole import Float32Array
 from ..pipeline.errors import InputError
 from ..pipeline.exterior_sources import exterior_field
 from ..pipeline.fits.methods import FitOptions, Method
 from ..pipeline.fits.result import Fit
+from ..pipeline.fits.single_step import single_step_radii
 from ..pipeline.fits.uncertainty import LEFT_OUT, Uncertainty
 from ..pipeline.frames import b0_direction_from_affine, check_b0_direction, rotation_and_scale, voxel_frame, voxel_size
 from ..pipeline.resample import resample, resample_inside
@@ -40,16 +42,16 @@ class ScanField:
 
 @dataclass(frozen=True)
 class SubjectFields:
-    """What a fit takes: fields and weights (x, y, z) a scan on the reference grid, B0 directions in its voxel frame."""
+    """What a fit takes: fields and weights (x, y, z) a scan on the reference grid, B0 directions in its voxel frame.
+
+    determined: where chi is (x, y, z): where at least one scan has a field; for total fields, deeper in its mask than
+    half the smallest sphere, because the rim cannot be told from background.
+    """
 
     fields: list[Float32Array]
     weights: list[Float32Array]
     directions: list[NDArray[np.float64]]
-
-    @property
-    def known(self) -> NDArray[np.bool_]:
-        """Where at least one scan has a field."""
-        return np.logical_or.reduce([weight > 0 for weight in self.weights])
+    determined: NDArray[np.bool_]
 
 
 def scan_b0_direction(affine: NDArray, override: Any = None) -> NDArray[np.float64]:
@@ -71,14 +73,23 @@ def subject_b0_direction(
 
 
 def to_subject_frame(
-    scans: Sequence[ScanField], affine: NDArray, shape: tuple[int, ...], *, total: bool
+    scans: Sequence[ScanField],
+    affine: NDArray,
+    shape: tuple[int, ...],
+    *,
+    total: bool,
+    radii: Sequence[float] | None = None,
 ) -> SubjectFields:
     """Return the fields of scans on the reference grid (affine, shape), each 0 where it is unknown.
 
-    total: the fields hold a background; what is smooth of it is taken out before (pipeline.exterior_sources). Raises
-    InputError, naming the scan, where hardly any of its mask falls into the reference grid.
+    total: the fields hold a background; what is smooth of it is taken out before (pipeline.exterior_sources); radii:
+    mm, of the single-step fit (None: its own). Raises InputError, naming the scan, where hardly any of its mask falls
+    into the reference grid.
     """
     fields, weights, directions = [], [], []
+    size = voxel_size(affine)
+    rim = min(single_step_radii(size) if radii is None else radii) / 2 if total else 0.0
+    determined = np.zeros(shape, bool)
     for scan in scans:
         field = scan.field
         if total:
@@ -88,8 +99,9 @@ def to_subject_frame(
         _check_overlap(scan, known, affine)
         fields.append(moved)
         weights.append(_weight(scan, known, affine, shape))
+        determined |= ndimage.distance_transform_edt(np.pad(known, 1), sampling=size)[1:-1, 1:-1, 1:-1] > rim
         directions.append(subject_b0_direction(scan.affine, affine, scan.transform, scan.b0_direction))
-    return SubjectFields(fields, weights, directions)
+    return SubjectFields(fields, weights, directions, determined)
 
 
 def _check_overlap(scan: ScanField, known: NDArray[np.bool_], affine: NDArray) -> None:

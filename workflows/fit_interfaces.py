@@ -81,10 +81,11 @@ class FitSusceptibility(_Chi33Interface):
                 placed.fields, placed.weights, voxel_size(affine), placed.directions, options, execution=execution,
                 names=list(inputs.labels), device=inputs.device, progress=_log,
             )  # fmt: skip
-        self._save_fit(runtime, fit, placed.known, affine)
+        self._save_fit(runtime, fit, placed.determined, affine)
         if uncertainty is not None:
             pairs = [one for pair in zip(uncertainty.chi33, uncertainty.delta_b, strict=True) for one in pair]
-            self._save(runtime, "uncertainty_file", np.stack([*pairs, uncertainty.cosmos]), affine)
+            deviations = np.stack([*pairs, uncertainty.cosmos]) * placed.determined
+            self._save(runtime, "uncertainty_file", deviations, affine)
         world = [(voxel_frame(affine) @ h).round(8).tolist() for h in placed.directions]
         weighted = "magnitude" if isdefined(inputs.weight_files) else "mask"
         sidecar = fit_sidecar(fit, inputs.labels, world, weights=weighted, uncertainty=uncertainty)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..dipole import Complex64Array, Float32Array
 from ..errors import InputError
-from ..orientations import require_orientations
+from ..orientations import OrientationReport, require_orientations
 from . import kernels
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
@@ -42,6 +42,17 @@ def check_fields(fields: Sequence[ArrayLike], b0_directions: Sequence[ArrayLike]
             raise InputError(f"fields[{index}] holds NaN or infinity: set voxels outside its mask to 0.")
         volumes.append(volume)
     return volumes
+
+
+def check_determined(b0_directions: Sequence[ArrayLike], prior: Prior) -> OrientationReport:
+    """Return how well directions determine a fit; raises InputError where they and the prior do not."""
+    report = require_orientations(b0_directions, tensor_prior=prior.determines_tensor)
+    if not (np.isfinite(prior.iso) or np.isfinite(report.cosmos_noise_gain)):
+        raise InputError(
+            f"these {report.n} directions see nothing at some frequencies, which only a finite prior.iso fills: "
+            "give one, or add a scan tilted about another axis."
+        )
+    return report
 
 
 def check_noise(noise: float | None) -> None:
@@ -81,7 +92,7 @@ def fit_susceptibility(
     determine nothing or shapes differ. Sources: Liu 2009 (COSMOS), Liu 2010 (STI).
     """
     used_prior = prior or Prior()
-    report = require_orientations(b0_directions, tensor_prior=used_prior.determines_tensor)
+    report = check_determined(b0_directions, used_prior)
     volumes = check_fields(fields, b0_directions)
     check_noise(noise)
     check_device(device)

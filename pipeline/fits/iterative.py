@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dipole import Complex64Array, Float32Array
+from ..tensors import DIAGONAL
 from . import kernels
 from .execution import Execution
 from .grid import FitGrid
@@ -122,6 +123,11 @@ class FieldModel:
         self._shared_filters = None if filters is None else execution.share(filters)
         self._power = self._filter_power()
 
+    @property
+    def weights(self) -> list[Float32Array]:
+        """The weights of all scans (box each)."""
+        return [one.weight for one in self._observations]
+
     def _filter_power(self) -> Float32Array:
         """Return the mean squared filter at each k (half): what the closed form of the filtered problem holds."""
         if self._filters is None:
@@ -211,14 +217,14 @@ class FieldModel:
             for index, part in zip(range(batch.start, batch.stop), parts, strict=True):
                 one = observations[index]
                 known = (one.weight > 0) & (True if one.shells is None else one.shells > 0)
-                left.append(part[known])
+                left.append((part * one.weight)[known])
         return left
 
     def precondition(self, maps: Float32Array, noise: float, prior: Prior) -> Float32Array:
         """Return the closed-form solution for a right side of maps, within the support."""
         spectra, directions = self.spectra(maps), np.ascontiguousarray(self.grid.directions[self.scans])
         weights = np.ones(len(self.scans), np.float32)
-        precision = (noise**2 * prior.precision()).astype(np.float32)
+        precision = noise**2 * prior.precision()
         scalar = np.float32(noise**2 / prior.iso**2)
 
         def one(planes: slice) -> None:
@@ -233,10 +239,15 @@ class FieldModel:
         return self.maps(spectra)
 
     def penalise(self, maps: Float32Array, noise: float, prior: Prior) -> Float32Array:
-        """Return sigma^2 times the prior's precision times maps."""
+        """Return sigma^2 times the prior's precision times maps, its parts split so that none drowns the other."""
+        iso, aniso = np.float32(noise**2 / prior.iso**2), np.float32(noise**2 / prior.aniso**2)
         if self.components == 1:
-            return np.float32(noise**2 / prior.iso**2) * maps
-        return np.tensordot((noise**2 * prior.precision()).astype(np.float32), maps, axes=1)
+            return iso * maps
+        mean = maps[list(DIAGONAL)].mean(axis=0)
+        out = 2 * aniso * maps
+        for component in DIAGONAL:
+            out[component] = aniso * (maps[component] - mean) + iso / 3 * mean
+        return out
 
     def label_size(self, maps: Float32Array) -> float:
         """Return the root mean square over support and scans of chi33 in ppm (of a scalar map: of itself)."""

@@ -159,10 +159,10 @@ def solve_scans(tensor, scalar, fields, directions, precision, scalar_precision,
 def solve_normal(tensor, directions, weights, filter_power, precision, kx, ox, ky, oy, kz, oz):
     """tensor (6, x, y, z) <- (f sum w_i a_i a_i^T + precision)^-1 tensor per k, in place: the preconditioner.
 
-    weights: (n,) float32; filter_power f: (x, y, z) float32, or (1, 1, 1) for one value; precision: (6, 6) float32.
+    weights: (n,) float32; filter_power f: (x, y, z) float32, or (1, 1, 1) for one value; precision: (6, 6) float64.
     """
     row, inverse = np.empty((6, _RUN), np.float32), np.empty(_RUN, np.float32)
-    normal, right = np.empty((6, 6, _RUN), np.float32), np.empty((6, 2, _RUN), np.float32)
+    normal, right = np.empty((6, 6, _RUN), np.float64), np.empty((6, 2, _RUN), np.float64)
     weight = np.empty(_RUN, np.float32)
     whole = filter_power.size == 1
     for x in range(tensor.shape[1]):

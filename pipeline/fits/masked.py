@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..dipole import Float32Array
 from ..errors import InputError
-from ..orientations import require_orientations
-from .closed_form import check_device, check_fields, check_noise
+from .closed_form import check_determined, check_device, check_fields, check_noise
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
 from .iterative import FieldModel, LinearModel, Observation, Solution, conjugate_gradients
@@ -22,7 +21,7 @@ from .result import Fit
 
 FIRST_NOISE = 2e-3  # ppm, until the data have told
 _NOISE_ITERATIONS = 4  # after which the noise is estimated, twice
-MASKED_ITERATIONS = 20
+MASKED_ITERATIONS = 24
 TOLERANCE = 0.002
 Progress = Callable[[str, int, float], None]
 
@@ -128,21 +127,31 @@ def solve_problem(
 
     model = problem.model(execution)
     right = model.data_side(problem.fields)
-    start, done = None, 0
+    first: Solution | None = None
     if noise is None:
-        noise, start, done = _estimate_noise(problem, model, right, prior, stopping, report("tensor"))
-    tensor = conjugate_gradients(
-        model, right, noise=noise, prior=prior, iterations=stopping.iterations, tolerance=stopping.tolerance,
-        start=start, progress=report("tensor"),
-    )  # fmt: skip
-    tensor = Solution(tensor.maps, tensor.iterations + done, tensor.change, tensor.converged)
-    del model, right, start
+        noise, first = _estimate_noise(problem, model, right, prior, stopping, report("tensor"))
+    prior = _within_float32(prior, noise)
+    done = 0 if first is None else first.iterations
+    tensor = first
+    if first is None or done < stopping.iterations:
+        tensor = conjugate_gradients(
+            model, right, noise=noise, prior=prior, iterations=stopping.iterations - done,
+            tolerance=stopping.tolerance, start=None if first is None else first.maps, progress=report("tensor"),
+        )  # fmt: skip
+        tensor = replace(tensor, iterations=tensor.iterations + done)
+    assert tensor is not None
+    del model, right, first
     scalar = problem.model(execution, components=1)
     cosmos = conjugate_gradients(
         scalar, scalar.data_side(problem.fields), noise=noise, prior=prior, iterations=stopping.iterations,
         tolerance=stopping.tolerance, progress=report("COSMOS"),
     )  # fmt: skip
     return Solved(tensor, cosmos, noise)
+
+
+def _within_float32(prior: Prior, noise: float) -> Prior:
+    """Return the prior with a traceless part no tighter than a hundredth of the noise, which float32 still resolves."""
+    return replace(prior, aniso=max(prior.aniso, noise / 100))
 
 
 def _estimate_noise(
@@ -152,22 +161,24 @@ def _estimate_noise(
     prior: Prior,
     stopping: Stopping,
     progress: Callable[[int, float], None] | None,
-) -> tuple[float, Float32Array, int]:
-    """Return the noise (ppm) that the residuals of a few iterations show, the maps so far, and iterations done."""
-    noise, maps, count, total = FIRST_NOISE, None, len(problem.fields), 0
-    for _ in range(2):
+) -> tuple[float, Solution]:
+    """Return the noise (ppm) that the residuals of a few iterations show, and the solution so far."""
+    noise, maps, count, total, found = FIRST_NOISE, None, len(problem.fields), 0, None
+    while total < min(2 * _NOISE_ITERATIONS, stopping.iterations):
         found = conjugate_gradients(
-            model, right, noise=noise, prior=prior, iterations=min(_NOISE_ITERATIONS, stopping.iterations),
+            model, right, noise=noise, prior=prior, iterations=min(_NOISE_ITERATIONS, stopping.iterations - total),
             tolerance=0.0, start=maps, progress=progress,
         )  # fmt: skip
+        if not found.iterations:
+            break
         maps, total = found.maps, total + found.iterations
         freedom = 1 - effective_parameters(problem.grid.directions, prior, noise) / count
         previous = noise
         noise = max(robust_noise(model.residuals(maps, problem.fields), freedom), MODEL_ERROR)
         if abs(noise - previous) < 0.2 * previous:
             break
-    assert maps is not None
-    return noise, maps, total
+    assert found is not None
+    return noise, replace(found, iterations=total)
 
 
 def problem_record(solved: Solved, stopping: Stopping) -> dict[str, Any]:
@@ -200,7 +211,8 @@ def masked_problem(
     inside = check_support(support, used)
     grid = make_grid(inside, voxel_size, b0_directions, padding)
     observations = [Observation(np.ascontiguousarray(grid.crop(weight))) for weight in used]
-    return Problem(grid, [grid.crop(volume) for volume in volumes], observations, grid.crop(inside))
+    cut = [np.where(one.weight > 0, grid.crop(v), np.float32(0)) for one, v in zip(observations, volumes, strict=True)]
+    return Problem(grid, cut, observations, grid.crop(inside))
 
 
 def check_support(support: ArrayLike | None, weights: Sequence[NDArray]) -> NDArray[np.bool_]:
@@ -215,7 +227,7 @@ def check_support(support: ArrayLike | None, weights: Sequence[NDArray]) -> NDAr
         raise InputError(f"support has shape {inside.shape}, but the fields have {known.shape}.")
     if not (inside & known).any():
         raise InputError("support and the scans' masks share no voxel: check the masks.")
-    return inside | known
+    return inside
 
 
 def fit_masked(
@@ -246,7 +258,7 @@ def fit_masked(
     Returns a Fit in ppm, components along the voxel frame, 0 outside the support. Raises InputError.
     """
     used_prior, used_stopping = prior or Prior(), stopping or Stopping()
-    report = require_orientations(b0_directions, tensor_prior=used_prior.determines_tensor)
+    report = check_determined(b0_directions, used_prior)
     check_noise(noise)
     check_device(device)
     problem = masked_problem(fields, weights, voxel_size, b0_directions, support=support, padding=padding, names=names)

@@ -49,6 +49,8 @@ class FitOptions:
             raise InputError(f"draws and jackknife groups must not be negative, got {self.draws} and {self.jackknife}.")
         if self.draws == 1:
             raise InputError("one draw gives no standard deviation: ask for at least 2, or 0 for none.")
+        if self.seed < 0:
+            raise InputError(f"seed must not be negative, got {self.seed}.")
         self.stopping()
 
     def stopping(self) -> Stopping:

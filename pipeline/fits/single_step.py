@@ -18,8 +18,7 @@ from scipy import ndimage
 
 from ..background import check_radii, sphere_kernel
 from ..errors import InputError
-from ..orientations import require_orientations
-from .closed_form import check_device, check_fields, check_noise
+from .closed_form import check_determined, check_device, check_fields, check_noise
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
 from .iterative import Observation
@@ -27,7 +26,7 @@ from .masked import Problem, Progress, Stopping, check_support, check_weights, p
 from .prior import Prior
 from .result import Fit
 
-SINGLE_STEP_ITERATIONS = 24
+SINGLE_STEP_ITERATIONS = 32
 SINGLE_STEP_TOLERANCE = 0.004
 LARGEST_RADIUS = 18.0  # mm
 _RADIUS_COUNT = 5
@@ -83,8 +82,14 @@ def single_step_problem(
                 "radii or a larger mask."
             )
         observations.append(Observation(np.ascontiguousarray(grid.crop(weight)), shells))
-        fields.append(np.where(known, grid.crop(volume), np.float32(0)))
+        fields.append(_continued(grid.crop(volume), known, grid.voxel_size))
     return Problem(grid, fields, observations, grid.crop(inside), _filters(grid, spheres)), spheres
+
+
+def _continued(field: NDArray, known: NDArray[np.bool_], voxel_size: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return a field with the nearest known value outside a mask: discrete spheres reach half a voxel beyond it."""
+    nearest = ndimage.distance_transform_edt(~known, sampling=voxel_size, return_distances=False, return_indices=True)
+    return np.ascontiguousarray(field[tuple(nearest)], dtype=np.float32)
 
 
 def _filters(grid: FitGrid, radii: Sequence[float]) -> NDArray[np.float32]:
@@ -122,7 +127,7 @@ def fit_single_step(
     """
     used_prior = prior or Prior()
     used_stopping = stopping or Stopping(SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE)
-    report = require_orientations(b0_directions, tensor_prior=used_prior.determines_tensor)
+    report = check_determined(b0_directions, used_prior)
     check_noise(noise)
     check_device(device)
     problem, spheres = single_step_problem(

@@ -198,7 +198,7 @@ class TorchFieldModel:
             known = self._weights[scan] > 0
             if scan in self._shells:
                 known &= self._shells[scan] > 0
-            left.append(self._observe(spectrum, scan)[known].cpu().numpy())
+            left.append((self._observe(spectrum, scan) * self._weights[scan])[known].cpu().numpy())
         return left
 
     def precondition(self, maps: Maps, noise: float, prior: Prior) -> Tensor:

@@ -108,6 +108,11 @@ def label_uncertainty(
     """
     grid, everything = model.grid, list(range(len(fields)))
     used = check_counts(draws, groups, len(fields))
+    if groups and not used and not draws:
+        raise InputError(
+            f"a jackknife of {groups} groups cannot be made of {len(fields)} scans: ask for 2 groups or more that each "
+            "leave two scans, or for draws."
+        )
     variance = np.zeros((2 * len(fields) + 1, *grid.box_shape), np.float32)
     if draws:
         spread = _Spread(grid)
@@ -151,7 +156,11 @@ def _simulated(
     clean = execution.map_here(
         lambda scan: grid.inverse(model_spectrum(spectra, grid, scan)), range(len(grid.directions))
     )
-    return [one + np.float32(noise) * rng.standard_normal(grid.box_shape, dtype=np.float32) for one in clean]
+    noisy = []
+    for one, weight in zip(clean, model.weights, strict=True):
+        level = np.float32(noise) / np.clip(weight, 0.05, None)
+        noisy.append(one + level * rng.standard_normal(grid.box_shape, dtype=np.float32))
+    return noisy
 
 
 def _smooth_deviation(variance: Float32Array, support: NDArray[np.bool_]) -> Float32Array:

@@ -48,7 +48,7 @@ FIELDS, MASKS = data()
 FITS: dict[str, Solve] = {
     "closed": lambda execution: fit_susceptibility(FIELDS, SIZE, H, padding=8, noise=1e-3, execution=execution),
     "masked": lambda execution: fit_masked(
-        FIELDS, MASKS, SIZE, H, padding=8, stopping=Stopping(3, 0.0), execution=execution
+        FIELDS, MASKS, SIZE, H, padding=8, stopping=Stopping(1, 0.0), execution=execution
     ),
     "single-step": lambda execution: fit_single_step(
         FIELDS, MASKS, SIZE, H, padding=8, radii=(9.0, 6.0), noise=1e-3, stopping=Stopping(3, 0.0), execution=execution

@@ -108,7 +108,6 @@ def test_two_thirds_of_the_voxels_lie_within_one_standard_deviation(
         assert 0.6 < share < 0.8, label
 
 
-@pytest.mark.xfail(strict=True, reason="uncertainty._simulated adds noise of one size, whatever the weight says")
 def test_where_a_scan_is_noisier_the_draws_are_too() -> None:
     low = np.indices(SHAPE)[0] < SHAPE[0] // 2
     scans = make_scans(directions(5), weight=np.where(low, np.float32(0.15), np.float32(1)))
@@ -281,7 +280,6 @@ def test_two_scans_have_no_jackknife_but_draws() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.xfail(strict=True, reason="a jackknife that cannot be made, and no draws, gives standard deviations of 0")
 @pytest.mark.parametrize(("scans", "groups"), [(2, 4), (3, 2), (6, 1)])
 def test_a_jackknife_that_cannot_be_made_is_refused(scans: int, groups: int) -> None:
     with pytest.raises(InputError, match="jackknife"):

@@ -186,7 +186,7 @@ def test_fields_come_into_the_subject_frame_with_their_directions(turning_head: 
     head = turning_head
     scans = [_scan(head, number) for number in range(3)]
     placed = to_subject_frame(scans, head.affines[0], head.mask.shape, total=False)
-    np.testing.assert_array_equal(placed.known, head.mask)
+    np.testing.assert_array_equal(placed.determined, head.mask)
     for number in range(3):
         np.testing.assert_allclose(placed.fields[number], head.fields[number] * head.mask, atol=1e-5)
         np.testing.assert_array_equal(placed.weights[number], head.mask)
@@ -194,7 +194,7 @@ def test_fields_come_into_the_subject_frame_with_their_directions(turning_head: 
     moved = np.eye(4)
     moved[0, 3] = 18  # three voxels
     far = to_subject_frame([scans[0], _scan(head, 0, transform=moved)], head.affines[0], head.mask.shape, total=False)
-    assert far.known.sum() > head.mask.sum()
+    assert far.determined.sum() > head.mask.sum()
     np.testing.assert_array_equal(far.fields[1][far.weights[1] == 0], 0)
 
 
@@ -222,6 +222,16 @@ def test_what_is_smooth_of_a_background_is_taken_out_before_fields_are_moved(tur
     (kept,) = to_subject_frame([scan], head.affines[0], head.mask.shape, total=False).fields
     assert kept[head.mask].std() > 0.9 * background[head.mask].std()
     assert moved[head.mask].std() < 1.5 * head.fields[1][head.mask].std()
+
+
+def test_the_rim_of_total_fields_is_not_determined(turning_head: Any) -> None:
+    """Where half the smallest sphere does not fit into any mask, susceptibility cannot be told from background."""
+    head = turning_head
+    scans = [_scan(head, number) for number in (0, 1)]
+    depth = ndimage.distance_transform_edt(head.mask, sampling=(6, 6, 7))
+    for radii, rim in (((20.0, 16.0), 8.0), (None, 7.0)):
+        placed = to_subject_frame(scans, head.affines[0], head.mask.shape, total=True, radii=radii)
+        np.testing.assert_array_equal(placed.determined, depth > rim)
 
 
 def test_fields_say_their_method() -> None:
@@ -323,6 +333,15 @@ def test_draws_come_out_as_standard_deviations_of_every_scan(
             expected = (deviations[index] * (index + 1))[inside]
             np.testing.assert_allclose(volume[inside], expected, rtol=2e-3)
             assert not volume[~ndimage.binary_dilation(head.mask)].any()
+
+
+def test_standard_deviations_are_where_the_map_is(fit_inputs: dict[str, Any], tmp_path: Path) -> None:
+    for method in ("masked", "single-step"):
+        given = fit_inputs | {"method": method, "iterations": 1, "draws": 2}
+        files = _run(FitSusceptibility(**given), tmp_path / method)
+        deviations, tensor = (read_image(files[name])[0] for name in ("uncertainty_file", "tensor_file"))
+        np.testing.assert_array_equal((deviations > 0).all(axis=0), tensor.any(axis=0))
+        np.testing.assert_array_equal(deviations.any(axis=0), tensor.any(axis=0))
 
 
 def test_without_draws_labels_have_no_standard_deviations(turning_head: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,13 +22,14 @@ from chi33.workflows.crashes import explain_crash
 from chi33.workflows.derivatives import Derivatives, read_image, read_json, read_transform, write_image
 from chi33.workflows.run import run_participants
 
+QUICK = RunConfig(iterations=4)
 Lines = list[str]
 Done = tuple[Any, Path, list[str]]
 
 
 def _run(head: Any, out: Path, config: RunConfig | None = None, **options: Any) -> Lines:
     lines: Lines = []
-    run_participants(head.folder, out, config=config or RunConfig(), n_procs=1, announce=lines.append, **options)
+    run_participants(head.folder, out, config=config or QUICK, n_procs=1, announce=lines.append, **options)
     return lines
 
 
@@ -112,7 +114,7 @@ def test_a_repeat_runs_no_step_and_touches_no_map(done: Done) -> None:
 def test_a_changed_prior_reruns_the_fit_and_what_follows(done: Done) -> None:
     head, out, _ = done
     before = _maps(out)
-    lines = _run(head, out, RunConfig(prior_iso=0.01))
+    lines = _run(head, out, replace(QUICK, prior_iso=0.01))
     again = {line.split()[1].rpartition(".")[2] for line in lines if line.startswith("[") and "(kept)" not in line}
     assert again == {"fit", "labels"}
     changed = {name for name, content in _maps(out).items() if content != before[name] and name.endswith(".nii.gz")}
@@ -189,7 +191,7 @@ def test_the_named_reference_spans_the_subject_frame(small_head: Any, use_fsl: C
     answers = stand_ins.record.parent / "answers"
     names = [small_head.raw(scan, part="mag").name for scan in (1, 2)]
     (answers / f"{names[0]}-to-{names[1]}.mat").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
-    _run(small_head, tmp_path / "out", RunConfig(reference="acq-ori02"), work_dir=tmp_path / "elsewhere")
+    _run(small_head, tmp_path / "out", replace(QUICK, reference="acq-ori02"), work_dir=tmp_path / "elsewhere")
     places = Derivatives(tmp_path / "out", "01")
     np.testing.assert_array_equal(read_transform(places.transform("acq-ori02")), np.eye(4))
     # The voxels of all scans coincide: the identity in FSL's coordinates is the true transform.
