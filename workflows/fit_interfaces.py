@@ -17,9 +17,12 @@ from ..pipeline.frames import voxel_frame, voxel_size
 from ..pipeline.labels import reference_to_mask, scan_labels
 from ..pipeline.resample import resample
 from ..pipeline.tensors import rotate_components
+from ..pipeline.threads import fft_workers
 from .derivatives import open_image, read_image, read_transform
 from .fit_inputs import ScanField, fit_sidecar, scan_b0_direction, to_subject_frame
 from .interfaces import _Chi33Interface
+
+FIT_PROCESSORS = 2  # that the fit's node takes; it runs when its subject's scans are done
 
 
 class _FitInputs(BaseInterfaceInputSpec):
@@ -76,7 +79,9 @@ class FitSusceptibility(_Chi33Interface):
             iterations=inputs.iterations, draws=inputs.draws, jackknife=inputs.jackknife,
         )  # fmt: skip
         placed = to_subject_frame(self._scans(), affine, brain.shape, total=inputs.method == "single-step")
-        with Execution(inputs.scheduler, memory=inputs.memory, scratch=runtime.cwd) as execution:
+        with Execution(
+            inputs.scheduler, workers=max(FIT_PROCESSORS, fft_workers()), memory=inputs.memory, scratch=runtime.cwd
+        ) as execution:
             fit, uncertainty = fit_fields(
                 placed.fields, placed.weights, voxel_size(affine), placed.directions, options, execution=execution,
                 names=list(inputs.labels), device=inputs.device, progress=_log,

@@ -8,7 +8,7 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from .config import RunConfig
-from .fit_interfaces import FitSusceptibility, ScanLabels
+from .fit_interfaces import FIT_PROCESSORS, FitSusceptibility, ScanLabels
 from .raw import RawScan
 
 FIT_OUTPUTS = (
@@ -41,7 +41,7 @@ def init_fit_wf(scans: Sequence[RawScan], config: RunConfig, *, name: str = "fit
         ),
         name="fit",
         mem_gb=8,
-        n_procs=2,
+        n_procs=FIT_PROCESSORS,
     )  # fmt: skip
     workflow.connect(
         [
