@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +52,8 @@ class Execution:
         self._budget = np.inf if memory is None else memory * 1e9
         self._scratch_parent = scratch
         self._scratch: Path | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_process = os.getpid()
         self._client, self._cluster = _connect(scheduler, self.workers)
 
     def __enter__(self) -> Execution:
@@ -68,6 +71,9 @@ class Execution:
         if self._cluster is not None:
             self._cluster.close()
         self._client = self._cluster = None
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+            self._pool = None
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
@@ -86,7 +92,13 @@ class Execution:
     def map_here(self, function: Callable[..., Result], *arguments: Iterable[Any]) -> list[Result]:
         """The same on threads of this process, whatever the scheduler: for work in place on shared arrays."""
         tasks = [dask.delayed(_Call(function, items), pure=False)() for items in zip(*arguments, strict=True)]
-        return list(dask.compute(*tasks, scheduler="threads", num_workers=self.workers, optimize_graph=False))
+        return list(dask.compute(*tasks, scheduler="threads", pool=self._threads(), optimize_graph=False))
+
+    def _threads(self) -> ThreadPoolExecutor:
+        """Return threads of this process: Dask's own pool, kept from before a fork, would wait for ever after it."""
+        if self._pool is None or self._pool_process != os.getpid():
+            self._pool, self._pool_process = ThreadPoolExecutor(self.workers), os.getpid()
+        return self._pool
 
     def map_batches(
         self, function: Callable[..., Result], *arguments: Sequence[Any]
