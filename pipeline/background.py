@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from .dipole import Float32Array, Shape, check_finite, check_grid, crop, forward_fft, inverse_fft, padded_shape
 from .errors import InputError
+from .masks import depth_inside
 
 LARGEST_RADIUS = 18.0  # mm
 SMALLEST_RADIUS = 4.5  # mm: smaller spheres lose to the strong fields at the brain's edge
@@ -88,7 +88,7 @@ def vsharp(
     used = vsharp_radii(size) if radii is None else check_radii(radii)
     if not 0 < threshold < 1:
         raise InputError(f"threshold must lie between 0 and 1, got {threshold}.")
-    depth = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=size)[1:-1, 1:-1, 1:-1]
+    depth = depth_inside(inside, size)
     valid = depth > used[-1]
     if not valid.any():
         raise InputError(

@@ -23,3 +23,17 @@ def clean_mask(mask: ArrayLike, size: ArrayLike, *, opening: float = 2.0) -> NDA
     grown = ndimage.distance_transform_edt(~core, sampling=spacing) <= opening
     kept = ndimage.binary_fill_holes(largest_component(grown & inside))
     return kept[1:-1, 1:-1, 1:-1]
+
+
+def depth_inside(mask: ArrayLike, size: ArrayLike) -> NDArray[np.float64]:
+    """Return the distance in mm of a mask's voxels (x, y, z) to the nearest one outside; off the grid is outside."""
+    inside = np.pad(np.asarray(mask, bool), 1)
+    return ndimage.distance_transform_edt(inside, sampling=np.asarray(size, np.float64))[1:-1, 1:-1, 1:-1]
+
+
+def continued(field: ArrayLike, mask: ArrayLike, size: ArrayLike) -> NDArray[np.float32]:
+    """Return a field (x, y, z) with the nearest value of a mask outside of it; size: voxel size (3,) mm."""
+    outside = ~np.asarray(mask, bool)
+    spacing = np.asarray(size, np.float64)
+    nearest = ndimage.distance_transform_edt(outside, sampling=spacing, return_distances=False, return_indices=True)
+    return np.ascontiguousarray(np.asarray(field, np.float32)[tuple(nearest)])

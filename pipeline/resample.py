@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from .errors import InputError
-from .frames import check_affine, rotation_and_scale, voxel_frame
+from .frames import check_affine, rotation_and_scale, voxel_frame, voxel_size
+from .masks import continued
 from .tensors import check_tensor, rotate_components
 
 _KNOWN_SHARE = 0.75  # of a voxel's linear interpolation that must lie in the mask
@@ -88,12 +89,10 @@ def resample_inside(
     inside = np.asarray(mask, bool)
     if not inside.any():
         raise InputError("the mask is empty: give a mask of where the field is known.")
-    size = np.linalg.norm(check_affine(affine)[:3, :3], axis=0)
-    nearest = ndimage.distance_transform_edt(~inside, sampling=size, return_distances=False, return_indices=True)
-    continued = np.asarray(field, np.float32)[tuple(nearest)]
     soft = resample(inside.astype(np.float32), affine, target_affine, target_shape, transform, order=1)
     known = soft >= _KNOWN_SHARE
-    return resample(continued, affine, target_affine, target_shape, transform) * known, known
+    whole = continued(field, inside, voxel_size(check_affine(affine)))
+    return resample(whole, affine, target_affine, target_shape, transform) * known, known
 
 
 def resample_tensor(

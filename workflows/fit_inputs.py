@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ..pipeline.dipole import Float32Array
 from ..pipeline.errors import InputError
@@ -18,6 +17,7 @@ from ..pipeline.fits.result import Fit
 from ..pipeline.fits.single_step import single_step_radii
 from ..pipeline.fits.uncertainty import LEFT_OUT, Uncertainty
 from ..pipeline.frames import b0_direction_from_affine, check_b0_direction, rotation_and_scale, voxel_frame, voxel_size
+from ..pipeline.masks import depth_inside
 from ..pipeline.resample import resample, resample_inside
 
 SMALLEST_OVERLAP = 0.2
@@ -99,7 +99,7 @@ def to_subject_frame(
         _check_overlap(scan, known, affine)
         fields.append(moved)
         weights.append(_weight(scan, known, affine, shape))
-        determined |= ndimage.distance_transform_edt(np.pad(known, 1), sampling=size)[1:-1, 1:-1, 1:-1] > rim
+        determined |= depth_inside(known, size) > rim
         directions.append(subject_b0_direction(scan.affine, affine, scan.transform, scan.b0_direction))
     return SubjectFields(fields, weights, directions, determined)
 

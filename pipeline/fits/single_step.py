@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from ..background import check_radii, sphere_kernel
 from ..errors import InputError
+from ..masks import continued, depth_inside
 from .closed_form import check_determined, check_device, check_fields, check_noise
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
@@ -45,7 +45,7 @@ def largest_spheres(
     known: NDArray[np.bool_], voxel_size: NDArray[np.float64], radii: Sequence[float]
 ) -> NDArray[np.uint8]:
     """Return at each voxel (x, y, z) which of the descending radii (1: the first) fits into a mask; 0: none."""
-    depth = ndimage.distance_transform_edt(np.pad(known, 1), sampling=voxel_size)[1:-1, 1:-1, 1:-1]
+    depth = depth_inside(known, voxel_size)
     shells: NDArray[np.uint8] = np.zeros(known.shape, np.uint8)
     for number in range(len(radii), 0, -1):
         shells[depth > radii[number - 1]] = number
@@ -82,14 +82,9 @@ def single_step_problem(
                 "radii or a larger mask."
             )
         observations.append(Observation(np.ascontiguousarray(grid.crop(weight)), shells))
-        fields.append(_continued(grid.crop(volume), known, grid.voxel_size))
+        # Discrete spheres reach half a voxel beyond the mask.
+        fields.append(continued(grid.crop(volume), known, grid.voxel_size))
     return Problem(grid, fields, observations, grid.crop(inside), _filters(grid, spheres)), spheres
-
-
-def _continued(field: NDArray, known: NDArray[np.bool_], voxel_size: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return a field with the nearest known value outside a mask: discrete spheres reach half a voxel beyond it."""
-    nearest = ndimage.distance_transform_edt(~known, sampling=voxel_size, return_distances=False, return_indices=True)
-    return np.ascontiguousarray(field[tuple(nearest)], dtype=np.float32)
 
 
 def _filters(grid: FitGrid, radii: Sequence[float]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from ..dipole import crop, forward_fft, inverse_fft
+from ..harmonics import solid_harmonics
 from .anatomy import Head
 from .poses import HeadPose, ScanGrid
 from .sampling import sample_grid, spline_coefficients
@@ -59,12 +60,6 @@ def polynomial_coordinates(grid: ScanGrid, centre: Sequence[float] = (0.0, 0.0, 
         position = a[:, None, None] + b[None, :, None] + c[None, None, :] + start
         result.append((position / _SHIM_SCALE).astype(np.float32))
     return result
-
-
-def solid_harmonics(coordinates: Sequence[NDArray]) -> list[NDArray]:
-    """Return the nine solid harmonics of order 0 to 2, what first and second order shim coils make."""
-    x, y, z = coordinates
-    return [np.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 2 * z * z - x * x - y * y]
 
 
 def shim_field(field: NDArray, mask: NDArray[np.bool_], grid: ScanGrid) -> Float32Array:

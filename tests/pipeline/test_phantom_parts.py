@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError
 from chi33.pipeline.frames import b0_direction_from_affine, rotation_and_scale, rotation_angle
+from chi33.pipeline.harmonics import solid_harmonics
 from chi33.pipeline.orientations import assess_orientations
 from chi33.pipeline.phantom.acquisition import Protocol
-from chi33.pipeline.phantom.background import free_space_field, polynomial_coordinates, shim_field, solid_harmonics
+from chi33.pipeline.phantom.background import free_space_field, polynomial_coordinates, shim_field
 from chi33.pipeline.phantom.poses import head_orientations, scan_grid
 from chi33.pipeline.phantom.sampling import sample_grid, sample_points, smooth_noise, spline_coefficients
 from chi33.pipeline.phantom.shapes import Superellipsoid, draw_tubes
