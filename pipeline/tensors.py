@@ -56,9 +56,13 @@ def chi33(tensor: ArrayLike, b0_direction: ArrayLike) -> NDArray[np.floating]:
     b0_direction: unit vector h along the same axes as the components. MoDL-QSM eq. 3.
     """
     array = check_tensor(tensor)
-    h = check_b0_direction(b0_direction)
-    weights = h[_ROWS] * h[_COLUMNS] * np.where(_ROWS == _COLUMNS, 1, 2)
+    weights = chi33_weights(check_b0_direction(b0_direction))
     return np.tensordot(weights.astype(array.dtype), array, axes=1)
+
+
+def chi33_weights(b0_directions: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the weights (..., 6) of the components in h^T chi h, for unit vectors (..., 3)."""
+    return b0_directions[..., _ROWS] * b0_directions[..., _COLUMNS] * np.where(_ROWS == _COLUMNS, 1, 2)
 
 
 def transverse(tensor: ArrayLike, b0_direction: ArrayLike) -> NDArray[np.floating]:

@@ -69,6 +69,16 @@ def check_device(device: str) -> None:
         torch_device(device)
 
 
+def check_settings(
+    b0_directions: Sequence[ArrayLike], prior: Prior, noise: float | None, device: str
+) -> OrientationReport:
+    """Return how well directions determine a fit; raises InputError on settings that no fit can use."""
+    report = check_determined(b0_directions, prior)
+    check_noise(noise)
+    check_device(device)
+    return report
+
+
 def fit_susceptibility(
     fields: Sequence[ArrayLike],
     voxel_size: ArrayLike,
@@ -92,10 +102,8 @@ def fit_susceptibility(
     determine nothing or shapes differ. Sources: Liu 2009 (COSMOS), Liu 2010 (STI).
     """
     used_prior = prior or Prior()
-    report = check_determined(b0_directions, used_prior)
+    report = check_settings(b0_directions, used_prior, noise, device)
     volumes = check_fields(fields, b0_directions)
-    check_noise(noise)
-    check_device(device)
     inside = np.zeros(volumes[0].shape, bool)
     for volume in volumes:
         inside |= volume != 0
@@ -133,7 +141,7 @@ def _closed_form_maps(
 def _transform(volumes: Sequence[NDArray[np.float32]], grid: FitGrid, running: Execution) -> Complex64Array:
     """Return the half spectra of the scans (at least 7, x, y, z); what lies behind the scans is not set."""
     spectra = running.allocate((max(7, len(volumes)), *grid.half), np.complex64)
-    running.fill(spectra, grid.forward, [grid.crop(volume) for volume in volumes])
+    running.fill(spectra, grid.forward, [grid.crop(volume) for volume in volumes], grid.forward_into)
     return spectra
 
 

@@ -109,11 +109,23 @@ class Execution:
             batch = slice(start, min(start + size, len(arguments[0])))
             yield batch, self.map(function, *(one[batch] for one in arguments))
 
-    def fill(self, out: NDArray[Any], function: Callable[[Any], NDArray[Any]], items: Sequence[Any]) -> None:
-        """Set out[i] = function(items[i]); on threads each task writes its own result, so that none is held twice."""
+    def fill(
+        self,
+        out: NDArray[Any],
+        function: Callable[[Any], NDArray[Any]],
+        items: Sequence[Any],
+        into: Callable[[NDArray[Any], Any], None] | None = None,
+    ) -> None:
+        """Set out[i] = function(items[i]); on threads each task writes its own result, so that none is held twice.
+
+        into: what does the same in place, into(out[i], items[i]), where out is of this process.
+        """
 
         def store(index: int) -> None:
-            out[index] = function(items[index])
+            if into is not None:
+                into(out[index], items[index])
+            else:
+                out[index] = function(items[index])
 
         if self._client is None:
             self.map_here(store, range(len(items)))

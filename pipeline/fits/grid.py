@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,13 +55,25 @@ class FitGrid:
 
     def forward(self, volume: NDArray) -> Complex64Array:
         """Return the half spectrum of a volume of the box, zero-padded at its end."""
-        return fft.rfftn(volume, s=self.padded, workers=1)
+        spectrum = np.zeros(self.half, np.complex64)
+        self.forward_into(spectrum, volume)
+        return spectrum
+
+    def forward_into(self, spectrum: Complex64Array, volume: NDArray) -> None:
+        """Set a half spectrum, which must be C-contiguous, to that of a volume of the box; rows of padding are not
+        transformed."""
+        x, y, _ = self.box_shape
+        spectrum[x:], spectrum[:x, y:] = 0, 0
+        spectrum[:x, :y] = fft.rfft(np.asarray(volume, np.float32), n=self.padded[2], axis=2, workers=1)
+        _in_place(fft.fft, spectrum[:x], 1)
+        _in_place(fft.fft, spectrum, 0)
 
     def inverse(self, spectrum: Complex64Array) -> Float32Array:
         """Return the volume of the box of a half spectrum (overwritten)."""
-        volume = fft.irfftn(spectrum, s=self.padded, workers=1, overwrite_x=True)
         x, y, z = self.box_shape
-        return volume[:x, :y, :z]
+        spectrum = fft.ifft(spectrum, axis=0, workers=1, overwrite_x=True)[:x]
+        spectrum = fft.ifft(spectrum, axis=1, workers=1, overwrite_x=True)[:, :y]
+        return fft.irfft(spectrum, n=self.padded[2], axis=2, workers=1, overwrite_x=True)[..., :z]
 
     def crop(self, volume: ArrayLike) -> NDArray:
         """Return the box of a volume (..., x, y, z) of the fields' shape, as a view."""
@@ -74,6 +86,13 @@ class FitGrid:
         whole = np.zeros((*volume.shape[:-3], *self.shape), volume.dtype)
         whole[(..., *self.box)] = volume
         return whole
+
+
+def _in_place(transform: Callable[..., NDArray], spectrum: Complex64Array, axis: int) -> None:
+    """Transform an axis of a spectrum in place, which SciPy allows itself but does not promise."""
+    found = transform(spectrum, axis=axis, workers=1, overwrite_x=True)
+    if not np.may_share_memory(found, spectrum):
+        spectrum[...] = found
 
 
 def bounding_box(inside: NDArray[np.bool_]) -> tuple[slice, slice, slice]:

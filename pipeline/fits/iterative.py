@@ -10,14 +10,14 @@ The closed form of the same filter is the preconditioner.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dipole import Complex64Array, Float32Array
-from ..tensors import DIAGONAL
+from ..tensors import DIAGONAL, chi33_weights
 from . import kernels
 from .execution import Execution
 from .grid import FitGrid
@@ -142,7 +142,7 @@ class FieldModel:
     def spectra(self, maps: Float32Array) -> Complex64Array:
         """Return the half spectra of maps."""
         out = np.empty((self.components, *self.grid.half), np.complex64)
-        self.execution.fill(out, self.grid.forward, list(maps))
+        self.execution.fill(out, self.grid.forward, list(maps), self.grid.forward_into)
         return out
 
     def maps(self, spectra: Complex64Array) -> Float32Array:
@@ -273,9 +273,7 @@ class FieldModel:
 
 def label_energy(gram: NDArray[np.float64], directions: NDArray[np.floating]) -> float:
     """Return the sum of squares of chi33, mean over B0 directions (n, 3), from a tensor's inner products (6, 6)."""
-    h = directions.astype(np.float64)
-    rows = np.stack([h[:, 0] ** 2, 2 * h[:, 0] * h[:, 1], 2 * h[:, 0] * h[:, 2], h[:, 1] ** 2,
-                     2 * h[:, 1] * h[:, 2], h[:, 2] ** 2], axis=1)  # fmt: skip
+    rows = chi33_weights(directions.astype(np.float64))
     return float(max(np.einsum("ni,ij,nj->n", rows, gram, rows).mean(), 0))
 
 
@@ -321,6 +319,7 @@ def conjugate_gradients(
     right: (components, box), NumPy or the model's own kind; the solution is NumPy; tolerance: root mean square change
     of chi33 in an iteration relative to chi33; start: first guess; progress: called with the iteration and the change.
     """
+    prior = _within_float32(prior, noise)
     left = model.own(right)
     maps = 0 * left if start is None else model.own(start)
     if start is not None:
@@ -345,3 +344,8 @@ def conjugate_gradients(
         if change < tolerance:
             return Solution(model.to_numpy(maps), done, change, True)
     return Solution(model.to_numpy(maps), done, change, change < tolerance)
+
+
+def _within_float32(prior: Prior, noise: float) -> Prior:
+    """Return the prior with a traceless part no tighter than a hundredth of the noise, which float32 still resolves."""
+    return replace(prior, aniso=max(prior.aniso, noise / 100))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..dipole import Float32Array
 from ..errors import InputError
-from .closed_form import check_determined, check_device, check_fields, check_noise
+from ..orientations import OrientationReport
+from .closed_form import check_fields, check_settings
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
 from .iterative import FieldModel, LinearModel, Observation, Solution, conjugate_gradients
@@ -72,7 +73,8 @@ def check_weights(
 class Problem:
     """An iterative fit on its grid: fields and observations of the scans (box each), support, filters.
 
-    device: "cpu" for the compiled kernels; "cuda", "cuda:N" or "torch-cpu" for torch.
+    record: what a sidecar says of it; device: "cpu" for the compiled kernels; "cuda", "cuda:N" or "torch-cpu" for
+    torch.
     """
 
     grid: FitGrid
@@ -80,6 +82,8 @@ class Problem:
     observations: list[Observation]
     support: NDArray[np.bool_]
     filters: Float32Array | None = None
+    method: Literal["masked", "single-step"] = "masked"
+    record: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
 
     def model(self, execution: Execution, components: int = 6, scans: Sequence[int] | None = None) -> LinearModel:
@@ -130,7 +134,6 @@ def solve_problem(
     first: Solution | None = None
     if noise is None:
         noise, first = _estimate_noise(problem, model, right, prior, stopping, report("tensor"))
-    prior = _within_float32(prior, noise)
     done = 0 if first is None else first.iterations
     tensor = first
     if first is None or done < stopping.iterations:
@@ -147,11 +150,6 @@ def solve_problem(
         tolerance=stopping.tolerance, progress=report("COSMOS"),
     )  # fmt: skip
     return Solved(tensor, cosmos, noise)
-
-
-def _within_float32(prior: Prior, noise: float) -> Prior:
-    """Return the prior with a traceless part no tighter than a hundredth of the noise, which float32 still resolves."""
-    return replace(prior, aniso=max(prior.aniso, noise / 100))
 
 
 def _estimate_noise(
@@ -193,26 +191,19 @@ def problem_record(solved: Solved, stopping: Stopping) -> dict[str, Any]:
     }
 
 
-def masked_problem(
+def check_scans(
     fields: Sequence[ArrayLike],
     weights: Sequence[ArrayLike],
-    voxel_size: ArrayLike,
     b0_directions: Sequence[ArrayLike],
-    *,
     support: ArrayLike | None = None,
-    padding: float = FIT_PADDING,
     names: Sequence[str] | None = None,
-) -> Problem:
-    """Return the masked problem of local fields (see fit_masked)."""
+) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]], NDArray[np.bool_]]:
+    """Return fields and weights as float32 volumes and the support; raises InputError where they do not fit."""
     volumes = check_fields(fields, b0_directions)
     if len(weights) != len(volumes):
         raise InputError(f"{len(volumes)} fields but {len(weights)} weights were given: give one of each a scan.")
     used = check_weights(weights, volumes[0].shape, names)
-    inside = check_support(support, used)
-    grid = make_grid(inside, voxel_size, b0_directions, padding)
-    observations = [Observation(np.ascontiguousarray(grid.crop(weight))) for weight in used]
-    cut = [np.where(one.weight > 0, grid.crop(v), np.float32(0)) for one, v in zip(observations, volumes, strict=True)]
-    return Problem(grid, cut, observations, grid.crop(inside))
+    return volumes, used, check_support(support, used)
 
 
 def check_support(support: ArrayLike | None, weights: Sequence[NDArray]) -> NDArray[np.bool_]:
@@ -228,6 +219,43 @@ def check_support(support: ArrayLike | None, weights: Sequence[NDArray]) -> NDAr
     if not (inside & known).any():
         raise InputError("support and the scans' masks share no voxel: check the masks.")
     return inside
+
+
+def masked_problem(
+    fields: Sequence[ArrayLike],
+    weights: Sequence[ArrayLike],
+    voxel_size: ArrayLike,
+    b0_directions: Sequence[ArrayLike],
+    *,
+    support: ArrayLike | None = None,
+    padding: float = FIT_PADDING,
+    names: Sequence[str] | None = None,
+) -> Problem:
+    """Return the masked problem of local fields (see fit_masked)."""
+    volumes, used, inside = check_scans(fields, weights, b0_directions, support, names)
+    grid = make_grid(inside, voxel_size, b0_directions, padding)
+    observations = [Observation(np.ascontiguousarray(grid.crop(weight))) for weight in used]
+    cut = [np.where(one.weight > 0, grid.crop(v), np.float32(0)) for one, v in zip(observations, volumes, strict=True)]
+    return Problem(grid, cut, observations, grid.crop(inside), record={"PaddingMm": padding})
+
+
+def fit_problem(
+    problem: Problem,
+    report: OrientationReport,
+    *,
+    prior: Prior | None = None,
+    noise: float | None = None,
+    stopping: Stopping | None = None,
+    execution: Execution | None = None,
+    progress: Progress | None = None,
+) -> Fit:
+    """Fit tensor and COSMOS to a prepared problem; report: of its directions; the other arguments as fit_masked's."""
+    used_prior, used_stopping = prior or Prior(), stopping or Stopping()
+    with execution_or_threads(execution) as running:
+        solved = solve_problem(problem, used_prior, noise, used_stopping, running, progress)
+    record = {**problem.record, **problem_record(solved, used_stopping)}
+    tensor, cosmos = problem.grid.embed(solved.tensor.maps), problem.grid.embed(solved.cosmos.maps[0])
+    return Fit(tensor, cosmos, solved.noise, used_prior, report, problem.method, record)
 
 
 def fit_masked(
@@ -257,14 +285,9 @@ def fit_masked(
     kernels, on `execution`), or "cuda", "cuda:N" (torch on a GPU).
     Returns a Fit in ppm, components along the voxel frame, 0 outside the support. Raises InputError.
     """
-    used_prior, used_stopping = prior or Prior(), stopping or Stopping()
-    report = check_determined(b0_directions, used_prior)
-    check_noise(noise)
-    check_device(device)
+    report = check_settings(b0_directions, prior or Prior(), noise, device)
     problem = masked_problem(fields, weights, voxel_size, b0_directions, support=support, padding=padding, names=names)
-    with execution_or_threads(execution) as running:
-        solved = solve_problem(replace(problem, device=device), used_prior, noise, used_stopping, running, progress)
-    record = {"PaddingMm": padding, **problem_record(solved, used_stopping)}
-    grid = problem.grid
-    tensor, cosmos = grid.embed(solved.tensor.maps), grid.embed(solved.cosmos.maps[0])
-    return Fit(tensor, cosmos, solved.noise, used_prior, report, "masked", record)
+    return fit_problem(
+        replace(problem, device=device), report, prior=prior, noise=noise, stopping=stopping, execution=execution,
+        progress=progress,
+    )  # fmt: skip

@@ -11,15 +11,15 @@ from numpy.typing import ArrayLike
 
 from ..dipole import Float32Array
 from ..errors import InputError
-from .closed_form import fit_susceptibility
+from .closed_form import check_settings, fit_susceptibility
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid
 from .iterative import conjugate_gradients
-from .masked import MASKED_ITERATIONS, TOLERANCE, Problem, Stopping, fit_masked, masked_problem
+from .masked import MASKED_ITERATIONS, TOLERANCE, Problem, Stopping, check_scans, fit_problem, masked_problem
 from .prior import Prior
 from .result import Fit
-from .single_step import SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE, fit_single_step, single_step_problem
-from .uncertainty import JACKKNIFE_GROUPS, Solver, Uncertainty, label_uncertainty
+from .single_step import SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE, single_step_problem
+from .uncertainty import Solver, Uncertainty, check_jackknife, label_uncertainty
 
 Method = Literal["closed", "masked", "single-step"]
 METHODS: tuple[Method, ...] = ("closed", "masked", "single-step")
@@ -86,33 +86,34 @@ def fit_fields(
 
     def note(name: str, iteration: int, change: float) -> None:
         if progress is not None:
-            progress(f"{name}: iteration {iteration}, chi33 changes by {100 * change:.2g} %")
+            progress(f"{name}: iteration {iteration}, chi33 changes by {change:.2%}")
 
-    with execution_or_threads(execution) as running:
+    report = check_settings(b0_directions, used.prior, used.noise, device)
+    check_jackknife(b0_directions, used.prior, used.draws, used.jackknife)
+    closed, uncertain = used.method == "closed", bool(used.draws or used.jackknife)
+    if closed and not uncertain:
+        check_scans(fields, weights, b0_directions, support, names)
+        problem = None
+    else:
         problem = replace(_problem(fields, weights, voxel_size, b0_directions, used, support, names), device=device)
-        if used.method == "closed":
+    with execution_or_threads(execution) as running:
+        if closed:
             masked = [np.where(np.asarray(w) > 0, f, 0) for f, w in zip(fields, weights, strict=True)]
             fit = fit_susceptibility(
                 masked, voxel_size, b0_directions, prior=used.prior, noise=used.noise, padding=used.padding,
                 execution=running, device=device,
             )  # fmt: skip
-        elif used.method == "masked":
-            fit = fit_masked(
-                fields, weights, voxel_size, b0_directions, support=support, prior=used.prior, noise=used.noise,
-                stopping=used.stopping(), padding=used.padding, execution=running, names=names, progress=note,
-                device=device,
-            )  # fmt: skip
         else:
-            fit = fit_single_step(
-                fields, weights, voxel_size, b0_directions, support=support, radii=used.radii, prior=used.prior,
-                noise=used.noise, stopping=used.stopping(), padding=used.padding, execution=running, names=names,
-                progress=note, device=device,
+            assert problem is not None
+            fit = fit_problem(
+                problem, report, prior=used.prior, noise=used.noise, stopping=used.stopping(), execution=running,
+                progress=note,
             )  # fmt: skip
-        if not (used.draws or used.jackknife):
+        if problem is None or not uncertain:
             return fit, None
         grid = problem.grid
         solution = (np.ascontiguousarray(grid.crop(fit.tensor)), np.ascontiguousarray(grid.crop(fit.cosmos)))
-        make = _closed_solver if used.method == "closed" else _iterative_solver
+        make = _closed_solver if closed else _iterative_solver
         return fit, label_uncertainty(
             problem.compiled_model(running), problem.fields, solution, make(problem, fit, used, running),
             prior=used.prior, noise=fit.noise, execution=running, draws=used.draws, groups=used.jackknife,
@@ -133,7 +134,7 @@ def _problem(
         return single_step_problem(
             fields, weights, voxel_size, b0_directions, support=support, radii=options.radii, padding=options.padding,
             names=names,
-        )[0]  # fmt: skip
+        )  # fmt: skip
     return masked_problem(
         fields, weights, voxel_size, b0_directions, support=support, padding=options.padding, names=names
     )
@@ -174,4 +175,4 @@ def _closed_solver(problem: Problem, fit: Fit, options: FitOptions, execution: E
     return solve
 
 
-__all__ = ["JACKKNIFE_GROUPS", "METHODS", "FitOptions", "Method", "fit_fields"]
+__all__ = ["METHODS", "FitOptions", "Method", "fit_fields"]

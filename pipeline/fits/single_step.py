@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,11 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from ..background import check_radii, sphere_kernel
 from ..errors import InputError
 from ..masks import continued, depth_inside
-from .closed_form import check_determined, check_device, check_fields, check_noise
-from .execution import Execution, execution_or_threads
+from .closed_form import check_settings
+from .execution import Execution
 from .grid import FIT_PADDING, FitGrid, make_grid
 from .iterative import Observation
-from .masked import Problem, Progress, Stopping, check_support, check_weights, problem_record, solve_problem
+from .masked import Problem, Progress, Stopping, check_scans, fit_problem
 from .prior import Prior
 from .result import Fit
 
@@ -62,13 +61,9 @@ def single_step_problem(
     radii: Sequence[float] | None = None,
     padding: float = FIT_PADDING,
     names: Sequence[str] | None = None,
-) -> tuple[Problem, tuple[float, ...]]:
-    """Return the single-step problem of total fields and the radii used (see fit_single_step)."""
-    volumes = check_fields(total_fields, b0_directions)
-    if len(weights) != len(volumes):
-        raise InputError(f"{len(volumes)} fields but {len(weights)} weights were given: give one of each a scan.")
-    used = check_weights(weights, volumes[0].shape, names)
-    inside = check_support(support, used)
+) -> Problem:
+    """Return the single-step problem of total fields (see fit_single_step)."""
+    volumes, used, inside = check_scans(total_fields, weights, b0_directions, support, names)
     spheres = single_step_radii(voxel_size) if radii is None else check_radii(radii)
     grid = make_grid(inside, voxel_size, b0_directions, padding if padding <= 0 else max(padding, spheres[0]))
     observations, fields = [], []
@@ -84,7 +79,10 @@ def single_step_problem(
         observations.append(Observation(np.ascontiguousarray(grid.crop(weight)), shells))
         # Discrete spheres reach half a voxel beyond the mask.
         fields.append(continued(grid.crop(volume), known, grid.voxel_size))
-    return Problem(grid, fields, observations, grid.crop(inside), _filters(grid, spheres)), spheres
+    record = {"PaddingMm": padding, "RadiiMm": [round(r, 3) for r in spheres]}
+    return Problem(
+        grid, fields, observations, grid.crop(inside), _filters(grid, spheres), method="single-step", record=record
+    )
 
 
 def _filters(grid: FitGrid, radii: Sequence[float]) -> NDArray[np.float32]:
@@ -120,19 +118,12 @@ def fit_single_step(
     smallest sphere fits into the masks, and by the prior and the fields around it in the rim outside.
     Returns a Fit in ppm, components along the voxel frame, 0 outside the support. Raises InputError.
     """
-    used_prior = prior or Prior()
-    used_stopping = stopping or Stopping(SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE)
-    report = check_determined(b0_directions, used_prior)
-    check_noise(noise)
-    check_device(device)
-    problem, spheres = single_step_problem(
+    report = check_settings(b0_directions, prior or Prior(), noise, device)
+    problem = single_step_problem(
         total_fields, weights, voxel_size, b0_directions, support=support, radii=radii, padding=padding, names=names
     )
-    with execution_or_threads(execution) as running:
-        solved = solve_problem(replace(problem, device=device), used_prior, noise, used_stopping, running, progress)
-    record: dict[str, Any] = {
-        "PaddingMm": padding, "RadiiMm": [round(r, 3) for r in spheres], **problem_record(solved, used_stopping),
-    }  # fmt: skip
-    grid = problem.grid
-    tensor, cosmos = grid.embed(solved.tensor.maps), grid.embed(solved.cosmos.maps[0])
-    return Fit(tensor, cosmos, solved.noise, used_prior, report, "single-step", record)
+    return fit_problem(
+        replace(problem, device=device), report, prior=prior, noise=noise,
+        stopping=stopping or Stopping(SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE), execution=execution,
+        progress=progress,
+    )  # fmt: skip

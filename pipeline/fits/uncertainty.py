@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ..dipole import Float32Array
 from ..errors import InputError
 from ..tensor_field import delta_b_prime
 from ..tensors import DIAGONAL, chi33
+from .closed_form import check_determined
 from .execution import Execution
 from .grid import FitGrid
 from .iterative import FieldModel, model_spectrum
@@ -85,6 +86,32 @@ def check_counts(draws: int, groups: int, scans: int) -> int:
     return usable if usable >= 2 and scans - int(np.ceil(scans / usable)) >= 2 else 0
 
 
+def left_out(scans: int, groups: int, group: int) -> list[int]:
+    """Return the scans that a jackknife group leaves out."""
+    return list(range(group, scans, groups))
+
+
+def check_jackknife(b0_directions: Sequence[ArrayLike], prior: Prior, draws: int, groups: int) -> None:
+    """Raise InputError where a jackknife cannot be made: too few scans, or a group without which no fit exists."""
+    scans = len(b0_directions)
+    used = check_counts(draws, groups, scans)
+    if groups and not used and not draws:
+        raise InputError(
+            f"a jackknife of {groups} groups cannot be made of {scans} scans: ask for 2 groups or more that each "
+            "leave two scans, or for draws."
+        )
+    for group in range(used):
+        out = left_out(scans, used, group)
+        try:
+            check_determined([h for scan, h in enumerate(b0_directions) if scan not in out], prior)
+        except InputError as error:
+            those = ", ".join(str(scan + 1) for scan in out)
+            raise InputError(
+                f"the jackknife cannot leave out scan {those} of {scans}, for the others do not determine a fit "
+                f"({str(error).split(': ')[0]}): ask for other groups, or for draws instead."
+            ) from error
+
+
 def label_uncertainty(
     model: FieldModel,
     fields: Sequence[Float32Array],
@@ -103,16 +130,11 @@ def label_uncertainty(
 
     model: the fit's linear problem (6 components); fields: of the scans, box each; solution: tensor (6, box) and
     COSMOS (box); solver: solves other fields the same way; prior, noise (ppm): what it assumed; draws of the
-    posterior and groups of scans left out in turn (0: none); seed: of the draws. The larger of the two variances
-    counts. Raises InputError on negative counts.
+    posterior and groups of scans left out in turn (0: none; see check_jackknife); seed: of the draws. The larger of the
+    two variances counts. Raises InputError on negative counts.
     """
     grid, everything = model.grid, list(range(len(fields)))
     used = check_counts(draws, groups, len(fields))
-    if groups and not used and not draws:
-        raise InputError(
-            f"a jackknife of {groups} groups cannot be made of {len(fields)} scans: ask for 2 groups or more that each "
-            "leave two scans, or for draws."
-        )
     variance = np.zeros((2 * len(fields) + 1, *grid.box_shape), np.float32)
     if draws:
         spread = _Spread(grid)
@@ -127,7 +149,8 @@ def label_uncertainty(
     if used:
         spread = _Spread(grid)
         for group in range(used):
-            kept = [scan for scan in everything if scan % used != group]
+            out = left_out(len(fields), used, group)
+            kept = [scan for scan in everything if scan not in out]
             found, cosmos = solver(list(fields), kept)
             spread.add(found - solution[0], cosmos - solution[1])
             if progress is not None:

@@ -9,17 +9,11 @@ from chi33.pipeline.fits import grid
 from chi33.pipeline.fits.closed_form import Fit, Prior, fit_susceptibility
 from chi33.pipeline.tensor_field import TensorFieldOperator
 from chi33.pipeline.tensors import eigenvalues, isotropic, mms, msa, principal_eigenvector, to_matrix
+from fit_checks import directions, relative
 from numpy.typing import NDArray
 
 SHAPE, SIZE = (18, 20, 15), (1.0, 1.2, 1.5)
 Tensors = Callable[..., NDArray[np.float32]]
-
-
-def directions(n: int, largest: float = 40.0) -> list[NDArray[np.float64]]:
-    """The neutral position and a spiral of tilts up to `largest` degrees."""
-    tilts = np.radians(largest) * np.sqrt(np.arange(n) / (n - 1))
-    azimuth = np.pi * (1 + np.sqrt(5)) * np.arange(n)
-    return list(np.stack([np.sin(tilts) * np.cos(azimuth), np.sin(tilts) * np.sin(azimuth), np.cos(tilts)], axis=1))
 
 
 def tilts(angle: float, azimuths: NDArray) -> list[NDArray[np.float64]]:
@@ -46,10 +40,6 @@ def brain_map(random_tensor: Tensors, seed: int = 0) -> NDArray[np.float32]:
     chi = random_tensor(seed, SHAPE, 1.2)[0]
     chi -= chi.mean()
     return 0.05 * chi / chi.std()
-
-
-def relative(found: NDArray, truth: NDArray) -> float:
-    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
 
 
 def test_cosmos_recovers_an_isotropic_noiseless_map_within_one_percent(random_tensor: Tensors) -> None:

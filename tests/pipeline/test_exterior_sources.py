@@ -54,7 +54,7 @@ def solid_harmonics(at: NDArray, weights: NDArray) -> NDArray[np.float64]:
 
 def filtered(field: Array, mask: NDArray[np.bool_], size: tuple[float, ...]) -> Array:
     """What of a field, known on the whole grid, passes the filter of the single-step fit: the voxels that have one."""
-    problem, _ = single_step_problem([field, field], [mask, mask], size, [UPRIGHT, TILTED])
+    problem = single_step_problem([field, field], [mask, mask], size, [UPRIGHT, TILTED])
     seen, grid = problem.observations[0], problem.grid
     assert seen.shells is not None
     return seen.forward(grid.forward(grid.crop(field)), grid, problem.filters)[seen.shells > 0]

@@ -156,7 +156,7 @@ def test_progress_names_what_is_solved(scans: Scans) -> None:
     assert [line.partition(",")[0] for line in lines] == [
         "tensor: iteration 1", "tensor: iteration 2", "COSMOS: iteration 1", "COSMOS: iteration 2",
     ]  # fmt: skip
-    assert all(line.endswith(" %") for line in lines)
+    assert all(line.endswith("%") for line in lines)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -21,23 +21,13 @@ from chi33.pipeline.fits.prior import Prior
 from chi33.pipeline.fits.result import Fit
 from chi33.pipeline.tensor_field import TensorFieldOperator, tensor_field
 from chi33.pipeline.tensors import chi33, isotropic
+from fit_checks import directions, relative
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 Tensors = Callable[..., NDArray[np.float32]]
 Array = NDArray[np.float32]
 SIZE = (2.0, 2.0, 2.0)
-
-
-def directions(n: int, largest: float = 40.0) -> list[NDArray[np.float64]]:
-    """The neutral position and a spiral of tilts up to `largest` degrees."""
-    tilts = np.radians(largest) * np.sqrt(np.arange(n) / (n - 1))
-    azimuth = np.pi * (1 + np.sqrt(5)) * np.arange(n)
-    return list(np.stack([np.sin(tilts) * np.cos(azimuth), np.sin(tilts) * np.sin(azimuth), np.cos(tilts)], axis=1))
-
-
-def relative(found: NDArray, truth: NDArray) -> float:
-    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
 
 
 def inner(a: NDArray, b: NDArray) -> float:

@@ -24,23 +24,13 @@ from chi33.pipeline.fits.single_step import (
 )
 from chi33.pipeline.tensor_field import tensor_field
 from chi33.pipeline.tensors import chi33, isotropic
+from fit_checks import directions, relative
 from numpy.typing import NDArray
 from scipy import ndimage
 
 Array = NDArray[np.float32]
 SIZE = (4.0, 4.0, 4.0)
 SEMI_AXES = 0.36  # of the ellipsoid, in lengths of the grid
-
-
-def directions(n: int, largest: float = 40.0) -> list[NDArray[np.float64]]:
-    """The neutral position and a spiral of tilts up to `largest` degrees."""
-    tilts = np.radians(largest) * np.sqrt(np.arange(n) / (n - 1))
-    azimuth = np.pi * (1 + np.sqrt(5)) * np.arange(n)
-    return list(np.stack([np.sin(tilts) * np.cos(azimuth), np.sin(tilts) * np.sin(azimuth), np.cos(tilts)], axis=1))
-
-
-def relative(found: NDArray, truth: NDArray) -> float:
-    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
 
 
 # Spheres
@@ -216,7 +206,7 @@ def test_a_shim_hardly_changes_the_solution(head: Head) -> None:
 
 def test_hardly_anything_of_a_background_is_data(head: Head) -> None:
     def data(*parts: str) -> list[Array]:
-        problem, _ = single_step_problem(head.total(*parts), head.masks, SIZE, head.directions)
+        problem = single_step_problem(head.total(*parts), head.masks, SIZE, head.directions)
         return [
             one.forward(problem.grid.forward(field), problem.grid, problem.filters)[one.shells > 0]
             for one, field in zip(problem.observations, problem.fields, strict=True)

@@ -20,6 +20,7 @@ from chi33.pipeline.fits.prior import Prior
 from chi33.pipeline.fits.single_step import fit_single_step, single_step_problem
 from chi33.pipeline.fits.torch_model import TorchFieldModel, solve_problem_torch
 from chi33.pipeline.tensor_field import TensorFieldOperator
+from fit_checks import relative
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
@@ -66,13 +67,7 @@ def problem_of(kind: str, shape: tuple[int, int, int] = (15, 18, 14)) -> Problem
     fields, weights, h = scans(shape, size, 6)
     if kind == "masked":
         return masked_problem(fields, weights, size, h, padding=5)
-    return single_step_problem(fields, weights, size, h, radii=(4.0, 3.0), padding=5)[0]
-
-
-def relative(found: NDArray, truth: NDArray) -> float:
-    assert found.shape == truth.shape
-    assert found.dtype == truth.dtype
-    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
+    return single_step_problem(fields, weights, size, h, radii=(4.0, 3.0), padding=5)
 
 
 def check_equal(found: Fit, truth: Fit) -> None:
