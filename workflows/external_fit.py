@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..pipeline.errors import Chi33Warning, InputError
 from ..pipeline.fits.closed_form import check_device
 from ..pipeline.fits.execution import Execution
+from ..pipeline.fits.masked import Keep
 from ..pipeline.fits.methods import FitOptions, fit_fields
 from ..pipeline.fits.uncertainty import Uncertainty
 from ..pipeline.frames import check_affine, check_b0_direction, voxel_frame, voxel_size
@@ -67,17 +68,17 @@ def fit_files(
     check_device(device)
     if (b0_directions is None) == (not transforms):
         raise InputError("give either --b0-directions (fields in one frame) or --transform (one a field), not both.")
-    scans = _read_all(fields, masks, weights)
     matrices = _matrices(transforms, len(fields))
     deviations = bool(used.draws or used.jackknife)
     planned = _planned(prefix, len(fields), labels=matrices is not None, deviations=deviations)
     for path in planned:
         if not overwrite and (path.exists() or sidecar_path(path).exists()):
             raise InputError(f"{path} exists already: pass --overwrite to replace it.")
-    affine = scans[0].affine
     names = [str(path) for path in fields]
     with Execution(dask, memory=memory) as execution:  # before the long preparation: a scheduler may not be there
-        placed, back = _place(scans, matrices, b0_directions, total, used.radii)
+        scans = _read_all(fields, masks, weights, execution.keep)
+        affine = scans[0].affine
+        placed, back = _place(scans, matrices, b0_directions, total, used.radii, execution.keep)
         found, uncertainty = fit_fields(
             placed.fields, placed.weights, voxel_size(affine), placed.directions, used, execution=execution,
             names=names, device=device, progress=progress,
@@ -134,6 +135,7 @@ def _place(
     b0_directions: Path | None,
     total: bool,
     radii: Sequence[float] | None,
+    keep: Keep,
 ) -> tuple[SubjectFields, list[NDArray[np.float64]] | None]:
     """Return the fields on the first grid, and the transforms from there to each scan (None: all on that grid)."""
     if matrices is None:
@@ -146,19 +148,21 @@ def _place(
         ScanField(str(scan.path), scan.field, scan.mask, scan.affine, transform, h, scan.weight)
         for scan, transform, h in zip(scans, transforms, directions, strict=True)
     ]
-    placed = to_subject_frame(own, scans[0].affine, scans[0].field.shape, total=total, radii=radii)
+    placed = to_subject_frame(own, scans[0].affine, scans[0].field.shape, total=total, radii=radii, keep=keep)
     return placed, None if matrices is None else [np.asarray(np.linalg.inv(one), np.float64) for one in matrices]
 
 
-def _read_all(fields: Sequence[Path], masks: Sequence[Path], weights: Sequence[Path] | None) -> list[_Field]:
+def _read_all(
+    fields: Sequence[Path], masks: Sequence[Path], weights: Sequence[Path] | None, keep: Keep
+) -> list[_Field]:
     if len(masks) not in (1, len(fields)):
         raise InputError(f"{len(fields)} fields but {len(masks)} masks were given: give one a field, or one for all.")
     if weights and len(weights) != len(fields):
         raise InputError(f"{len(fields)} fields but {len(weights)} weights were given: give one a field.")
-    scans = [_read(field, masks[i if len(masks) > 1 else 0]) for i, field in enumerate(fields)]
+    scans = [_read(field, masks[i if len(masks) > 1 else 0], keep) for i, field in enumerate(fields)]
     if not weights:
         return scans
-    return [replace(scan, weight=_read_weight(path, scan)) for scan, path in zip(scans, weights, strict=True)]
+    return [replace(scan, weight=keep(_read_weight(path, scan))) for scan, path in zip(scans, weights, strict=True)]
 
 
 def _read_weight(path: Path, scan: _Field) -> NDArray[np.float32]:
@@ -174,7 +178,7 @@ def _read_weight(path: Path, scan: _Field) -> NDArray[np.float32]:
     return np.where(scan.mask, weight, np.float32(0))
 
 
-def _read(field_path: Path, mask_path: Path) -> _Field:
+def _read(field_path: Path, mask_path: Path, keep: Keep) -> _Field:
     field, affine = read_image(field_path)
     mask, _ = read_image(mask_path)
     if field.ndim != 3:
@@ -188,9 +192,8 @@ def _read(field_path: Path, mask_path: Path) -> _Field:
         raise InputError(f"{mask_path} is empty: give a mask of the brain.")
     if not np.isfinite(field[inside]).all():
         raise InputError(f"{field_path} holds NaN or infinity inside its mask: repair the field or the mask.")
-    return _Field(
-        field_path, np.where(inside, field, np.float32(0)), inside, check_affine(affine, f"affine of {field_path}")
-    )
+    own = check_affine(affine, f"affine of {field_path}")
+    return _Field(field_path, keep(np.where(inside, field, np.float32(0))), keep(inside), own)
 
 
 def _matrices(transforms: Sequence[Path] | None, count: int) -> list[NDArray[np.float64]] | None:

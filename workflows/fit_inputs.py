@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..pipeline.dipole import Float32Array
 from ..pipeline.errors import InputError
 from ..pipeline.exterior_sources import exterior_field
+from ..pipeline.fits.masked import Keep
 from ..pipeline.fits.methods import FitOptions, Method
 from ..pipeline.fits.result import Fit
 from ..pipeline.fits.single_step import single_step_radii
@@ -73,18 +74,19 @@ def subject_b0_direction(
 
 
 def to_subject_frame(
-    scans: Sequence[ScanField],
+    scans: Iterable[ScanField],
     affine: NDArray,
     shape: tuple[int, ...],
     *,
     total: bool,
     radii: Sequence[float] | None = None,
+    keep: Keep = np.ascontiguousarray,
 ) -> SubjectFields:
     """Return the fields of scans on the reference grid (affine, shape), each 0 where it is unknown.
 
     total: the fields hold a background; what is smooth of it is taken out before (pipeline.exterior_sources); radii:
-    mm, of the single-step fit (None: its own). Raises InputError, naming the scan, where hardly any of its mask falls
-    into the reference grid.
+    mm, of the single-step fit (None: its own); keep: where the volumes go (Execution.keep). Raises InputError, naming
+    the scan, where hardly any of its mask falls into the reference grid.
     """
     fields, weights, directions = [], [], []
     size = voxel_size(affine)
@@ -97,8 +99,8 @@ def to_subject_frame(
             field = field - outside
         moved, known = resample_inside(field, scan.mask, scan.affine, affine, shape, scan.transform)
         _check_overlap(scan, known, affine)
-        fields.append(moved)
-        weights.append(_weight(scan, known, affine, shape))
+        fields.append(keep(moved))
+        weights.append(keep(_weight(scan, known, affine, shape)))
         determined |= depth_inside(known, size) > rim
         directions.append(subject_b0_direction(scan.affine, affine, scan.transform, scan.b0_direction))
     return SubjectFields(fields, weights, directions, determined)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class _FitOutputs(TraitedSpec):
     mms_file = File(desc="mean magnetic susceptibility, ppm")
     msa_file = File(desc="magnetic susceptibility anisotropy, ppm")
     pev_file = File(desc="principal eigenvector, axes of the subject frame's world")
-    mask_file = File(desc="where at least one scan has a field")
+    mask_file = File(desc="where chi is determined: where a scan has a field, less its rim if in a single step")
     sidecar_file = File(desc="JSON: method, noise, prior, stopping, B0 directions, conditioning")
     uncertainty_file = File(desc="standard deviations, ppm: chi33 and delta B' of each scan in turn, then COSMOS")
 
@@ -78,10 +79,12 @@ class FitSusceptibility(_Chi33Interface):
             method=inputs.method, prior=Prior(inputs.prior_iso, inputs.prior_aniso), noise=inputs.noise,
             iterations=inputs.iterations, draws=inputs.draws, jackknife=inputs.jackknife,
         )  # fmt: skip
-        placed = to_subject_frame(self._scans(), affine, brain.shape, total=inputs.method == "single-step")
         with Execution(
             inputs.scheduler, workers=max(FIT_PROCESSORS, fft_workers()), memory=inputs.memory, scratch=runtime.cwd
         ) as execution:
+            placed = to_subject_frame(
+                self._scans(), affine, brain.shape, total=inputs.method == "single-step", keep=execution.keep
+            )
             fit, uncertainty = fit_fields(
                 placed.fields, placed.weights, voxel_size(affine), placed.directions, options, execution=execution,
                 names=list(inputs.labels), device=inputs.device, progress=_log,
@@ -97,16 +100,15 @@ class FitSusceptibility(_Chi33Interface):
         self._save_json(runtime, "sidecar_file", sidecar)
         return runtime
 
-    def _scans(self) -> list[ScanField]:
-        inputs, scans = self.inputs, []
+    def _scans(self) -> Iterator[ScanField]:
+        inputs = self.inputs
         for index, label in enumerate(inputs.labels):
             field, own = read_image(Path(inputs.field_files[index]))
             mask, _ = read_image(Path(inputs.mask_files[index]))
             weight = read_image(Path(inputs.weight_files[index]))[0] if isdefined(inputs.weight_files) else None
             transform = read_transform(Path(inputs.transform_files[index]))
             h = scan_b0_direction(own, inputs.b0_directions[index])
-            scans.append(ScanField(label, field, mask > 0, own, transform, h, weight))
-        return scans
+            yield ScanField(label, field, mask > 0, own, transform, h, weight)
 
     def _save_fit(self, runtime: Any, fit: Fit, support: NDArray[np.bool_], affine: NDArray) -> None:
         frame = voxel_frame(affine)

@@ -146,6 +146,14 @@ class Execution:
         os.close(handle)
         return np.memmap(name, dtype, "w+", shape=shape)
 
+    def keep(self, volume: NDArray[Any]) -> NDArray[Any]:
+        """Return a volume, or where the budget is used up a copy of it in a temporary file."""
+        if self._budget == np.inf:
+            return np.ascontiguousarray(volume)
+        kept = self.allocate(volume.shape, volume.dtype)
+        kept[...] = volume
+        return np.asarray(kept)
+
     def share(self, array: NDArray[Any]) -> Any:
         """Return a stand-in for an array that many tasks take: sent to a cluster once, itself on threads."""
         return array if self._client is None else self._client.scatter(np.asarray(array), hash=False, broadcast=True)

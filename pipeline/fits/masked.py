@@ -25,6 +25,7 @@ _NOISE_ITERATIONS = 4  # after which the noise is estimated, twice
 MASKED_ITERATIONS = 24
 TOLERANCE = 0.002
 Progress = Callable[[str, int, float], None]
+Keep = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -230,12 +231,16 @@ def masked_problem(
     support: ArrayLike | None = None,
     padding: float = FIT_PADDING,
     names: Sequence[str] | None = None,
+    keep: Keep = np.ascontiguousarray,
 ) -> Problem:
-    """Return the masked problem of local fields (see fit_masked)."""
+    """Return the masked problem of local fields (see fit_masked); keep: where its volumes go (Execution.keep)."""
     volumes, used, inside = check_scans(fields, weights, b0_directions, support, names)
     grid = make_grid(inside, voxel_size, b0_directions, padding)
-    observations = [Observation(np.ascontiguousarray(grid.crop(weight))) for weight in used]
-    cut = [np.where(one.weight > 0, grid.crop(v), np.float32(0)) for one, v in zip(observations, volumes, strict=True)]
+    observations = [Observation(keep(grid.crop(weight))) for weight in used]
+    cut = [
+        keep(np.where(one.weight > 0, grid.crop(v), np.float32(0)))
+        for one, v in zip(observations, volumes, strict=True)
+    ]
     return Problem(grid, cut, observations, grid.crop(inside), record={"PaddingMm": padding})
 
 
@@ -246,13 +251,12 @@ def fit_problem(
     prior: Prior | None = None,
     noise: float | None = None,
     stopping: Stopping | None = None,
-    execution: Execution | None = None,
+    execution: Execution,
     progress: Progress | None = None,
 ) -> Fit:
     """Fit tensor and COSMOS to a prepared problem; report: of its directions; the other arguments as fit_masked's."""
     used_prior, used_stopping = prior or Prior(), stopping or Stopping()
-    with execution_or_threads(execution) as running:
-        solved = solve_problem(problem, used_prior, noise, used_stopping, running, progress)
+    solved = solve_problem(problem, used_prior, noise, used_stopping, execution, progress)
     record = {**problem.record, **problem_record(solved, used_stopping)}
     tensor, cosmos = problem.grid.embed(solved.tensor.maps), problem.grid.embed(solved.cosmos.maps[0])
     return Fit(tensor, cosmos, solved.noise, used_prior, report, problem.method, record)
@@ -286,8 +290,12 @@ def fit_masked(
     Returns a Fit in ppm, components along the voxel frame, 0 outside the support. Raises InputError.
     """
     report = check_settings(b0_directions, prior or Prior(), noise, device)
-    problem = masked_problem(fields, weights, voxel_size, b0_directions, support=support, padding=padding, names=names)
-    return fit_problem(
-        replace(problem, device=device), report, prior=prior, noise=noise, stopping=stopping, execution=execution,
-        progress=progress,
-    )  # fmt: skip
+    with execution_or_threads(execution) as running:
+        problem = masked_problem(
+            fields, weights, voxel_size, b0_directions, support=support, padding=padding, names=names,
+            keep=running.keep,
+        )  # fmt: skip
+        return fit_problem(
+            replace(problem, device=device), report, prior=prior, noise=noise, stopping=stopping, execution=running,
+            progress=progress,
+        )  # fmt: skip

@@ -15,7 +15,7 @@ from .closed_form import check_settings, fit_susceptibility
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid
 from .iterative import conjugate_gradients
-from .masked import MASKED_ITERATIONS, TOLERANCE, Problem, Stopping, check_scans, fit_problem, masked_problem
+from .masked import MASKED_ITERATIONS, TOLERANCE, Keep, Problem, Stopping, check_scans, fit_problem, masked_problem
 from .prior import Prior
 from .result import Fit
 from .single_step import SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE, single_step_problem
@@ -91,12 +91,13 @@ def fit_fields(
     report = check_settings(b0_directions, used.prior, used.noise, device)
     check_jackknife(b0_directions, used.prior, used.draws, used.jackknife)
     closed, uncertain = used.method == "closed", bool(used.draws or used.jackknife)
-    if closed and not uncertain:
-        check_scans(fields, weights, b0_directions, support, names)
-        problem = None
-    else:
-        problem = replace(_problem(fields, weights, voxel_size, b0_directions, used, support, names), device=device)
     with execution_or_threads(execution) as running:
+        problem = None
+        if closed and not uncertain:
+            check_scans(fields, weights, b0_directions, support, names)
+        else:
+            problem = _problem(fields, weights, voxel_size, b0_directions, used, support, names, running.keep)
+            problem = replace(problem, device=device)
         if closed:
             masked = [np.where(np.asarray(w) > 0, f, 0) for f, w in zip(fields, weights, strict=True)]
             fit = fit_susceptibility(
@@ -129,14 +130,15 @@ def _problem(
     options: FitOptions,
     support: ArrayLike | None,
     names: Sequence[str] | None,
+    keep: Keep,
 ) -> Problem:
     if options.method == "single-step":
         return single_step_problem(
             fields, weights, voxel_size, b0_directions, support=support, radii=options.radii, padding=options.padding,
-            names=names,
+            names=names, keep=keep,
         )  # fmt: skip
     return masked_problem(
-        fields, weights, voxel_size, b0_directions, support=support, padding=options.padding, names=names
+        fields, weights, voxel_size, b0_directions, support=support, padding=options.padding, names=names, keep=keep
     )
 
 

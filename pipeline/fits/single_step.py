@@ -18,10 +18,10 @@ from ..background import check_radii, sphere_kernel
 from ..errors import InputError
 from ..masks import continued, depth_inside
 from .closed_form import check_settings
-from .execution import Execution
+from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
 from .iterative import Observation
-from .masked import Problem, Progress, Stopping, check_scans, fit_problem
+from .masked import Keep, Problem, Progress, Stopping, check_scans, fit_problem
 from .prior import Prior
 from .result import Fit
 
@@ -61,8 +61,9 @@ def single_step_problem(
     radii: Sequence[float] | None = None,
     padding: float = FIT_PADDING,
     names: Sequence[str] | None = None,
+    keep: Keep = np.ascontiguousarray,
 ) -> Problem:
-    """Return the single-step problem of total fields (see fit_single_step)."""
+    """Return the single-step problem of total fields (see fit_single_step); keep: where its volumes go."""
     volumes, used, inside = check_scans(total_fields, weights, b0_directions, support, names)
     spheres = single_step_radii(voxel_size) if radii is None else check_radii(radii)
     grid = make_grid(inside, voxel_size, b0_directions, padding if padding <= 0 else max(padding, spheres[0]))
@@ -76,9 +77,9 @@ def single_step_problem(
                 f"no sphere of {spheres[-1]:g} mm fits the mask of {name} ({int(known.sum())} voxels): use smaller "
                 "radii or a larger mask."
             )
-        observations.append(Observation(np.ascontiguousarray(grid.crop(weight)), shells))
+        observations.append(Observation(keep(grid.crop(weight)), keep(shells)))
         # Discrete spheres reach half a voxel beyond the mask.
-        fields.append(continued(grid.crop(volume), known, grid.voxel_size))
+        fields.append(keep(continued(grid.crop(volume), known, grid.voxel_size)))
     record = {"PaddingMm": padding, "RadiiMm": [round(r, 3) for r in spheres]}
     return Problem(
         grid, fields, observations, grid.crop(inside), _filters(grid, spheres), method="single-step", record=record
@@ -119,11 +120,13 @@ def fit_single_step(
     Returns a Fit in ppm, components along the voxel frame, 0 outside the support. Raises InputError.
     """
     report = check_settings(b0_directions, prior or Prior(), noise, device)
-    problem = single_step_problem(
-        total_fields, weights, voxel_size, b0_directions, support=support, radii=radii, padding=padding, names=names
-    )
-    return fit_problem(
-        replace(problem, device=device), report, prior=prior, noise=noise,
-        stopping=stopping or Stopping(SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE), execution=execution,
-        progress=progress,
-    )  # fmt: skip
+    with execution_or_threads(execution) as running:
+        problem = single_step_problem(
+            total_fields, weights, voxel_size, b0_directions, support=support, radii=radii, padding=padding,
+            names=names, keep=running.keep,
+        )  # fmt: skip
+        return fit_problem(
+            replace(problem, device=device), report, prior=prior, noise=noise,
+            stopping=stopping or Stopping(SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE), execution=running,
+            progress=progress,
+        )  # fmt: skip

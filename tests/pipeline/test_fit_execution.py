@@ -102,9 +102,8 @@ def test_without_an_execution_a_fit_runs_on_threads(solve: Solve) -> None:
 def test_results_do_not_depend_on_memory_and_temporary_files_are_removed(solve: Solve, tmp_path: Path) -> None:
     with Execution(memory=1e-6, scratch=tmp_path, workers=2) as running:
         assert_same_bits(solve(running), reference(solve))
-        if solve is FITS["closed"]:
-            assert not running.in_memory
-            assert [path.name.startswith("chi33-fit-") for path in tmp_path.iterdir()] == [True]
+        assert not running.in_memory
+        assert [path.name.startswith("chi33-fit-") for path in tmp_path.iterdir()] == [True]
     assert list(tmp_path.iterdir()) == []
     assert running.in_memory
 
@@ -253,6 +252,16 @@ def test_volumes_go_to_files_when_the_memory_is_used_up(tmp_path: Path) -> None:
         assert isinstance(running.allocate((200,), np.float32), np.memmap)
         assert len(list(next(tmp_path.iterdir()).iterdir())) == 2
         assert not running.in_memory
+
+
+def test_kept_volumes_are_equal_and_contiguous_wherever_they_lie(tmp_path: Path) -> None:
+    volume = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    for memory in (None, 1e-9):
+        with Execution(memory=memory, scratch=tmp_path) as running:
+            kept = running.keep(volume[:, ::2])
+            np.testing.assert_array_equal(kept, volume[:, ::2])
+            assert kept.flags.c_contiguous
+            assert running.in_memory == (memory is None)
 
 
 def test_threads_share_arrays_themselves() -> None:
