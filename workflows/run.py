@@ -24,6 +24,8 @@ from nipype.pipeline import engine as pe
 
 from .. import __version__
 from ..pipeline.errors import InputError
+from ..pipeline.fits.closed_form import check_device
+from ..pipeline.fits.execution import Execution
 from .config import RunConfig
 from .crashes import explain_crash
 from .derivatives import (
@@ -39,7 +41,7 @@ from .derivatives import (
 from .plugin import WatchfulMultiProc
 from .raw import RawSubject, check_raw, find_subjects
 from .report import write_group_index, write_subject_report
-from .subject import init_subject_wf, plan_lines
+from .subject import init_subject_wf, plan_lines, remove_stale
 
 Announce = Callable[[str], None]
 _TOOLS = ("numpy", "scipy", "nibabel", "nipype", "SimpleITK", "brainextractor", "niimath", "fslpy")
@@ -120,6 +122,7 @@ def run_participants(
             for line in plan_lines(subject, config, backend, init_subject_wf(subject, config, backend, out_dir)):
                 announce(line)
         return []
+    _check_compute(config)
     announce(f"checking {sum(len(s.scans) for s in subjects)} scans of {len(subjects)} subject(s)")
     check_raw(subjects)
     _check_space(subjects, out_dir, work)
@@ -131,6 +134,13 @@ def run_participants(
             reports.append(_run_subject(subject, config, backend, out_dir, work, n_procs, write_graph, announce))
     write_group_index(out_dir)
     return reports
+
+
+def _check_compute(config: RunConfig) -> None:
+    """Raise InputError where the fit's device or Dask scheduler is not there: the fit comes after the long steps."""
+    check_device(config.device)
+    if config.dask not in ("threads", "local"):
+        Execution(config.dask).close()
 
 
 def _check_space(subjects: Sequence[RawSubject], out_dir: Path, work: Path) -> None:
@@ -207,6 +217,7 @@ def _run_subject(
     processes = n_procs or os.cpu_count() or 1
     with _logged(log_dir / f"sub-{subject.label}.log"), _threads(max(1, (os.cpu_count() or 1) // processes)):
         _execute(workflow, clock, processes, work / "crash", subject.label)
+    remove_stale(subject, config, out_dir)
     provenance = _provenance(subject, config, backend, clock, began, processes)
     fit = read_json(
         sidecar_path(Derivatives(out_dir, subject.label).path(space="subject", desc="tensor", suffix="Chimap"))

@@ -13,7 +13,7 @@ from nipype.pipeline import engine as pe
 
 from ..pipeline.errors import InputError
 from .config import RunConfig
-from .derivatives import Derivatives
+from .derivatives import Derivatives, sidecar_path
 from .interfaces import Export
 from .labels import init_fit_wf, init_scan_labels_wf
 from .raw import RawScan, RawSubject
@@ -58,7 +58,13 @@ _SUBJECT_PRODUCTS = (
     _Product("mms_file", "Chimap", "mms", "ppm", "Mean magnetic susceptibility"),
     _Product("msa_file", "Chimap", "msa", "ppm", "Magnetic susceptibility anisotropy"),
     _Product("pev_file", "Chimap", "pev", None, "Principal eigenvector of the tensor: x, y, z"),
-    _Product("mask_file", "mask", "local", None, "Where at least one scan has a field for the fit"),
+    _Product(
+        "mask_file",
+        "mask",
+        "local",
+        None,
+        "Where chi is determined: where a scan has a field, in a single-step fit less its rim",
+    ),
 )
 _SUBJECT_FRAME = "world of the reference scan (RAS+, mm); susceptibility relative to the mean over the mask"
 
@@ -132,6 +138,18 @@ def init_subject_wf(
     workflow.connect([(merge, fit_wf, [("out", f"inputnode.{one}")]) for one, merge in merges.items()])
     _export_subject(workflow, fit_wf, Derivatives(out_dir, subject.label), reference)
     return workflow
+
+
+def remove_stale(subject: RawSubject, config: RunConfig, out_dir: Path) -> None:
+    """Remove the standard deviations that an earlier run wrote of a fit, where this run made none."""
+    if config.draws or config.jackknife:
+        return
+    for scan in subject.scans:
+        place = Derivatives(out_dir, subject.label, scan.session)
+        for product in _DEVIATION_PRODUCTS:
+            path = place.path(scan.label, suffix=product.suffix, desc=product.desc)
+            for one in (sidecar_path(path), path):  # an image without a sidecar is an unfinished one
+                one.unlink(missing_ok=True)
 
 
 def fit_sources(config: RunConfig) -> dict[str, str]:
