@@ -78,7 +78,7 @@ def fit_files(
     with Execution(dask, memory=memory) as execution:  # before the long preparation: a scheduler may not be there
         scans = _read_all(fields, masks, weights, execution.keep)
         affine = scans[0].affine
-        placed, back = _place(scans, matrices, b0_directions, total, used.radii, execution.keep)
+        placed, back = _place(scans, matrices, b0_directions, total, execution.keep)
         found, uncertainty = fit_fields(
             placed.fields, placed.weights, voxel_size(affine), placed.directions, used, execution=execution,
             names=names, device=device, progress=progress,
@@ -134,7 +134,6 @@ def _place(
     matrices: Sequence[NDArray[np.float64]] | None,
     b0_directions: Path | None,
     total: bool,
-    radii: Sequence[float] | None,
     keep: Keep,
 ) -> tuple[SubjectFields, list[NDArray[np.float64]] | None]:
     """Return the fields on the first grid, and the transforms from there to each scan (None: all on that grid)."""
@@ -148,7 +147,7 @@ def _place(
         ScanField(str(scan.path), scan.field, scan.mask, scan.affine, transform, h, scan.weight)
         for scan, transform, h in zip(scans, transforms, directions, strict=True)
     ]
-    placed = to_subject_frame(own, scans[0].affine, scans[0].field.shape, total=total, radii=radii, keep=keep)
+    placed = to_subject_frame(own, scans[0].affine, scans[0].field.shape, total=total, keep=keep)
     return placed, None if matrices is None else [np.asarray(np.linalg.inv(one), np.float64) for one in matrices]
 
 

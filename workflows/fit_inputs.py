@@ -15,10 +15,8 @@ from ..pipeline.exterior_sources import exterior_field
 from ..pipeline.fits.masked import Keep
 from ..pipeline.fits.methods import FitOptions, Method
 from ..pipeline.fits.result import Fit
-from ..pipeline.fits.single_step import single_step_radii
 from ..pipeline.fits.uncertainty import LEFT_OUT, Uncertainty
 from ..pipeline.frames import b0_direction_from_affine, check_b0_direction, rotation_and_scale, voxel_frame, voxel_size
-from ..pipeline.masks import depth_inside
 from ..pipeline.resample import resample, resample_inside
 
 SMALLEST_OVERLAP = 0.2
@@ -45,8 +43,7 @@ class ScanField:
 class SubjectFields:
     """What a fit takes: fields and weights (x, y, z) a scan on the reference grid, B0 directions in its voxel frame.
 
-    determined: where chi is (x, y, z): where at least one scan has a field; for total fields, deeper in its mask than
-    half the smallest sphere, because the rim cannot be told from background.
+    determined: where at least one scan has a field (x, y, z).
     """
 
     fields: list[Float32Array]
@@ -79,18 +76,15 @@ def to_subject_frame(
     shape: tuple[int, ...],
     *,
     total: bool,
-    radii: Sequence[float] | None = None,
     keep: Keep = np.ascontiguousarray,
 ) -> SubjectFields:
     """Return the fields of scans on the reference grid (affine, shape), each 0 where it is unknown.
 
-    total: the fields hold a background; what is smooth of it is taken out before (pipeline.exterior_sources); radii:
-    mm, of the single-step fit (None: its own); keep: where the volumes go (Execution.keep). Raises InputError, naming
-    the scan, where hardly any of its mask falls into the reference grid.
+    total: the fields hold a background; what is smooth of it is taken out before (pipeline.exterior_sources); keep:
+    where the volumes go (Execution.keep). Raises InputError, naming the scan, where hardly any of its mask falls into
+    the reference grid.
     """
     fields, weights, directions = [], [], []
-    size = voxel_size(affine)
-    rim = min(single_step_radii(size) if radii is None else radii) / 2 if total else 0.0
     determined = np.zeros(shape, bool)
     for scan in scans:
         field = scan.field
@@ -101,7 +95,7 @@ def to_subject_frame(
         _check_overlap(scan, known, affine)
         fields.append(keep(moved))
         weights.append(keep(_weight(scan, known, affine, shape)))
-        determined |= depth_inside(known, size) > rim
+        determined |= known
         directions.append(subject_b0_direction(scan.affine, affine, scan.transform, scan.b0_direction))
     return SubjectFields(fields, weights, directions, determined)
 

@@ -61,7 +61,7 @@ class _FitOutputs(TraitedSpec):
     mms_file = File(desc="mean magnetic susceptibility, ppm")
     msa_file = File(desc="magnetic susceptibility anisotropy, ppm")
     pev_file = File(desc="principal eigenvector, axes of the subject frame's world")
-    mask_file = File(desc="where chi is determined: where a scan has a field, less its rim if in a single step")
+    mask_file = File(desc="where at least one scan has a field")
     sidecar_file = File(desc="JSON: method, noise, prior, stopping, B0 directions, conditioning")
     uncertainty_file = File(desc="standard deviations, ppm: chi33 and delta B' of each scan in turn, then COSMOS")
 

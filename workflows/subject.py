@@ -63,7 +63,7 @@ _SUBJECT_PRODUCTS = (
         "mask",
         "local",
         None,
-        "Where chi is determined: where a scan has a field, in a single-step fit less its rim",
+        "Where at least one scan has a field for the fit",
     ),
 )
 _SUBJECT_FRAME = "world of the reference scan (RAS+, mm); susceptibility relative to the mean over the mask"

@@ -96,6 +96,16 @@ def _residual_of_scan(
     return observation.forward(left, grid, filters)
 
 
+def shell_shares(observations: Sequence[Observation], filters: int) -> NDArray[np.float64]:
+    """Return for each filter the sum of squared weights of its voxels over the number of all voxels that are seen."""
+    squares, count = np.zeros(filters), 0
+    for one in observations:
+        shells = np.ravel(one.shells)  # type: ignore[arg-type]
+        squares += np.bincount(shells, np.ravel(one.weight) ** 2, minlength=filters + 1)[1:]
+        count += int(np.count_nonzero(shells))
+    return squares / max(count, 1)
+
+
 class FieldModel:
     """The linear problem of all scans for a tensor (components = 6) or a scalar map (1), on the box of a grid.
 
@@ -129,14 +139,10 @@ class FieldModel:
         return [one.weight for one in self._observations]
 
     def _filter_power(self) -> Float32Array:
-        """Return the mean squared filter at each k (half): what the closed form of the filtered problem holds."""
+        """Return the mean of (weight x filter)^2 at each k (half): what the closed form of the problem holds."""
         if self._filters is None:
             return _NO_FILTER
-        counts = np.zeros(len(self._filters))
-        for scan in self.scans:
-            shells = self._observations[scan].shells
-            counts += np.bincount(np.ravel(shells), minlength=len(counts) + 1)[1:]  # type: ignore[arg-type]
-        shares = counts / max(counts.sum(), 1)
+        shares = shell_shares([self._observations[scan] for scan in self.scans], len(self._filters))
         return np.einsum("r,rxyz->xyz", shares, self._filters**2).astype(np.float32)
 
     def spectra(self, maps: Float32Array) -> Complex64Array:

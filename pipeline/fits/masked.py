@@ -22,6 +22,7 @@ from .result import Fit
 
 FIRST_NOISE = 2e-3  # ppm, until the data have told
 _NOISE_ITERATIONS = 4  # after which the noise is estimated, twice
+_SMALLEST_FACTOR = 0.05  # of a radius' weight
 MASKED_ITERATIONS = 24
 TOLERANCE = 0.002
 Progress = Callable[[str, int, float], None]
@@ -110,11 +111,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Solved:
-    """Both solutions of a problem and the noise that they assumed."""
+    """Both solutions of a problem, the noise that they assumed, and the problem with the weights that they used."""
 
     tensor: Solution
     cosmos: Solution
     noise: float
+    problem: Problem
 
 
 def solve_problem(
@@ -125,59 +127,97 @@ def solve_problem(
     execution: Execution,
     progress: Progress | None = None,
 ) -> Solved:
-    """Solve for the tensor, then for COSMOS; estimate the noise on the way where it is not given."""
+    """Solve for the tensor, then for COSMOS.
+
+    On the way the noise is estimated where it is not given, and the spheres of a single-step problem are weighted.
+    """
 
     def report(name: str) -> Callable[[int, float], None] | None:
         return None if progress is None else lambda iteration, change: progress(name, iteration, change)
 
-    model = problem.model(execution)
-    right = model.data_side(problem.fields)
     first: Solution | None = None
-    if noise is None:
-        noise, first = _estimate_noise(problem, model, right, prior, stopping, report("tensor"))
+    if noise is None or problem.filters is not None:
+        problem, noise, first = _first_look(problem, prior, noise, stopping, execution, report("tensor"))
+    model = problem.model(execution)
     done = 0 if first is None else first.iterations
     tensor = first
     if first is None or done < stopping.iterations:
         tensor = conjugate_gradients(
-            model, right, noise=noise, prior=prior, iterations=stopping.iterations - done,
+            model, model.data_side(problem.fields), noise=noise, prior=prior, iterations=stopping.iterations - done,
             tolerance=stopping.tolerance, start=None if first is None else first.maps, progress=report("tensor"),
         )  # fmt: skip
         tensor = replace(tensor, iterations=tensor.iterations + done)
     assert tensor is not None
-    del model, right, first
+    del model, first
     scalar = problem.model(execution, components=1)
     cosmos = conjugate_gradients(
         scalar, scalar.data_side(problem.fields), noise=noise, prior=prior, iterations=stopping.iterations,
         tolerance=stopping.tolerance, progress=report("COSMOS"),
     )  # fmt: skip
-    return Solved(tensor, cosmos, noise)
+    return Solved(tensor, cosmos, noise, problem)
 
 
-def _estimate_noise(
+def _first_look(
     problem: Problem,
-    model: LinearModel,
-    right: Any,
     prior: Prior,
+    given: float | None,
     stopping: Stopping,
+    execution: Execution,
     progress: Callable[[int, float], None] | None,
-) -> tuple[float, Solution]:
-    """Return the noise (ppm) that the residuals of a few iterations show, and the solution so far."""
-    noise, maps, count, total, found = FIRST_NOISE, None, len(problem.fields), 0, None
+) -> tuple[Problem, float, Solution]:
+    """Return the problem with its spheres weighted, the noise (ppm; the given one) and the solution so far.
+
+    Both come from the residuals of a few iterations.
+    """
+    noise, maps, total, found = given or FIRST_NOISE, None, 0, None
     while total < min(2 * _NOISE_ITERATIONS, stopping.iterations):
+        model = problem.model(execution)
         found = conjugate_gradients(
-            model, right, noise=noise, prior=prior, iterations=min(_NOISE_ITERATIONS, stopping.iterations - total),
-            tolerance=0.0, start=maps, progress=progress,
+            model, model.data_side(problem.fields), noise=noise, prior=prior,
+            iterations=min(_NOISE_ITERATIONS, stopping.iterations - total), tolerance=0.0, start=maps,
+            progress=progress,
         )  # fmt: skip
         if not found.iterations:
             break
         maps, total = found.maps, total + found.iterations
-        freedom = 1 - effective_parameters(problem.grid.directions, prior, noise) / count
+        residuals, first = model.residuals(maps, problem.fields), total == found.iterations
+        if first and problem.filters is not None:
+            problem, residuals = _weight_spheres(problem, residuals)
+        if given is not None:
+            break
+        freedom = 1 - effective_parameters(problem.grid.directions, prior, noise) / len(problem.fields)
         previous = noise
-        noise = max(robust_noise(model.residuals(maps, problem.fields), freedom), MODEL_ERROR)
+        noise = max(robust_noise(residuals, freedom), MODEL_ERROR)
         if abs(noise - previous) < 0.2 * previous:
             break
     assert found is not None
-    return noise, replace(found, iterations=total)
+    return problem, noise, replace(found, iterations=total)
+
+
+def _weight_spheres(
+    problem: Problem, residuals: list[NDArray[np.float32]]
+) -> tuple[Problem, list[NDArray[np.float32]]]:
+    """Return a single-step problem with each radius weighted by what it leaves, and the residuals so weighted.
+
+    Small spheres see the mask's edge, where interpolation and the brain mask err most; all voxels of a radius share a
+    weight, that of the best one is 1.
+    """
+    assert problem.filters is not None
+    squares, counts = np.zeros(len(problem.filters) + 1), np.zeros(len(problem.filters) + 1)
+    shells = [one.shells[(one.weight > 0) & (one.shells > 0)] for one in problem.observations if one.shells is not None]
+    for shell, residual in zip(shells, residuals, strict=True):
+        squares += np.bincount(shell, residual.astype(np.float64) ** 2, minlength=len(squares))
+        counts += np.bincount(shell, minlength=len(counts))
+    used = counts > 0
+    spread = np.sqrt(squares[used] / counts[used])
+    factors = np.ones(len(squares), np.float32)
+    factors[used] = np.maximum(spread.min() / np.maximum(spread, 1e-30), _SMALLEST_FACTOR)
+    observations = [
+        replace(one, weight=one.weight * factors[one.shells]) for one in problem.observations if one.shells is not None
+    ]
+    record = {**problem.record, "RadiiWeights": [round(float(f), 3) for f in factors[1:]]}
+    weighted = [residual * factors[shell] for shell, residual in zip(shells, residuals, strict=True)]
+    return replace(problem, observations=observations, record=record), weighted
 
 
 def problem_record(solved: Solved, stopping: Stopping) -> dict[str, Any]:
@@ -253,13 +293,17 @@ def fit_problem(
     stopping: Stopping | None = None,
     execution: Execution,
     progress: Progress | None = None,
-) -> Fit:
-    """Fit tensor and COSMOS to a prepared problem; report: of its directions; the other arguments as fit_masked's."""
+) -> tuple[Fit, Problem]:
+    """Return the Fit of a prepared problem, and the problem with the weights that were used.
+
+    report: of its directions; the other arguments as fit_masked's.
+    """
     used_prior, used_stopping = prior or Prior(), stopping or Stopping()
     solved = solve_problem(problem, used_prior, noise, used_stopping, execution, progress)
-    record = {**problem.record, **problem_record(solved, used_stopping)}
+    record = {**solved.problem.record, **problem_record(solved, used_stopping)}
     tensor, cosmos = problem.grid.embed(solved.tensor.maps), problem.grid.embed(solved.cosmos.maps[0])
-    return Fit(tensor, cosmos, solved.noise, used_prior, report, problem.method, record)
+    fit = Fit(tensor, cosmos, solved.noise, used_prior, report, problem.method, record)
+    return fit, solved.problem
 
 
 def fit_masked(
@@ -298,4 +342,4 @@ def fit_masked(
         return fit_problem(
             replace(problem, device=device), report, prior=prior, noise=noise, stopping=stopping, execution=running,
             progress=progress,
-        )  # fmt: skip
+        )[0]  # fmt: skip

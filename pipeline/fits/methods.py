@@ -106,7 +106,7 @@ def fit_fields(
             )  # fmt: skip
         else:
             assert problem is not None
-            fit = fit_problem(
+            fit, problem = fit_problem(
                 problem, report, prior=used.prior, noise=used.noise, stopping=used.stopping(), execution=running,
                 progress=note,
             )  # fmt: skip

@@ -129,4 +129,4 @@ def fit_single_step(
             replace(problem, device=device), report, prior=prior, noise=noise,
             stopping=stopping or Stopping(SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE), execution=running,
             progress=progress,
-        )  # fmt: skip
+        )[0]  # fmt: skip

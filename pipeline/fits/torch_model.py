@@ -17,7 +17,7 @@ from torch import Tensor
 from ..dipole import Float32Array
 from .execution import Execution
 from .grid import FitGrid
-from .iterative import Observation, label_energy
+from .iterative import Observation, label_energy, shell_shares
 from .masked import Problem, Progress, Solved, Stopping, solve_problem
 from .prior import Prior
 from .torch_closed_form import COMPONENT_AXES, TorchGrid, add_normal, add_precision, factor, solve, torch_device
@@ -66,22 +66,20 @@ class TorchFieldModel:
         self._weights = {scan: at.tensor(observations[scan].weight) for scan in self.scans}
         self._filters = None if filters is None else at.tensor(filters)
         self._shells = {} if filters is None else self._load_shells(observations)
-        self._power = self._filter_power()
+        self._power = self._filter_power([observations[scan] for scan in self.scans])
         self._factored: tuple[tuple[float, Prior] | None, list[Tensor]] = (None, [])
 
     def _load_shells(self, observations: Sequence[Observation]) -> dict[int, Tensor]:
         found = ((scan, observations[scan].shells) for scan in self.scans)
         return {scan: torch.tensor(shells, device=self._at.device) for scan, shells in found if shells is not None}
 
-    def _filter_power(self) -> Tensor | None:
-        """Return the mean squared filter at each k (half); None without filters."""
+    def _filter_power(self, observations: Sequence[Observation]) -> Tensor | None:
+        """Return the mean of (weight x filter)^2 at each k (half); None without filters."""
         if self._filters is None:
             return None
-        counts = torch.zeros(len(self._filters), dtype=torch.float64)
-        for shells in self._shells.values():
-            counts += torch.bincount(shells.flatten(), minlength=len(counts) + 1)[1:].cpu()
+        shares = shell_shares(observations, len(self._filters))
         power = torch.zeros(self.grid.half, dtype=torch.float32, device=self._at.device)
-        for share, one in zip((counts / max(float(counts.sum()), 1.0)).tolist(), self._filters, strict=True):
+        for share, one in zip(shares.tolist(), self._filters, strict=True):
             power.addcmul_(one, one, value=share)
         return power
 

@@ -263,7 +263,7 @@ def test_nothing_is_left_in_main_memory(kind: str, components: int, monkeypatch:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(torch_model, "torch_device", lambda _: meta)
     power = None if problem.filters is None else torch.ones(problem.grid.half, device=meta)
-    monkeypatch.setattr(TorchFieldModel, "_filter_power", lambda _: power)
+    monkeypatch.setattr(TorchFieldModel, "_filter_power", lambda *_: power)
     _, model = models(problem, components)
     x = torch.zeros((components, *problem.grid.box_shape), device=meta)
     found = [model.data_side(problem.fields), model.normal(x), model.precondition(x, NOISE, prior), model.own(x),

@@ -224,16 +224,6 @@ def test_what_is_smooth_of_a_background_is_taken_out_before_fields_are_moved(tur
     assert moved[head.mask].std() < 1.5 * head.fields[1][head.mask].std()
 
 
-def test_the_rim_of_total_fields_is_not_determined(turning_head: Any) -> None:
-    """Where half the smallest sphere does not fit into any mask, susceptibility cannot be told from background."""
-    head = turning_head
-    scans = [_scan(head, number) for number in (0, 1)]
-    depth = ndimage.distance_transform_edt(head.mask, sampling=(6, 6, 7))
-    for radii, rim in (((20.0, 16.0), 8.0), (None, 7.0)):
-        placed = to_subject_frame(scans, head.affines[0], head.mask.shape, total=True, radii=radii)
-        np.testing.assert_array_equal(placed.determined, depth > rim)
-
-
 def test_fields_say_their_method() -> None:
     assert [method_for(True, None), method_for(False, None)] == ["single-step", "masked"]
     assert [method_for(True, "single-step"), method_for(False, "single-step")] == ["single-step"] * 2
