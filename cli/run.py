@@ -26,6 +26,8 @@ def run(
     fit: Literal["closed", "masked", "single-step"] | None = None,
     phase_sign: Literal["1", "-1"] | None = None,
     reference: str | None = None,
+    te: str | None = None,
+    b0: float | None = None,
     prior_iso: float | None = None,
     prior_aniso: float | None = None,
     noise: float | None = None,
@@ -71,6 +73,10 @@ def run(
         -1 where the scanner's phase falls with a rising field and paramagnetic tissue comes out dark.
     reference
         Scan whose world is the subject frame, e.g. acq-ori02; the first by default.
+    te
+        Echo times in ms, joined by commas (4,9,14), of scans whose sidecars do not state EchoTime.
+    b0
+        Field strength in tesla, of scans whose sidecars do not state MagneticFieldStrength.
     prior_iso
         Prior standard deviation of the isotropic susceptibility, ppm.
     prior_aniso
@@ -103,7 +109,8 @@ def run(
     base = read_config(RunConfig, config) if config else RunConfig()
     options = {
         "backend": backend, "unwrap": unwrap, "fit": fit, "phase_sign": int(phase_sign) if phase_sign else None,
-        "reference": reference, "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
+        "reference": reference, "echo_times": _seconds(te) if te else None, "field_strength": b0,
+        "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
         "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "dask": dask,
         "fit_memory": fit_memory, "device": device,
     }  # fmt: skip
@@ -119,3 +126,16 @@ def run(
         write_graph=write_graph,
         announce=lambda line: print(line, flush=True),
     )
+
+
+def _seconds(text: str) -> list[float]:
+    """Return echo times in s of milliseconds joined by commas; raises InputError."""
+    from ..pipeline.errors import InputError
+
+    try:
+        times = [float(one) / 1000 for one in text.split(",")]
+    except ValueError:
+        raise InputError(f"--te must be numbers in ms joined by commas, such as 4,9,14, got {text!r}.") from None
+    if max(times) < 1e-4:
+        raise InputError(f"--te {text} looks like seconds: give milliseconds, such as 4,9,14.")
+    return [round(time, 9) for time in times]

@@ -62,10 +62,17 @@ def _checked(hint: Any, value: Any, name: str, source: str) -> Any:
         if value in get_args(hint):
             return value
         raise InputError(f"{name} in {source} must be one of {', '.join(map(repr, get_args(hint)))}, got {value!r}.")
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(_checked(get_args(hint)[0], one, f"{name}[{i}]", source) for i, one in enumerate(value))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if dataclasses.is_dataclass(hint) or not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(hint, "a table")
+    if (
+        dataclasses.is_dataclass(hint)
+        or not isinstance(value, get_origin(hint) or hint)
+        or (hint is int and isinstance(value, bool))
+    ):
+        plain = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+        wanted = "a list" if get_origin(hint) is tuple else plain.get(hint, "a table")
         raise InputError(f"{name} in {source} must be {wanted}, got {value!r}.")
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from ..pipeline.background import LARGEST_RADIUS, SMALLEST_RADIUS, THRESHOLD
@@ -30,7 +31,8 @@ class RunConfig:
     iterations: limit, the method's own when not given; weights: of the voxels, from the "magnitude" or the "mask"
     alone; draws, jackknife: of the uncertainty, 0 for none; dask: "threads", "local" or a scheduler's address;
     fit_memory: GB that scans may take in a fit before they go to temporary files; device: "cpu" or "cuda";
-    reference: label of the reference scan (acq-ori01), the first when not given.
+    reference: label of the reference scan (acq-ori01), the first when not given; echo_times (s) and field_strength
+    (T): of scans whose sidecars do not state them.
     """
 
     backend: Backend = "auto"
@@ -54,6 +56,8 @@ class RunConfig:
     fit_memory: float | None = None
     device: str = "cpu"
     reference: str | None = None
+    echo_times: tuple[float, ...] | None = None
+    field_strength: float | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges; raises InputError naming the key."""
@@ -82,6 +86,14 @@ class RunConfig:
             )
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise InputError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {self.device!r}.")
+        if self.echo_times is not None and not (
+            self.echo_times and all(a < b for a, b in pairwise((0.0, *self.echo_times))) and self.echo_times[-1] < 0.5
+        ):
+            raise InputError(
+                f"echo_times must be positive, rising and below 0.5 s, got {list(self.echo_times)} s: correct them."
+            )
+        if self.field_strength is not None and not 0 < self.field_strength <= 30:
+            raise InputError(f"field_strength must lie between 0 and 30 T, got {self.field_strength}.")
         if self.phase_sign not in (-1, 1):
             raise InputError(f"phase_sign must be 1 or -1, got {self.phase_sign}.")
 

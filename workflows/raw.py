@@ -64,17 +64,25 @@ class RawSubject:
     scans: tuple[RawScan, ...]
 
 
-def find_subjects(bids_dir: Path, participant_labels: Sequence[str] | None = None) -> tuple[RawSubject, ...]:
+def find_subjects(
+    bids_dir: Path,
+    participant_labels: Sequence[str] | None = None,
+    *,
+    echo_times: Sequence[float] | None = None,
+    field_strength: float | None = None,
+) -> tuple[RawSubject, ...]:
     """Return the subjects of a BIDS dataset with their GRE scans, from file names and sidecars alone.
 
-    participant_labels: with or without `sub-`; None for every subject. Raises InputError with every problem of names
+    participant_labels: with or without `sub-`; None for every subject; echo_times (s, one an echo) and field_strength
+    (T): of images whose sidecars do not state them. Raises InputError with every problem of names
     and sidecars in one report: no phase or magnitude, echoes that do not match, missing or impossible EchoTime and
     MagneticFieldStrength, duplicates, and subjects that are not there. `check_raw` checks the images.
     """
     sidecars = Sidecars(Path(bids_dir))
     problems: list[str] = []
+    given = _Given(None if echo_times is None else tuple(echo_times), field_strength)
     subjects = tuple(
-        _subject(folder, sidecars, problems) for folder in subject_folders(Path(bids_dir), participant_labels)
+        _subject(folder, sidecars, given, problems) for folder in subject_folders(Path(bids_dir), participant_labels)
     )
     if problems:  # one report: what the headers of the other scans say belongs in it
         problems += [line for subject in subjects for scan in subject.scans for line in _header_problems(scan)]
@@ -82,7 +90,30 @@ def find_subjects(bids_dir: Path, participant_labels: Sequence[str] | None = Non
     return subjects
 
 
-def _subject(folder: Path, sidecars: Sidecars, problems: list[str]) -> RawSubject:
+@dataclass(frozen=True)
+class _Given:
+    """What a user says of scans whose sidecars do not: echo times in s and field strength in T."""
+
+    echo_times: tuple[float, ...] | None = None
+    field_strength: float | None = None
+
+    def complete(self, files: Sequence[RawFile], stated: dict[Path, Sidecar], problems: list[str]) -> None:
+        """Add to the sidecars of a scan's magnitude or phase files, echo by echo, what they do not state."""
+        times = self.echo_times
+        if times is not None and len(times) != len(files) and any("EchoTime" not in stated[f.path] for f in files):
+            problems.append(
+                f"{files[0].path.parent} holds {len(files)} part-{files[0].part} echoes of one scan, but {len(times)} "
+                "echo times were given: give one an echo."
+            )
+            return
+        for index, file in enumerate(files):
+            more: dict[str, float] = {} if times is None else {"EchoTime": times[index % len(times)]}
+            if self.field_strength is not None:
+                more["MagneticFieldStrength"] = self.field_strength
+            stated[file.path] = {**more, **stated[file.path]}
+
+
+def _subject(folder: Path, sidecars: Sidecars, given: _Given, problems: list[str]) -> RawSubject:
     subject = folder.name.removeprefix("sub-")
     before = len(problems)
     groups = scans_by_label(folder, problems)
@@ -101,6 +132,8 @@ def _subject(folder: Path, sidecars: Sidecars, problems: list[str]) -> RawSubjec
             for part in parts.values()
             for file in part
         }
+        for part in parts.values():
+            given.complete(part, stated, problems)
         if len(problems) == before and (scan := _scan(subject, key, parts, stated, problems)):
             scans.append(scan)
     return RawSubject(subject, tuple(sorted(scans, key=lambda scan: scan.name)))

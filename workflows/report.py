@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -82,13 +82,16 @@ class Picture:
     outlines: tuple[tuple[str, str], ...] = ()
 
 
-def write_subject_report(out_dir: Path, subject: str, provenance: Mapping[str, Any]) -> Path:
+def write_subject_report(
+    out_dir: Path, subject: str, provenance: Mapping[str, Any], *, warned: Callable[[str], None] | None = None
+) -> Path:
     """Write `OUT/sub-<subject>.html` from the derivatives of a subject; return its path.
 
     provenance: nested mappings, shown as a table. The methods paragraph uses, at any depth, the keys backend, tools
     ({name: version}), fit and the parameters of RunConfig; `stages` ([{stage, seconds}]) becomes a table of times and
-    `warnings` ([sentence]) joins the warnings. Maps that are not there are left out. Raises InputError where the
-    subject has no scan, a scan has no mask, or maps do not lie on the grid of their mask.
+    `warnings` ([sentence]) joins the warnings. warned: called with each warning that is not among these. Maps that are
+    not there are left out. Raises InputError where the subject has no scan, a scan has no mask, or maps do not lie on
+    the grid of their mask.
     """
     files = Derivatives(Path(out_dir), subject)
     scans = measure_scans(find_scans(Path(out_dir), subject))
@@ -98,6 +101,10 @@ def write_subject_report(out_dir: Path, subject: str, provenance: Mapping[str, A
     record = in_subject.record
     checks = (*check_scans(scans), *check_sign(in_subject, provenance), *check_fit(record))
     warnings = collect_warnings(scans, checks, orientations, provenance)
+    if warned is not None:
+        for warning in warnings:
+            if warning not in (provenance.get("warnings") or ()):
+                warned(warning)
     date = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     page = render_subject(
         title=f"sub-{subject}",

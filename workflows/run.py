@@ -113,7 +113,9 @@ def run_participants(
     if n_procs is not None and n_procs < 1:
         raise InputError(f"--n-procs must be at least 1, got {n_procs}.")
     bids_dir, out_dir = Path(bids_dir).absolute(), Path(out_dir).absolute()
-    subjects = find_subjects(bids_dir, participant_labels)
+    subjects = find_subjects(
+        bids_dir, participant_labels, echo_times=config.echo_times, field_strength=config.field_strength
+    )
     backend = choose_backend(config)
     work = Path(work_dir).absolute() if work_dir else out_dir.with_name(out_dir.name + "-work")
     if dry_run:
@@ -229,7 +231,9 @@ def _run_subject(
     for stage in provenance["stages"]:
         announce(f"{stage['stage']}: {stage['seconds']:.1f} s")
     shown = {key: value for key, value in provenance.items() if key != "steps"}
-    report = write_subject_report(out_dir, subject.label, shown)
+    report = write_subject_report(
+        out_dir, subject.label, shown, warned=lambda line: announce(f"warning: sub-{subject.label}: {line}")
+    )
     announce(f"report: {report}")
     return report
 

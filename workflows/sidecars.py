@@ -21,6 +21,7 @@ from ..pipeline.frames import check_b0_direction
 from .derivatives import read_json
 
 Sidecar = Mapping[str, Any]
+_OPTIONS = {"EchoTime": "--te", "MagneticFieldStrength": "--b0"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def number(sidecar: Sidecar, key: str, path: Path, largest: float, unit: str, pr
     """Return a positive number of at most largest; NaN, and a problem, where it is missing or impossible."""
     value = sidecar.get(key)
     if value is None:
-        problems.append(f"{path} has no {key} in its sidecar: add it, in {unit}.")
+        problems.append(f"{path} has no {key} in its sidecar: add it, in {unit}, or give {_OPTIONS[key]}.")
     elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= largest:
         problems.append(f"{path} states {key} {value!r}: give a number between 0 and {largest:g} {unit}.")
     else:

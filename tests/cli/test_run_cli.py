@@ -37,17 +37,29 @@ def test_every_option_arrives(command: Callable[..., Any], asked: dict[str, Any]
         "--backend", "fsl", "--unwrap", "laplacian", "--fit", "closed", "--phase-sign", "-1", "--reference",
         "acq-ori02", "--prior-iso", "0.05", "--prior-aniso", "0.01", "--noise", "0.002", "--iterations", "7",
         "--weights", "mask", "--draws", "3", "--jackknife", "4", "--dask", "local", "--fit-memory", "2.5", "--device",
-        "cuda:1", "--dry-run", "--write-graph",
+        "cuda:1", "--te", "4,9.5,14", "--b0", "7", "--dry-run", "--write-graph",
     )  # fmt: skip
     assert (ended.code, ended.err) == (0, "")
     assert asked["participant_labels"] == ["01", "sub-02", "03"]
     assert asked["config"] == RunConfig(
         backend="fsl", unwrap="laplacian", fit="closed", phase_sign=-1, reference="acq-ori02", prior_iso=0.05,
         prior_aniso=0.01, noise=0.002, iterations=7, weights="mask", draws=3, jackknife=4, dask="local",
-        fit_memory=2.5, device="cuda:1",
+        fit_memory=2.5, device="cuda:1", echo_times=(0.004, 0.0095, 0.014), field_strength=7.0,
     )  # fmt: skip
     assert (asked["work_dir"], asked["n_procs"]) == (Path("work"), 3)
     assert (asked["dry_run"], asked["write_graph"]) == (True, True)
+
+
+@pytest.mark.parametrize(("te", "message"), [
+    ("4;9", "--te must be numbers in ms joined by commas, such as 4,9,14, got '4;9'"),
+    ("0.004,0.009", "--te 0.004,0.009 looks like seconds: give milliseconds"),
+    ("9,4", r"echo_times must be positive, rising and below 0.5 s, got [0.009, 0.004] s"),
+])  # fmt: skip
+def test_echo_times_that_cannot_be(command: Callable[..., Any], asked: dict[str, Any], te: str, message: str) -> None:
+    ended = command("run", "raw", "out", "--te", te)
+    assert ended.code == 2
+    assert message in ended.err
+    assert not asked
 
 
 def test_options_win_over_the_settings_file(command: Callable[..., Any], asked: dict[str, Any], tmp_path: Path) -> None:

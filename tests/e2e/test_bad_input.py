@@ -69,7 +69,7 @@ def _unstated(head: Any) -> None:
 FAULTS: dict[str, tuple[Callable[[Any], None], str]] = {
     "no phase": (lambda head: _remove(head, 2, "phase"), "sub-01 acq-ori02 has no phase"),
     "phase of another shape": (lambda head: _replace(head, lambda v: v[:-1]), "has shape (23, 26, 20) but"),
-    "no echo time": (lambda head: _state(head, EchoTime=None), "has no EchoTime in its sidecar: add it, in s."),
+    "no echo time": (lambda head: _state(head, EchoTime=None), "has no EchoTime in its sidecar: add it, in s, or give --te."),
     "no field strength": (lambda head: _state(head, MagneticFieldStrength=None), "has no MagneticFieldStrength"),
     "phase without a scale": (
         _unstated,

@@ -223,6 +223,20 @@ NAME_FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+def test_echo_times_and_field_strength_may_be_given(bids: Path) -> None:
+    """They fill in what sidecars leave out and overrule nothing."""
+    stated = find_subjects(bids)[0].scans[0]
+    for path in bids.rglob("*echo-2*.json"):
+        _state(path, EchoTime=None, MagneticFieldStrength=None)
+    found = find_subjects(bids, echo_times=(0.099, 0.125), field_strength=3.0)[0].scans[0]
+    assert found.echo_times == (stated.echo_times[0], 0.125)
+    assert found.field_strength == 3.0
+    with pytest.raises(InputError, match="holds 2 part-mag echoes of one scan, but 3 echo times were given"):
+        find_subjects(bids, echo_times=(0.004, 0.008, 0.012))
+    with pytest.raises(InputError, match=r"states field strengths from 3\.0 to 7\.0 T"):
+        find_subjects(bids, echo_times=(0.099, 0.125), field_strength=7.0)
+
+
 @pytest.mark.parametrize("fault", NAME_FAULTS)
 def test_faults_of_names_and_sidecars(bids: Path, fault: str) -> None:
     find_subjects(bids)

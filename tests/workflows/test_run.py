@@ -46,7 +46,8 @@ def _maps(folder: Path) -> dict[str, bytes]:
 def plain_report() -> Iterator[None]:
     """Pictures take long and are tested elsewhere."""
 
-    def write(out: Path, subject: str, record: dict[str, Any]) -> Path:
+    def write(out: Path, subject: str, record: dict[str, Any], *, warned: Any) -> Path:
+        warned("what the report says")
         page = out / f"sub-{subject}.html"
         page.write_text(f'<meta name="generator" content="chi33"><pre>{record["noise"]}</pre>')
         return page
@@ -79,6 +80,7 @@ def test_a_run_says_its_steps_and_records_them(done: Done) -> None:
     assert lines[0] == "checking 2 scans of 1 subject(s)"
     assert lines[-1] == f"report: {out / 'sub-01.html'}"
     assert any(line.startswith("warning: sub-01: 2 scans cannot determine the six tensor") for line in lines)
+    assert "warning: sub-01: what the report says" in lines
     steps = [line for line in lines if line.startswith("[")]
     assert sum(".total_field " in line and line.endswith(" s") for line in steps) == 2
     assert not any("(kept)" in line or "export_" in line for line in steps)
