@@ -23,6 +23,7 @@ def run(
     config: Path | None = None,
     backend: Literal["auto", "fsl", "builtin"] | None = None,
     unwrap: Literal["romeo", "laplacian"] | None = None,
+    background: Literal["vsharp", "resharp", "pdf", "lbv"] | None = None,
     fit: Literal["closed", "masked", "single-step"] | None = None,
     phase_sign: Literal["1", "-1"] | None = None,
     reference: str | None = None,
@@ -66,6 +67,8 @@ def run(
         Which tools estimate masks and transforms: fsl, builtin, or auto (FSL where installed).
     unwrap
         Phase unwrapping.
+    background
+        Removal of the background field from the local fields: V-SHARP (the default), RESHARP, PDF or LBV.
     fit
         Susceptibility fit: single-step (of total fields, the default), masked (of local fields, each in its mask), or
         closed (of local fields, closed form).
@@ -108,7 +111,8 @@ def run(
 
     base = read_config(RunConfig, config) if config else RunConfig()
     options = {
-        "backend": backend, "unwrap": unwrap, "fit": fit, "phase_sign": int(phase_sign) if phase_sign else None,
+        "backend": backend, "unwrap": unwrap, "background": background, "fit": fit,
+        "phase_sign": int(phase_sign) if phase_sign else None,
         "reference": reference, "echo_times": _seconds(te) if te else None, "field_strength": b0,
         "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
         "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "dask": dask,

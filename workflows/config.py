@@ -15,6 +15,7 @@ from ..pipeline.fits.prior import Prior
 
 Backend = Literal["auto", "fsl", "builtin"]
 Unwrapping = Literal["romeo", "laplacian"]
+Background = Literal["vsharp", "resharp", "pdf", "lbv"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class RunConfig:
     backend: estimates brain masks and transforms ("auto": FSL where installed); unwrap: phase unwrapping;
     offset_smoothing: mm, of the coil phase; phase_sign: factor on all phases (-1 where paramagnetic tissue comes out
     dark), on top of a sidecar's PhaseSign; bet_threshold: fractional threshold of BET, 0-1, smaller keeps more brain;
+    background: removal of the background from the local field (the single-step fit takes total fields);
     vsharp_largest_radius, vsharp_smallest_radius: mm; vsharp_threshold: of its deconvolution, 0-1;
     residual_limit: voxels whose echoes depart farther from a line (rad, rms) are left out of the field;
     fit: "single-step" (of total fields), "masked" or "closed" (of local fields); prior_iso, prior_aniso: standard
@@ -40,6 +42,7 @@ class RunConfig:
     offset_smoothing: float = 4.0
     phase_sign: Literal[-1, 1] = 1
     bet_threshold: float = 0.5
+    background: Background = "vsharp"
     vsharp_largest_radius: float = LARGEST_RADIUS
     vsharp_smallest_radius: float = SMALLEST_RADIUS
     vsharp_threshold: float = THRESHOLD

@@ -18,7 +18,7 @@ from nipype.interfaces.base import (
 )
 
 from ..pipeline import frames
-from ..pipeline.background import vsharp, vsharp_radii
+from ..pipeline.background import BACKGROUND_METHODS, remove_background, vsharp_radii
 from ..pipeline.brain_mask import brain_mask
 from ..pipeline.echoes import combine_echoes, reliable_mask
 from ..pipeline.masks import clean_mask
@@ -147,9 +147,16 @@ def _volume(path: str) -> np.ndarray:
 class _LocalFieldInputs(BaseInterfaceInputSpec):
     field_file = File(exists=True, mandatory=True, desc="total field, ppm")
     mask_file = File(exists=True, mandatory=True, desc="where it is known")
-    largest_radius = traits.Float(mandatory=True, desc="mm")
-    smallest_radius = traits.Float(mandatory=True, desc="mm")
-    threshold = traits.Float(mandatory=True)
+    method = traits.Enum(*BACKGROUND_METHODS, usedefault=True)
+    largest_radius = traits.Float(mandatory=True, desc="mm, of V-SHARP")
+    smallest_radius = traits.Float(mandatory=True, desc="mm, of V-SHARP")
+    threshold = traits.Float(mandatory=True, desc="of V-SHARP")
+    b0_direction = traits.Either(
+        None,
+        traits.Tuple(traits.Float, traits.Float, traits.Float),
+        usedefault=True,
+        desc="in the voxel frame; None: from the affine",
+    )
 
 
 class _LocalFieldOutputs(TraitedSpec):
@@ -167,8 +174,13 @@ class LocalFieldMap(_Chi33Interface):
         field, affine = read_image(Path(self.inputs.field_file))
         mask, _ = read_image(Path(self.inputs.mask_file))
         size = frames.voxel_size(affine)
-        radii = vsharp_radii(size, self.inputs.largest_radius, self.inputs.smallest_radius)
-        local = vsharp(field, mask > 0, size, radii=radii, threshold=self.inputs.threshold)
+        settings: dict[str, Any] = {}
+        if self.inputs.method == "vsharp":
+            radii = vsharp_radii(size, self.inputs.largest_radius, self.inputs.smallest_radius)
+            settings = {"radii": radii, "threshold": self.inputs.threshold}
+        stated = self.inputs.b0_direction
+        h = frames.b0_direction_from_affine(affine) if stated is None else frames.check_b0_direction(stated)
+        local = remove_background(self.inputs.method, field, mask > 0, size, b0_direction=h, **settings)
         self._save(runtime, "field_file", local.field, affine)
         self._save(runtime, "mask_file", local.mask, affine, np.uint8)
         return runtime

@@ -26,6 +26,7 @@ _MAX_FIELD_STRENGTH = 30.0  # T
 _AFFINE_TOLERANCE = 1e-3  # mm
 _PHASE_TOLERANCE = 1.001  # integer storage rounds pi
 _SMALL_PHASE = 0.1  # rad
+_NEGATIVE_SHARE = 0.01  # of a magnitude's voxels, which resampling may make
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,27 @@ def check_raw(subjects: Iterable[RawSubject], *, data: bool = True) -> None:
                 f"sub-{subject.label} has {len(subject.scans)} head orientation ({found}), but COSMOS and STI need "
                 "several: add scans with the head turned, told apart by acq- or run-."
             )
+        _note_mixed_echoes(subject)
         for scan in subject.scans:
             lines = _header_problems(scan)
             problems += lines if lines or not data else _data_problems(scan)
     raise_problems(problems)
+
+
+def _note_mixed_echoes(subject: RawSubject) -> None:
+    """Warn where the scans of a subject differ in echo times or field strength, which each field map allows for."""
+    kinds: dict[str, list[str]] = {}
+    for scan in subject.scans:
+        times = ", ".join(f"{1000 * time:.4g}" for time in scan.echo_times)
+        kinds.setdefault(f"{times} ms at {scan.field_strength:g} T", []).append(scan.name)
+    if len(kinds) > 1:
+        listed = "; ".join(f"{kind} in {', '.join(names)}" for kind, names in kinds.items())
+        warn(
+            f"sub-{subject.label} mixes echo times or field strengths ({listed}): every scan is combined with its own; "
+            "leave scans out if that is a mistake.",
+            Chi33Warning,
+            stacklevel=3,
+        )
 
 
 def check_scan_data(scan: RawScan) -> None:
@@ -204,8 +222,13 @@ def _data_problems(scan: RawScan) -> list[str]:
             continue
         if bad := int(stored.size - np.isfinite(stored).sum()):
             problems.append(f"{path} holds {bad} NaN or infinite values of {stored.size}: replace them by 0.")
-        elif scale is None and not stored.any():
-            problems.append(f"{path} is 0 everywhere: give the magnitude image.")
+        elif not stored.any():
+            problems.append(f"{path} is 0 everywhere: give the {'magnitude' if scale is None else 'phase'} image.")
+        elif scale is None and (share := float((stored < 0).mean())) > _NEGATIVE_SHARE:
+            problems.append(
+                f"{path} is negative in {share:.0%} of its voxels, but a magnitude never is: give the magnitude image; "
+                "magnitude and phase may be exchanged."
+            )
         elif scale is not None:
             problems += _phase_range_problems(path, float(stored.min()), float(stored.max()), scale)
     return problems
@@ -221,7 +244,8 @@ def _phase_range_problems(path: Path, lowest: float, highest: float, scale: Phas
     if max(highest - middle, middle - lowest) > 2 * half * _PHASE_TOLERANCE:  # 0...2 pi is as good as -pi...pi
         return [
             f"{path} holds phase from {lowest:g} to {highest:g} where its sidecar says that {scale.low:g} means -pi "
-            f"and {scale.high:g} means +pi: correct Units, PhaseRange or PhaseScale."
+            f"and {scale.high:g} means +pi: correct Units, PhaseRange or PhaseScale; magnitude and phase may be "
+            "exchanged."
         ]
     if not scale.stated and max(-lowest, highest) < _SMALL_PHASE:
         warn(

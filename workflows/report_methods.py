@@ -27,6 +27,12 @@ _REFERENCES = {
     "properties using MRI signal phase. NeuroImage 2011;54:2789–2807. doi:10.1016/j.neuroimage.2010.10.070",
     "vsharp": "Wu B, Li W, Guidon A, Liu C. Whole brain susceptibility mapping using compressed sensing. "
     "Magn Reson Med 2012;67:137–147. doi:10.1002/mrm.23000",
+    "resharp": "Sun H, Wilman AH. Background field removal using spherical mean value filtering and Tikhonov "
+    "regularization. Magn Reson Med 2014;71:1151–1157. doi:10.1002/mrm.24765",
+    "pdf": "Liu T, Khalidov I, de Rochefort L, et al. A novel background field removal method for MRI using projection "
+    "onto dipole fields (PDF). NMR Biomed 2011;24:1129–1136. doi:10.1002/nbm.1670",
+    "lbv": "Zhou D, Liu T, Spincemaille P, Wang Y. Background field removal by solving the Laplacian boundary value "
+    "problem. NMR Biomed 2014;27:312–319. doi:10.1002/nbm.3064",
     "flirt": "Jenkinson M, Bannister P, Brady M, Smith S. Improved optimization for the robust and accurate linear "
     "registration and motion correction of brain images. NeuroImage 2002;17:825–841. doi:10.1006/nimg.2002.1132",
     "sitk": "Lowekamp BC, Chen DT, Ibáñez L, Blezek D. The design of SimpleITK. Front Neuroinform 2013;7:45. "
@@ -147,17 +153,21 @@ def _field(provenance: Mapping[str, Any]) -> str:
 
 
 def _background(provenance: Mapping[str, Any], kind: str) -> str:
-    largest, threshold = lookup(provenance, "vsharp_largest_radius"), lookup(provenance, "vsharp_threshold")
-    if largest is None and threshold is None:
-        return ""
-    smallest = lookup(provenance, "vsharp_smallest_radius")
-    radii = f"radii {smallest} to {largest} mm" if smallest else f"radii up to {largest} mm"
-    details = [radii] * (largest is not None) + [f"threshold {threshold}"] * (threshold is not None)
+    method = str(lookup(provenance, "background") or "vsharp")
+    if method == "vsharp":
+        largest, threshold = lookup(provenance, "vsharp_largest_radius"), lookup(provenance, "vsharp_threshold")
+        if largest is None and threshold is None:
+            return ""
+        smallest = lookup(provenance, "vsharp_smallest_radius")
+        radii = f"radii {smallest} to {largest} mm" if smallest else f"radii up to {largest} mm"
+        details = [radii] * (largest is not None) + [f"threshold {threshold}"] * (threshold is not None)
+        used = f"V-SHARP {{sharp,vsharp}} ({', '.join(details)})"
+    else:
+        used = {"resharp": "RESHARP {resharp}", "pdf": "projection onto dipole fields {pdf}",
+                "lbv": "the Laplacian boundary value method {lbv}"}[method]  # fmt: skip
     if kind == "single-step":
-        return (
-            f"Local fields, which the fit did not use, were made with V-SHARP {{sharp,vsharp}} ({', '.join(details)})."
-        )
-    return f"The background field was removed with V-SHARP {{sharp,vsharp}} ({', '.join(details)})."
+        return f"Local fields, which the fit did not use, were made with {used}."
+    return f"The background field was removed with {used}."
 
 
 def _registration(provenance: Mapping[str, Any]) -> str:
@@ -210,7 +220,7 @@ def _fit(kind: str, provenance: Mapping[str, Any], record: Mapping[str, Any]) ->
 def _filter(kind: str, record: Mapping[str, Any]) -> str:
     if kind != "single-step":
         return ""
-    radii = _radii(record)
+    radii = _listed(record.get("RadiiMm"))
     spheres = f"spheres of radius {', '.join(radii)} mm" if radii else "spheres of several radii"
     return (
         "Data and model passed one filter, the field less its mean over a sphere {sharp,vsharp}, at each voxel with "
@@ -287,8 +297,9 @@ def fit_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     change, tolerance = recorded(record, "LastRelativeChange"), recorded(record, "StoppingTolerance")
     asked = f" (tolerance {_per_cent(tolerance)})" if tolerance is not None else ""
     rows.append(("Last change of χ33", f"{_per_cent(change)}{asked}" if change is not None else ""))
-    radii = _radii(record)
+    radii, counted = (_listed(record.get(key)) for key in ("RadiiMm", "RadiiWeights"))
     rows.append(("Radii of the spheres", f"{', '.join(radii)} mm" if radii else ""))
+    rows.append(("Weights of the radii", ", ".join(counted)))
     weights = record.get("Weights") if record.get("Fit") != "closed" else None
     rows.append(("Weights of voxels", {"mask": "alike", "magnitude": "from the magnitude"}.get(str(weights), "")))
     draws, groups, seed = (recorded(record, f"Uncertainty{name}") for name in ("Draws", "JackknifeGroups", "Seed"))
@@ -298,10 +309,10 @@ def fit_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [row for row in rows if row[1]]
 
 
-def _radii(record: Mapping[str, Any]) -> list[str]:
-    radii = record.get("RadiiMm")
-    listed = radii if isinstance(radii, list | tuple) else ()
-    return [f"{float(r):.3g}" for r in listed if isinstance(r, int | float)]
+def _listed(values: Any) -> list[str]:
+    """Return the numbers of a record's list in words; none where it is no list."""
+    listed = values if isinstance(values, list | tuple) else ()
+    return [f"{float(one):.3g}" for one in listed if isinstance(one, int | float)]
 
 
 def _priors(record: Mapping[str, Any]) -> list[str]:

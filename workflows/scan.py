@@ -69,6 +69,8 @@ def init_scan_wf(scan: RawScan, config: RunConfig, backend: str, *, name: str = 
     )
     local = pe.Node(
         LocalFieldMap(
+            method=config.background,
+            b0_direction=scan.b0_direction,
             largest_radius=config.vsharp_largest_radius,
             smallest_radius=config.vsharp_smallest_radius,
             threshold=config.vsharp_threshold,

@@ -37,7 +37,7 @@ _SCAN_PRODUCTS = (
     _Product("brain_mask", "mask", "brain", None, "Brain"),
     _Product("local_mask", "mask", "local", None, "Where the local field is valid"),
     _Product("total_field", "fieldmap", "total", "ppm", "Total field, ppm of B0, paramagnetic positive"),
-    _Product("local_field", "fieldmap", "local", "ppm", "Local field, ppm of B0, background removed by V-SHARP"),
+    _Product("local_field", "fieldmap", "local", "ppm", "Local field, ppm of B0"),
 )
 _LABEL_PRODUCTS = (
     _Product("chi33_file", "Chimap", "chi33", "ppm", "Apparent susceptibility along B0 of this scan, h'chi h"),
@@ -181,6 +181,7 @@ def _scan_facts(scan: RawScan, config: RunConfig) -> dict[str, Any]:
         "EchoTimes": list(scan.echo_times),
         "MagneticFieldStrength": scan.field_strength,
         "PhaseSign": scan.phase_sign * config.phase_sign,
+        "BackgroundRemoval": config.background,
     }
     if scan.b0_direction is not None:
         facts["B0_dir"] = list(scan.b0_direction)

@@ -52,6 +52,26 @@ def _nan(volume: np.ndarray) -> np.ndarray:
     return volume
 
 
+def _exchange(head: Any) -> None:
+    for echo in (1, 2):
+        magnitude, phase = (head.raw(2, echo, part) for part in ("mag", "phase"))
+        held = magnitude.read_bytes()
+        magnitude.write_bytes(phase.read_bytes())
+        phase.write_bytes(held)
+
+
+def _cut(head: Any) -> None:
+    path = head.raw(2)
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def _damage(head: Any) -> None:
+    path = head.raw(2, part="mag")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    path.write_bytes(bytes(content))
+
+
 def _duplicate(head: Any) -> None:
     for path in head.folder.rglob("sub-01_acq-ori02*MEGRE*"):
         shutil.copy(path, path.with_name(path.name.replace("acq-ori02", "acq-ori02_run-1")))
@@ -69,7 +89,10 @@ def _unstated(head: Any) -> None:
 FAULTS: dict[str, tuple[Callable[[Any], None], str]] = {
     "no phase": (lambda head: _remove(head, 2, "phase"), "sub-01 acq-ori02 has no phase"),
     "phase of another shape": (lambda head: _replace(head, lambda v: v[:-1]), "has shape (23, 26, 20) but"),
-    "no echo time": (lambda head: _state(head, EchoTime=None), "has no EchoTime in its sidecar: add it, in s, or give --te."),
+    "no echo time": (
+        lambda head: _state(head, EchoTime=None),
+        "has no EchoTime in its sidecar: add it, in s, or give --te.",
+    ),
     "no field strength": (lambda head: _state(head, MagneticFieldStrength=None), "has no MagneticFieldStrength"),
     "phase without a scale": (
         _unstated,
@@ -84,6 +107,14 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str]] = {
     "shearing affine": (lambda head: _set_affine(head, SHEAR), "shears"),
     "NaN": (lambda head: _replace(head, _nan), "holds 1 NaN or infinite values"),
     "empty magnitude": (lambda head: _replace(head, lambda v: v * 0, "mag"), "is 0 everywhere"),
+    "empty phase": (lambda head: _replace(head, lambda v: v * 0), "is 0 everywhere: give the phase image"),
+    "magnitude and phase exchanged": (_exchange, "magnitude and phase may be exchanged"),
+    "a file that ends early": (_cut, "part-phase_MEGRE.nii.gz"),
+    "a damaged gzip": (_damage, "part-mag_MEGRE.nii.gz"),
+    "echoes in a fourth dimension": (
+        lambda head: _replace(head, lambda v: np.stack([v, v], axis=-1)),
+        "give one 3-D image an echo, magnitude and",
+    ),
     "no data set": (lambda head: shutil.rmtree(head.folder), "is not a folder"),
 }
 

@@ -86,14 +86,16 @@ def test_sessions_runs_suffixes_and_single_echo(tmp_path: Path) -> None:
     folder = tmp_path / "sub-02" / "ses-b" / "anat"
     for part in ("mag", "phase"):
         sidecar = {"EchoTime": 0.02, "MagneticFieldStrength": 7}
-        _write(folder / f"sub-02_ses-b_acq-x_run-1_part-{part}_GRE.nii", _volume(1), sidecar=sidecar)
+        _write(folder / f"sub-02_ses-b_acq-x_run-1_part-{part}_GRE.nii", np.abs(_volume(1)), sidecar=sidecar)
     _write(folder / "sub-02_ses-b_T1w.nii.gz", _volume(1))
     _write(folder / "sub-02_ses-b_acq-plain_T2starw.nii.gz", _volume(1))  # a picture, no phase meant
     (subject,) = find_subjects(tmp_path, ["sub-02"])
     names = ["ses-a_acq-ori01", "ses-b_acq-ori01", "ses-b_acq-x_run-1", "ses-b_run-2"]
     assert [scan.name for scan in subject.scans] == names
     assert [len(scan.phase) for scan in subject.scans] == [2, 2, 1, 2]
-    check_raw([subject])
+    said = r"mixes echo times or field strengths \(.* ms at 3 T in ses-a_acq-ori01, .*; 20 ms at 7 T in ses-b_acq-x"
+    with pytest.warns(Chi33Warning, match=said):
+        check_raw([subject])
 
 
 def test_sidecars_are_inherited_and_the_nearest_wins(bids: Path) -> None:
@@ -282,6 +284,9 @@ def _raw_affine(affine: np.ndarray) -> Callable[[Path], None]:
 IMAGE_FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "other shape": (_replace(_volume(3)[:-1]), r"has shape \(5, 5, 4\) but .*part-mag_MEGRE.nii.gz has \(6, 5, 4\)"),
     "other affine": (_replace(_volume(3), SHIFTED), r"affines that differ by 0\.5"),
+    "negative magnitude": (
+        _replace(-1 - np.abs(_volume(1)), part="mag"), "negative in 100% of its voxels, but a magnitude never is: give",
+    ),
     "4-D": (_replace(np.stack([_volume(3)] * 2, axis=-1)), r"shape \(6, 5, 4, 2\): give one 3-D image an echo"),
     "complex": (_replace(_volume(3).astype(np.complex64)), "complex64"),
     "singular": (_raw_affine(SINGULAR), "affine of .* is singular"),

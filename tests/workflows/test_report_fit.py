@@ -187,6 +187,17 @@ def test_single_step_fit_is_described_and_cited() -> None:
     assert list(dict.fromkeys(cited)) == list(range(1, len(methods.references) + 1))
 
 
+@pytest.mark.parametrize(("method", "said", "cited"), [
+    ("resharp", "RESHARP", "Sun H, Wilman AH"), ("pdf", "projection onto dipole fields", "Liu T, Khalidov I"),
+    ("lbv", "the Laplacian boundary value method", "Zhou D, Liu T"),
+])  # fmt: skip
+def test_other_background_removals_are_described_and_cited(method: str, said: str, cited: str) -> None:
+    methods = write_methods({"config": {"background": method, "vsharp_largest_radius": 18.0}}, MASKED)
+    assert f"The background field was removed with {said}" in methods.text
+    assert "V-SHARP" not in methods.text
+    assert cited in " ".join(methods.references)
+
+
 def test_masked_fit_that_reached_its_limit_is_described() -> None:
     methods = write_methods(PROVENANCE, MASKED)
     assert "The background field was removed with V-SHARP" in methods.text

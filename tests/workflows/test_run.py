@@ -230,7 +230,7 @@ def test_a_step_that_fails_is_named_in_one_sentence(
         raise error("the field is beyond repair: scan again.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("chi33.workflows.interfaces.vsharp", fail)
+        patch.setattr("chi33.workflows.interfaces.remove_background", fail)
         with pytest.raises(error) as stop:
             _run(small_head, tmp_path / "out")
     sentence = str(stop.value)
@@ -253,7 +253,9 @@ def test_a_step_that_is_killed_is_named(
 ) -> None:
     """As the system does where memory runs out."""
     use_fsl(small_head)
-    monkeypatch.setattr("chi33.workflows.interfaces.vsharp", lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(
+        "chi33.workflows.interfaces.remove_background", lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+    )
     with pytest.raises(
         StepError, match=r"^sub-01, step scan_acq_ori01_wf\.local_field: its process was killed, often "
     ):

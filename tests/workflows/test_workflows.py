@@ -150,7 +150,8 @@ def test_reference_is_the_first_or_the_named(subject: RawSubject) -> None:
 
 def test_parameters_reach_their_steps(subject: RawSubject) -> None:
     config = RunConfig(
-        bet_threshold=0.3, unwrap="laplacian", phase_sign=-1, vsharp_largest_radius=15.0, vsharp_smallest_radius=6.0,
+        bet_threshold=0.3, unwrap="laplacian", phase_sign=-1, background="pdf", vsharp_largest_radius=15.0,
+        vsharp_smallest_radius=6.0,
         vsharp_threshold=0.05, residual_limit=0.4, offset_smoothing=6.0,
     )  # fmt: skip
     scan = dataclasses.replace(subject.scans[1], phase_sign=-1)
@@ -161,6 +162,7 @@ def test_parameters_reach_their_steps(subject: RawSubject) -> None:
     assert [Path(path) for path in total.phase_files] == list(scan.phase)
     local = workflow.get_node("local_field").inputs
     assert (local.largest_radius, local.smallest_radius, local.threshold) == (15.0, 6.0, 0.05)
+    assert (local.method, local.b0_direction) == ("pdf", None)
     assert workflow.get_node("brain_mask_wf.bet").inputs.frac == 0.3
     given = RunConfig(
         prior_iso=0.1, noise=0.001, fit="masked", iterations=7, draws=3, jackknife=4, dask="local", fit_memory=2.5,

@@ -1,0 +1,72 @@
+"""Background field removal, one family a file: method(total_field, mask, voxel_size, *, settings) -> LocalField.
+
+| method | takes | of simulated brains |
+| --- | --- | --- |
+| vsharp | a field without sources is its spherical mean | fast, sound at the depth of the sphere |
+| resharp | the same with one radius, and the smallest local field | valid nearer to the edge |
+| pdf | dipoles outside and inside the mask | the most accurate, the slowest |
+| lbv | the local field is nothing at the edge | the fastest, at the mercy of the edge |
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from ..errors import InputError
+from .lbv import lbv
+from .local_field import LocalField
+from .pdf import pdf
+from .resharp import resharp, resharp_radius
+from .spheres import check_radii, sphere_kernel
+from .vsharp import LARGEST_RADIUS, RADIUS_STEP, SMALLEST_RADIUS, THRESHOLD, vsharp, vsharp_radii
+
+__all__ = [
+    "BACKGROUND_METHODS",
+    "LARGEST_RADIUS",
+    "RADIUS_STEP",
+    "SMALLEST_RADIUS",
+    "THRESHOLD",
+    "LocalField",
+    "check_radii",
+    "lbv",
+    "pdf",
+    "remove_background",
+    "resharp",
+    "resharp_radius",
+    "sphere_kernel",
+    "vsharp",
+    "vsharp_radii",
+]
+
+BACKGROUND_METHODS = ("vsharp", "resharp", "pdf", "lbv")
+_METHODS: dict[str, Callable[..., LocalField]] = {"vsharp": vsharp, "resharp": resharp, "pdf": pdf, "lbv": lbv}
+
+
+def remove_background(
+    method: str,
+    total_field: ArrayLike,
+    mask: ArrayLike,
+    voxel_size: ArrayLike,
+    *,
+    b0_direction: ArrayLike,
+    **settings: Any,
+) -> LocalField:
+    """Return the local field in ppm that a method of BACKGROUND_METHODS finds, and where it is valid.
+
+    total_field: (x, y, z) ppm; mask: where it is known; voxel_size: (3,) mm; b0_direction: unit vector in the voxel
+    frame, which pdf alone uses; settings: the method's own keywords. Raises InputError.
+    """
+    if method not in _METHODS:
+        raise InputError(f"there is no background removal {method!r}: choose one of {', '.join(BACKGROUND_METHODS)}.")
+    known = [name for name, p in inspect.signature(_METHODS[method]).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for name in settings:
+        if name not in known or name == "b0_direction":
+            allowed = ", ".join(n for n in known if n != "b0_direction")
+            raise InputError(f"{method} has no setting {name!r}: it has {allowed}.")
+    if "b0_direction" in known:
+        settings["b0_direction"] = b0_direction
+    return _METHODS[method](total_field, mask, voxel_size, **settings)

@@ -1,0 +1,58 @@
+"""Conjugate gradients for a symmetric positive-definite linear map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What conjugate gradients found, in how many iterations, and its residual relative to the right-hand side."""
+
+    volume: NDArray
+    iterations: int
+    residual: float
+
+
+def conjugate_gradients(
+    apply: Callable[[NDArray], NDArray],
+    right: NDArray,
+    *,
+    iterations: int,
+    tolerance: float,
+    start: NDArray | None = None,
+    precondition: Callable[[NDArray], NDArray] | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Solution:
+    """Solve A x = right; stop where |A x - right| < tolerance |right|, or after so many iterations.
+
+    apply: x -> A x, symmetric and positive definite; right: any shape; start: first guess, 0 by default;
+    precondition: symmetric and positive definite, near A^-1; progress: called with iteration and relative residual.
+    """
+    target = float(np.sqrt(_inner(right, right)))
+    x = np.zeros_like(right) if start is None else start.copy()
+    left = right.copy() if start is None else right - apply(x)
+    residual = float(np.sqrt(_inner(left, left))) / target if target > 0 else 0.0
+    step, size, done = np.zeros_like(right), np.inf, 0
+    while done < iterations and residual > tolerance:
+        guess = left if precondition is None else precondition(left)
+        size, last = _inner(left, guess), size
+        step = guess + right.dtype.type(size / last) * step
+        image = apply(step)
+        length = right.dtype.type(size / _inner(step, image))
+        x += length * step
+        left -= length * image
+        done += 1
+        residual = float(np.sqrt(_inner(left, left))) / target
+        if progress is not None:
+            progress(done, residual)
+    return Solution(x, done, residual)
+
+
+def _inner(a: NDArray, b: NDArray) -> float:
+    """Return the inner product, summed in float64 in an order that no number of threads changes."""
+    return float(np.multiply(a, b).sum(dtype=np.float64))

@@ -1,0 +1,72 @@
+"""What every background removal returns, and the checks that all share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from ..dipole import Float32Array, Shape, check_finite, check_grid
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class LocalField:
+    """A local field (x, y, z) in ppm and the mask where it is valid; the field is 0 outside."""
+
+    field: Float32Array
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class CheckedInput:
+    """A total field in ppm, bool mask, their shape, and the voxel size (3,) in mm."""
+
+    field: Float32Array
+    inside: NDArray[np.bool_]
+    shape: Shape
+    size: NDArray[np.float64]
+
+
+def check_input(total_field: ArrayLike, mask: ArrayLike, voxel_size: ArrayLike) -> CheckedInput:
+    """Return a total field (x, y, z), mask and voxel size as arrays, or raise InputError."""
+    field = np.asarray(total_field, np.float32)
+    inside = np.asarray(mask, bool)
+    check_finite(field, "total field")
+    shape, size = check_grid(field.shape, voxel_size)
+    if inside.shape != shape:
+        raise InputError(f"mask has shape {inside.shape}, but the field has {shape}.")
+    if not inside.any():
+        raise InputError("the mask is empty, so no background can be removed: check the brain mask.")
+    return CheckedInput(field, inside, shape, size)
+
+
+def check_positive(value: float, name: str, unit: str) -> None:
+    """Raise InputError unless `value` is a positive finite number."""
+    if not 0 < value < np.inf:
+        raise InputError(f"{name} must be a positive number{unit and f' of {unit}'}, got {value}.")
+
+
+def check_not_negative(value: float, name: str, unit: str) -> None:
+    """Raise InputError unless `value` is a finite number of at least 0."""
+    if not 0 <= value < np.inf:
+        raise InputError(f"{name} must be at least 0{unit and f' {unit}'}, got {value}.")
+
+
+def check_iterations(iterations: int) -> None:
+    """Raise InputError unless there is at least one iteration."""
+    if iterations < 1:
+        raise InputError(f"iterations must be at least 1, got {iterations}.")
+
+
+def only_inside(field: NDArray[np.floating], valid: NDArray[np.bool_]) -> LocalField:
+    """Return a field (x, y, z) in ppm as the local field of where it is valid, 0 outside."""
+    return LocalField(np.where(valid, field, 0).astype(np.float32), valid)
+
+
+def box_around(mask: NDArray[np.bool_], rim: int = 0) -> tuple[slice, ...]:
+    """Return the slices that hold a mask (x, y, z) and `rim` voxels around it where the grid has them."""
+    held = ndimage.find_objects(mask.astype(np.uint8))[0]
+    return tuple(slice(max(0, s.start - rim), s.stop + rim) for s in held)
