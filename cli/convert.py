@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..workflows.convert import Conversion, ConversionPlan
+
 
 def convert(
     dicom_dir: Path,
@@ -17,14 +19,18 @@ def convert(
     subject: str,
     session: str | None = None,
     acq: str | None = None,
+    map: Path | None = None,
+    plan: bool = False,
     phase_range: tuple[float, float] | None = None,
-    phase_sign: Literal[1, -1] = 1,
+    phase_sign: Literal[1, -1] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Convert the multi-echo GRE scans of a DICOM folder into a raw BIDS dataset.
 
     Each scan becomes one head orientation (acq-ori01, acq-ori02, … in the order of acquisition, after those that the
-    subject has already), with magnitude and phase of every echo as float32 NIfTI; phase in radians, -pi to pi.
+    subject has already), with magnitude and phase of every echo as float32 NIfTI; phase in radians, -pi to pi. A table
+    tells what was found and what could not be placed; with --plan --map FILE it is a file to edit, by which --map FILE
+    converts.
 
     Parameters
     ----------
@@ -38,31 +44,50 @@ def convert(
         Session label, where the subject was scanned in several sessions.
     acq
         Label of the orientation, e.g. ori01, where the folder holds one scan.
+    map
+        Mapping file (tab-separated): a row an image, with its part, session and acq label or "ignore".
+    plan
+        Show what would go where, and write it to the file of --map, but convert nothing.
     phase_range
         The two values that mean -pi and +pi radians, for scanners that do not state them, e.g. 0 4096.
     phase_sign
-        -1 where the scanner's phase falls with a rising field; recorded in the sidecars as PhaseSign.
+        -1 where the scanner's phase falls with a rising field; recorded in the sidecars as PhaseSign. By default -1
+        for GE and 1 for the others.
     overwrite
-        Replace scans that were converted before.
+        Replace scans that were converted before, or the mapping file.
     """
     from rich.console import Console
 
-    from ..workflows.convert import convert_dicom
+    from ..workflows.convert import convert_dicom, plan_conversion
 
     console = Console()
+    doing = f"{'Planning' if plan else 'Converting'} {dicom_dir}"
     if not console.is_terminal:
-        print(f"Converting {dicom_dir}", flush=True)
-    with console.status(f"Converting {dicom_dir}"):  # silent where there is no terminal
-        conversion = convert_dicom(
-            dicom_dir,
-            bids_dir,
-            subject=subject,
-            session=session,
-            acq=acq,
-            phase_range=phase_range,
-            phase_sign=phase_sign,
-            overwrite=overwrite,
-        )
+        print(doing, flush=True)
+    with console.status(doing):  # silent where there is no terminal
+        if plan:
+            planned = plan_conversion(
+                dicom_dir, bids_dir, subject=subject, session=session, acq=acq, map_path=map, overwrite=overwrite
+            )
+        else:
+            converted = convert_dicom(
+                dicom_dir,
+                bids_dir,
+                subject=subject,
+                session=session,
+                acq=acq,
+                map_path=map,
+                phase_range=phase_range,
+                phase_sign=phase_sign,
+                overwrite=overwrite,
+            )
+    if plan:
+        _show_plan(console, planned, map)
+    else:
+        _show_conversion(console, converted, bids_dir)
+
+
+def _show_conversion(console: Console, conversion: Conversion, bids_dir: Path) -> None:
     _show(
         console,
         "Converted",
@@ -86,6 +111,19 @@ def convert(
         print(f"dcm2niix: {warning}")
     files = sum(len(scan.files) for scan in conversion.scans)
     print(f"{files} images of {len(conversion.scans)} scans written to {bids_dir}")
+
+
+def _show_plan(console: Console, plan: ConversionPlan, map_path: Path | None) -> None:
+    names = {"echo_ms": "echo (ms)", "voxel_mm": "voxel (mm)"}
+    columns = [name for name in plan.rows[0] if any(row[name] for row in plan.rows)]
+    rows = [tuple(row[name] for name in columns) for row in plan.rows]
+    _show(console, "Planned", tuple(names.get(name, name) for name in columns), rows)
+    for warning in plan.warnings:
+        print(f"dcm2niix: {warning}")
+    if map_path is not None:
+        print(
+            f"{len(rows)} images listed in {map_path}: edit part, session and acq, then convert with --map {map_path}"
+        )
 
 
 def _show(console: Console, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

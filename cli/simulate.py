@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -23,9 +23,11 @@ def simulate(
     echoes: int = 6,
     echo_times: str | None = None,
     snr: float = 60.0,
-    phase_sign: int = 1,
+    phase_sign: int | None = None,
     isotropic: bool = False,
     seed: int = 0,
+    format: Literal["nifti", "dicom", "both"] = "nifti",
+    vendor: Literal["siemens", "ge", "philips", "philips-enhanced"] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Simulate multi-orientation gradient-echo scans of heads as a raw BIDS data set, with the truth beside it.
@@ -60,11 +62,16 @@ def simulate(
     snr
         Mean signal of the brain in the first echo over the noise's standard deviation; inf for no noise.
     phase_sign
-        1, or -1 for a vendor whose phase falls with a rising field; recorded in the sidecars.
+        1, or -1 for a vendor whose phase falls with a rising field; recorded in the sidecars. By default 1, and -1
+        for GE's DICOM.
     isotropic
         Leave out the anisotropy of white matter, so that deltaB' is zero.
     seed
         Seed of everything; the same seed gives the same data set.
+    format
+        Of the raw scans: BIDS NIfTI, DICOM as a scanner exports it (OUT/sourcedata/sub-01, for chi33 convert), or both.
+    vendor
+        Whose DICOM: siemens (the default), ge, philips (one slice a file) or philips-enhanced (one file a scan).
     overwrite
         Replace a data set that was simulated before.
     """
@@ -88,6 +95,8 @@ def simulate(
         axcodes=axcodes,
         isotropic=isotropic,
         seed=seed,
+        format=format,
+        vendor=vendor,
     )
     console = Console()
     if console.is_terminal:

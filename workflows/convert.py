@@ -6,29 +6,24 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import isclose, pi
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-from nibabel.arrayproxy import ArrayProxy
-from numpy.typing import NDArray
 
 from ..pipeline.errors import InputError
 from ..pipeline.frames import check_affine, voxel_size
 from .derivatives import (
+    Derivatives,
     check_free_space,
-    open_image,
-    read_data,
     read_json,
     sidecar_path,
     write_dataset_description,
     write_image,
 )
-from .dicom import DicomImage, DicomScan, Part, Unplaced, group_scans, read_images, run_dcm2niix
-from .sidecars import PhaseScale
+from .dicom import DicomImage, DicomScan, Grouping, Unplaced, group_scans, read_images, run_dcm2niix
+from .dicom_map import PlacedScan, check_map_target, map_rows, place_by_map, write_map
+from .dicom_volumes import alternating_axes, made_by_ge, read_echo, vendor_phase_sign
 
 # Names, dates and identifiers of the patient stay behind.
 # fmt: off
@@ -43,9 +38,6 @@ _KEPT_KEYS = (
 )
 # fmt: on
 _FINGERPRINT = "SourceFingerprint"
-_HALF_TURN_CODES = (2047.5, 2048.0, 8192.0, 32768.0)  # of 12-, 14- and 16-bit phase
-_TOLERANCE = 2e-3  # vendors write pi as 3.142 or 3142
-_ALTERNATING = -0.5
 
 
 @dataclass(frozen=True)
@@ -75,26 +67,32 @@ class Conversion:
 
 
 @dataclass(frozen=True)
+class ConversionPlan:
+    """What a conversion would do: a row for each image, by the columns of a mapping file; dcm2niix's warnings."""
+
+    rows: tuple[dict[str, str], ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Target:
     """Where a conversion goes, and the settings it was given."""
 
     bids_dir: Path
     subject: str
-    session: str | None
-    phase_range: tuple[float, float] | None
-    phase_sign: int
-
-    @property
-    def prefix(self) -> str:
-        return f"sub-{self.subject}" + (f"_ses-{self.session}" if self.session else "")
+    session: str | None = None
+    acq: str | None = None
+    phase_range: tuple[float, float] | None = None
+    phase_sign: int | None = None
+    overwrite: bool = False
 
     @property
     def subject_dir(self) -> Path:
         return self.bids_dir / f"sub-{self.subject}"
 
-    @property
-    def folder(self) -> Path:
-        return self.bids_dir.joinpath(*self.prefix.split("_"), "anat")
+    def names(self, session: str | None) -> Derivatives:
+        """The prefix and folder of a session's files."""
+        return Derivatives(self.bids_dir, self.subject, session)
 
 
 def convert_dicom(
@@ -104,34 +102,107 @@ def convert_dicom(
     subject: str,
     session: str | None = None,
     acq: str | None = None,
+    map_path: Path | None = None,
     phase_range: tuple[float, float] | None = None,
-    phase_sign: int = 1,
+    phase_sign: int | None = None,
     overwrite: bool = False,
 ) -> Conversion:
     """Convert the GRE scans of a DICOM folder into a raw BIDS dataset, creating it or adding to it.
 
     Scans become acq-ori01, acq-ori02, … in the order of acquisition, from the subject's next free number; acq names a
-    single one. Magnitude and phase are float32, phase in radians (-pi...pi). phase_range: the values (after the DICOM's
-    own scale) that mean -pi and +pi, for scanners that do not state them. phase_sign is recorded as PhaseSign.
-    Nothing appears in the dataset before everything is converted. Raises InputError where there is no DICOM, no scan
-    with magnitude and phase, an unknown phase scale, or where files would be replaced and overwrite is False.
+    single one; map_path is a mapping file (`plan_conversion`) that places every image instead. Magnitude and phase are
+    float32, phase in radians (-pi...pi), its sign as the scanner has it. phase_range: the values (after the DICOM's own
+    scale) that mean -pi and +pi, for scanners that do not state them. phase_sign is recorded as PhaseSign; by default
+    -1 for GE and 1 for the others. Nothing appears in the dataset before everything is converted. Raises InputError
+    where there is no DICOM, no scan with magnitude and phase, an unknown phase scale, scans of several patients or (but
+    for a map) days, a map that cannot be followed, or where files would be replaced and overwrite is False.
     """
-    session = None if session is None else _label("session", session)
-    acq = None if acq is None else _label("acq", acq)
-    target = _Target(Path(bids_dir), _label("subject", subject), session, phase_range, phase_sign)
-    _check_settings(Path(dicom_dir), target)
+    dicom_dir, target = Path(dicom_dir), _target(bids_dir, subject, session, acq, phase_range, phase_sign, overwrite)
+    if map_path is not None and (given := target.session or target.acq):
+        name = "--session" if target.session else "--acq"
+        raise InputError(f"{map_path.name} names sessions and scans itself: leave {name} {given} out, or --map.")
+    if map_path is not None and not map_path.is_file():
+        raise InputError(f"{map_path} is not there: write it with --plan, or leave --map out.")
+    _check_settings(dicom_dir, target)
     with _staging_in(target.bids_dir) as staging:
-        raw, ready = staging / "dcm2niix", staging / "bids"
-        raw.mkdir()
+        images, warnings = _images_of(dicom_dir, staging)
+        if map_path is not None:
+            placed, reasons = place_by_map(map_path, images)
+            grouping = Grouping(tuple(one.scan for one in placed), reasons)
+        else:
+            grouping = group_scans(images)
+            if not grouping.scans:
+                raise InputError(_nothing_found(dicom_dir, grouping.unplaced(images)))
+            _check_one_day(dicom_dir, grouping.scans)
+            placed = [PlacedScan(scan, target.session, target.acq) for scan in grouping.scans]
+        _check_one_patient(dicom_dir, grouping.scans)
+        placed = _labelled(placed, target)
+        ready = staging / "bids"
         ready.mkdir()
-        warnings = run_dcm2niix(Path(dicom_dir), raw)
-        scans, unplaced = group_scans(read_images(raw))
-        if not scans:
-            raise InputError(_nothing_found(Path(dicom_dir), unplaced))
-        labels = _choose_labels(scans, target, acq, overwrite)
-        converted = [_convert_scan(scan, label, ready, target) for scan, label in zip(scans, labels, strict=True)]
-        _move_into_place(ready, labels, target)
-    return Conversion(tuple(converted), tuple(unplaced), warnings)
+        converted = [_convert_scan(one, ready, target) for one in placed]
+        _move_into_place(ready, placed, target)
+    return Conversion(tuple(converted), grouping.unplaced(images), warnings)
+
+
+def plan_conversion(
+    dicom_dir: Path,
+    bids_dir: Path,
+    *,
+    subject: str,
+    session: str | None = None,
+    acq: str | None = None,
+    map_path: Path | None = None,
+    overwrite: bool = False,
+) -> ConversionPlan:
+    """Return where `convert_dicom` would put each image of a DICOM folder, and write it as a mapping file to edit.
+
+    Sessions of several days are proposed as 01, 02, … unless session names one. The dataset is left alone. Raises
+    InputError where there is no DICOM, scans of several patients, or a mapping file already and overwrite is False.
+    """
+    dicom_dir, target = Path(dicom_dir), _target(bids_dir, subject, session, acq, None, None, overwrite)
+    _check_settings(dicom_dir, target)
+    if map_path is not None:
+        check_map_target(map_path, overwrite)
+    with _staging_in(target.bids_dir) as staging:
+        images, warnings = _images_of(dicom_dir, staging)
+        grouping = group_scans(images)
+        _check_one_patient(dicom_dir, grouping.scans)
+        days = _days(grouping.scans)
+        placed = []
+        for scan, day in zip(grouping.scans, days, strict=True):
+            proposed = f"{sorted(set(days)).index(day) + 1:02d}" if len(set(days)) > 1 else None
+            placed.append(PlacedScan(scan, target.session or proposed, target.acq))
+        rows = map_rows(images, _labelled(placed, replace(target, overwrite=True)), grouping.reasons)
+    if map_path is not None:
+        write_map(map_path, rows)
+    return ConversionPlan(rows, warnings)
+
+
+def _target(
+    bids_dir: Path,
+    subject: str,
+    session: str | None,
+    acq: str | None,
+    phase_range: tuple[float, float] | None,
+    phase_sign: int | None,
+    overwrite: bool,
+) -> _Target:
+    return _Target(
+        Path(bids_dir),
+        _label("subject", subject),
+        None if session is None else _label("session", session),
+        None if acq is None else _label("acq", acq),
+        phase_range,
+        phase_sign,
+        overwrite,
+    )
+
+
+def _images_of(dicom_dir: Path, staging: Path) -> tuple[list[DicomImage], tuple[str, ...]]:
+    raw = staging / "dcm2niix"
+    raw.mkdir()
+    warnings = run_dcm2niix(dicom_dir, raw)
+    return read_images(raw), warnings
 
 
 @contextmanager
@@ -145,51 +216,6 @@ def _staging_in(bids_dir: Path) -> Iterator[Path]:
     finally:
         if new and not any(bids_dir.iterdir()):
             bids_dir.rmdir()
-
-
-def phase_scale_of(image: DicomImage, stored: NDArray[np.float32]) -> PhaseScale | None:
-    """Return which values of dcm2niix's phase image mean -pi and +pi, from its header and vendor; None if unknown.
-
-    stored: the values after the header's slope and intercept. Philips precise values are radians, its display values
-    milliradians or 12-bit codes; Siemens stores a turn in 4096 codes; GE stores milliradians.
-    """
-    slope, intercept = _header_scale(image.path)
-    vendor = str(image.sidecar.get("Manufacturer", "")).lower()
-    lowest, highest = float(stored.min()), float(stored.max())
-    scale: PhaseScale | None = None
-    if isclose(intercept, -pi, rel_tol=_TOLERANCE):
-        scale = PhaseScale(stated=True)
-    elif isclose(intercept, -1000 * pi, rel_tol=_TOLERANCE):
-        scale = PhaseScale(-1000 * pi, 1000 * pi, stated=True)
-    elif any(isclose(-intercept, code * slope, rel_tol=1e-4) for code in _HALF_TURN_CODES):
-        scale = PhaseScale(intercept, -intercept, stated=True)
-    elif max(-lowest, highest) <= pi * (1 + _TOLERANCE) and highest - lowest > 1:
-        scale = PhaseScale(stated=True)
-    elif vendor.startswith("siemens") and highest > 2 * pi:
-        scale = PhaseScale(0.0, 4096.0, stated=True) if lowest >= 0 else PhaseScale(-4096.0, 4096.0, stated=True)
-    elif vendor.startswith("ge") and highest - lowest > 2 * pi:
-        scale = PhaseScale(-1000 * pi, 1000 * pi, stated=True)
-    if scale is None or not _within(scale, lowest, highest):
-        return None
-    return scale
-
-
-def alternating_slices(signal: NDArray[np.complex64]) -> bool:
-    """Tell whether a complex image (x, y, z) changes sign from slice to slice, as some GE 3-D reconstructions do."""
-    product = np.vdot(signal[..., :-1], signal[..., 1:]).real
-    size = float(np.sum(np.abs(signal[..., :-1]) * np.abs(signal[..., 1:])))
-    return size > 0 and float(product) / size < _ALTERNATING
-
-
-def _within(scale: PhaseScale, lowest: float, highest: float) -> bool:
-    slack = _TOLERANCE * (scale.high - scale.low)
-    return scale.low - slack <= lowest and highest <= scale.high + slack
-
-
-def _header_scale(path: Path) -> tuple[float, float]:
-    proxy = open_image(path).dataobj
-    assert isinstance(proxy, ArrayProxy)  # what nibabel gives for a file
-    return float(proxy.slope), float(proxy.inter)
 
 
 def _label(name: str, value: str) -> str:
@@ -207,7 +233,7 @@ def _check_settings(dicom_dir: Path, target: _Target) -> None:
         raise InputError(f"{dicom_dir} is empty: give the folder with the scanner's DICOM files.")
     if target.phase_range is not None and not target.phase_range[0] < target.phase_range[1]:
         raise InputError(f"phase_range must rise from low to high, got {target.phase_range}: swap the two values.")
-    if target.phase_sign not in (1, -1):
+    if target.phase_sign not in (None, 1, -1):
         raise InputError(f"phase_sign must be 1 or -1, got {target.phase_sign}: choose one.")
     if target.bids_dir.exists() and not target.bids_dir.is_dir():
         raise InputError(f"{target.bids_dir} is a file: give a folder for the BIDS dataset.")
@@ -222,6 +248,29 @@ def _nothing_found(dicom_dir: Path, unplaced: Iterable[Unplaced]) -> str:
     )
 
 
+def _check_one_patient(dicom_dir: Path, scans: Sequence[DicomScan]) -> None:
+    if (count := len({image.patient for scan in scans for image in scan.images})) > 1:
+        raise InputError(f"{dicom_dir} holds scans of {count} patients: convert the folder of one patient at a time.")
+
+
+def _check_one_day(dicom_dir: Path, scans: Sequence[DicomScan]) -> None:
+    days = sorted(set(_days(scans)))
+    if len(days) > 1:
+        raise InputError(
+            f"{dicom_dir} holds scans of {len(days)} days ({', '.join(days)}): convert the folder of one day at a time "
+            "with --session, or let --plan --map FILE name the sessions."
+        )
+
+
+def _days(scans: Sequence[DicomScan]) -> list[str]:
+    """Return the day of each scan's study, "" where none is stated: a session that runs past midnight is of one day."""
+    began: dict[str, str] = {}
+    for image in (image for scan in scans for image in scan.images):
+        if image.day:
+            began[image.study] = min(began.get(image.study, image.day), image.day)
+    return [began.get(scan.images[0].study, min(began.values(), default="")) for scan in scans]
+
+
 def _fingerprint(scan: DicomScan) -> str:
     """Return what recognises a scan that was converted before, without telling who was scanned."""
     keys = ("SeriesInstanceUID", "AcquisitionDateTime", "AcquisitionTime", "SeriesNumber")
@@ -229,58 +278,68 @@ def _fingerprint(scan: DicomScan) -> str:
     return hashlib.sha256("\n".join(stated).encode()).hexdigest()[:16]
 
 
-def _choose_labels(scans: list[DicomScan], target: _Target, acq: str | None, overwrite: bool) -> list[str]:
-    """Return an acq label for each scan, refusing what is there already unless overwrite.
+def _labelled(placed: Sequence[PlacedScan], target: _Target) -> list[PlacedScan]:
+    """Return the scans with an acq label each, refusing what is there already unless overwrite.
 
     Numbers go on over all sessions of the subject; only the session's own scans can be replaced.
     """
-    if acq is not None and len(scans) > 1:
-        raise InputError(f"acq {acq!r} names one scan, but there are {len(scans)}: leave it out to number them.")
-    known: dict[str, str] = {}  # fingerprint to label
-    taken: set[str] = set()
+    if target.acq is not None and len(placed) > 1:
+        raise InputError(
+            f"acq {target.acq!r} names one scan, but there are {len(placed)}: leave it out to number them."
+        )
+    known: dict[tuple[Path, str], str] = {}  # folder and fingerprint to label
+    taken: set[tuple[Path, str]] = set()
     number = 0
     for path in [*target.subject_dir.glob("anat/*_acq-*"), *target.subject_dir.glob("ses-*/anat/*_acq-*")]:
         if not (found := re.search(r"_acq-([A-Za-z0-9]+)_", path.name)):
             continue
         if numbered := re.fullmatch(r"ori(\d+)", found[1]):
             number = max(number, int(numbered[1]))
-        if path.parent == target.folder:
-            taken.add(found[1])
-            if path.suffix == ".json":
-                known[str(read_json(path).get(_FINGERPRINT))] = found[1]
-    labels = []
-    for scan in scans:
-        converted = known.get(_fingerprint(scan))
-        label = acq or converted or f"ori{(number := number + 1):02d}"
-        if not overwrite and (converted or label in taken):
+        taken.add((path.parent, found[1]))
+        if path.suffix == ".json":
+            known[path.parent, str(read_json(path).get(_FINGERPRINT))] = found[1]
+    labelled = []
+    for one in placed:
+        folder = target.names(one.session).folder
+        converted = known.get((folder, _fingerprint(one.scan)))
+        label = one.label or converted or f"ori{(number := number + 1):02d}"
+        if not target.overwrite and (converted or (folder, label) in taken):
             raise InputError(
-                f"{target.folder} holds acq-{converted or label} already: pass --overwrite to replace it"
-                + (", or choose another --acq." if acq and not converted else ".")
+                f"{folder} holds acq-{converted or label} already: pass --overwrite to replace it"
+                + (", or choose another --acq." if target.acq and not converted else ".")
             )
-        labels.append(label)
-    return labels
+        labelled.append(replace(one, label=label, replaces=converted))
+    return labelled
 
 
-def _convert_scan(scan: DicomScan, label: str, folder: Path, target: _Target) -> ConvertedScan:
+def _convert_scan(placed: PlacedScan, folder: Path, target: _Target) -> ConvertedScan:
     """Write a scan's images and sidecars into folder; return how they are described in the dataset."""
-    notes: list[str] = []
-    files = []
+    scan, names = placed.scan, target.names(placed.session)
     first = scan.images[0]
     affine = check_affine(first.affine, f"affine of {first.description}")
+    sign = target.phase_sign or vendor_phase_sign(first)
+    notes = ["PhaseSign -1 as of GE (else --phase-sign 1)"] if sign == -1 and target.phase_sign is None else []
+    alternating: tuple[int, ...] = ()
+    files = []
     for number, echo in enumerate(scan.echoes, start=1):
+        volumes = read_echo(echo, target.phase_range)
+        if number == 1 and made_by_ge(first):
+            alternating = alternating_axes(volumes.signal)  # later echoes have the same, but less coherently
+        for axis in alternating:
+            volumes = volumes.with_signs_restored(axis)
+        notes += volumes.notes
         source = echo.get("phase") or echo["real"]
-        magnitude, phase = _magnitude_and_phase(echo, target.phase_range, notes)
         common = {key: source.sidecar[key] for key in _KEPT_KEYS if key in source.sidecar}
         common |= {_FINGERPRINT: _fingerprint(scan)}
         for part, volume, extra in (
-            ("mag", magnitude, {}),
-            ("phase", phase, {"Units": "rad", "PhaseSign": target.phase_sign}),
+            ("mag", volumes.magnitude, {}),
+            ("phase", volumes.phase, {"Units": "rad", "PhaseSign": sign}),
         ):
-            name = f"{target.prefix}_acq-{label}_echo-{number}_part-{part}_MEGRE.nii.gz"
+            name = f"{names.prefix}_acq-{placed.label}_echo-{number}_part-{part}_MEGRE.nii.gz"
             write_image(folder / name, volume, affine, common | extra)
-            files.append(target.folder / name)
+            files.append(names.folder / name)
     return ConvertedScan(
-        label=f"acq-{label}",
+        label=f"acq-{placed.label}",
         files=tuple(files),
         series=tuple(sorted({image.series for image in scan.images})),
         shape=first.shape,
@@ -291,49 +350,18 @@ def _convert_scan(scan: DicomScan, label: str, folder: Path, target: _Target) ->
     )
 
 
-def _magnitude_and_phase(
-    echo: Mapping[Part, DicomImage], phase_range: tuple[float, float] | None, notes: list[str]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return magnitude and phase (radians) of one echo, from real and imaginary where there is no phase image."""
-    volumes = {part: read_data(open_image(image.path), image.path) for part, image in echo.items()}
-    if "phase" in echo:
-        phase = _radians(echo["phase"], volumes["phase"], phase_range)
-    else:
-        notes.append("phase from real and imaginary")
-        phase = np.arctan2(volumes["imag"], volumes["real"])
-    magnitude = volumes["mag"] if "mag" in volumes else np.hypot(volumes["real"], volumes["imag"])
-    source: DicomImage = echo.get("phase") or echo["real"]
-    made_by_ge = str(source.sidecar.get("Manufacturer", "")).upper().startswith("GE")
-    if made_by_ge and alternating_slices((magnitude * np.exp(1j * phase)).astype(np.complex64)):
-        notes.append("sign of every second slice restored")
-        phase[..., 1::2] -= np.copysign(np.float32(pi), phase[..., 1::2])
-    return magnitude, phase
-
-
-def _radians(
-    image: DicomImage, stored: NDArray[np.float32], phase_range: tuple[float, float] | None
-) -> NDArray[np.float32]:
-    if phase_range is not None:
-        scale = PhaseScale(*phase_range, stated=True)
-        if _within(scale, float(stored.min()), float(stored.max())):
-            return scale.to_radians(stored)
-    elif found := phase_scale_of(image, stored):
-        return found.to_radians(stored)
-    stated = f"beyond --phase-range {phase_range[0]:g} {phase_range[1]:g}" if phase_range else "of no stated scale"
-    raise InputError(
-        f"The phase of {image.description} holds {stored.min():g} to {stored.max():g}, {stated}: give --phase-range "
-        "with the values that mean -pi and +pi."
-    )
-
-
-def _move_into_place(ready: Path, labels: list[str], target: _Target) -> None:
+def _move_into_place(ready: Path, placed: Sequence[PlacedScan], target: _Target) -> None:
     """Rename the finished files into the dataset, image before sidecar, replacing what the labels had before."""
     if not (target.bids_dir / "dataset_description.json").exists():
         write_dataset_description(target.bids_dir, name=target.bids_dir.resolve().name, dataset_type="raw")
-    target.folder.mkdir(parents=True, exist_ok=True)
-    for label in labels:
-        for old in target.folder.glob(f"{target.prefix}_acq-{label}_*"):
-            old.unlink()
-    for image in sorted(ready.glob("*.nii.gz")):
-        os.replace(image, target.folder / image.name)
-        os.replace(sidecar_path(image), target.folder / sidecar_path(image).name)
+    for one in placed:
+        names = target.names(one.session)
+        names.folder.mkdir(parents=True, exist_ok=True)
+        for label in {one.label, one.replaces} - {None}:
+            for old in names.folder.glob(f"{names.prefix}_acq-{label}_*"):
+                old.unlink()
+    for one in placed:
+        names = target.names(one.session)
+        for image in sorted(ready.glob(f"{names.prefix}_acq-{one.label}_*.nii.gz")):
+            os.replace(image, names.folder / image.name)
+            os.replace(sidecar_path(image), names.folder / sidecar_path(image).name)

@@ -1,4 +1,4 @@
-"""Raw BIDS data sets of simulated heads, with the truth beside them under derivatives/truth."""
+"""Raw data sets of simulated heads, BIDS, DICOM or both, with the truth beside them under derivatives/truth."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -20,8 +21,10 @@ from ..pipeline.phantom.subjects import HeadParameters
 from ..pipeline.phantom.truth import SmoothedHead, brain_centred_grid_centre, scan_truth, smooth_head
 from .derivatives import check_free_space, read_json, write_dataset_description
 from .simulate_files import write_echo, write_scan_truth, write_subject_truth
+from .simulate_vendors import StoredImage, Vendor, bytes_per_voxel, stored_images
 
 Report = Callable[[str], None]
+Format = Literal["nifti", "dicom", "both"]
 _BYTES_PER_VOXEL = 3  # of an echo's magnitude and phase on disk, compressed
 _TRUTH_BYTES_PER_VOXEL = 30
 
@@ -32,7 +35,8 @@ class Simulation:
 
     subjects, orientations: how many; voxels: sizes (3,) in mm right-left, posterior-anterior, inferior-superior, taken
     in turn by the orientations; max_angle, oblique: degrees; matrix: voxels along those axes (default: a field of view
-    of 210 x 224 x 160 mm); axcodes: directions of the array axes; isotropic: no white-matter anisotropy; seed: of all.
+    of 210 x 224 x 160 mm); axcodes: directions of the array axes; isotropic: no white-matter anisotropy; seed: of all;
+    format: of the raw scans; vendor: whose DICOM. The polarity of all phase is the protocol's, whatever the vendor.
     """
 
     subjects: int = 1
@@ -45,12 +49,17 @@ class Simulation:
     protocol: Protocol = field(default_factory=Protocol)
     isotropic: bool = False
     seed: int = 0
+    format: Format = "nifti"
+    vendor: Vendor = "siemens"
 
     def __post_init__(self) -> None:
         if self.subjects < 1:
             raise InputError(f"the number of subjects must be at least 1, got {self.subjects}.")
         if self.seed < 0:
             raise InputError(f"seed must be at least 0, got {self.seed}.")
+        for name, value, choices in (("format", self.format, Format), ("vendor", self.vendor, Vendor)):
+            if value not in get_args(choices):
+                raise InputError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}.")
         if not self.voxels:
             raise InputError("at least one voxel size is needed, got none.")
         head_orientations(self.orientations, self.max_angle, self.seed)
@@ -67,13 +76,16 @@ class Simulation:
     def bytes_on_disk(self) -> int:
         """About how much disk the data set takes."""
         voxels = [float(np.prod(self.grid_at(voxel, np.zeros(3), 0.0).shape)) for voxel in self.voxels]
-        each = _BYTES_PER_VOXEL * len(self.protocol.echo_times) + _TRUTH_BYTES_PER_VOXEL / 4
+        raw = _BYTES_PER_VOXEL if self.format != "dicom" else 0
+        raw += bytes_per_voxel(self.vendor) if self.format != "nifti" else 0
+        each = raw * len(self.protocol.echo_times) + _TRUTH_BYTES_PER_VOXEL / 4
         return int(self.subjects * self.orientations * float(np.mean(voxels)) * each)
 
 
 def simulate_dataset(out: Path, simulation: Simulation, *, overwrite: bool = False, report: Report = print) -> Path:
     """Write a raw BIDS data set of simulated scans to `out` and its truth to `out/derivatives/truth`; return `out`.
 
+    The DICOM files of a subject, where they are asked for, lie in `out/sourcedata/sub-01`.
     Everything is written to a temporary folder beside `out` and renamed at the end. Raises InputError where `out` is
     in use (an earlier simulation is replaced only with overwrite=True) or the disk is too small.
     """
@@ -132,8 +144,17 @@ def _simulate_scan(
     pose, reference, grid = placed
     protocol = simulation.protocol
     truth = scan_truth(prepared[0], pose, grid)
+    stored: list[StoredImage] = []
     for echo in simulate_echoes(*prepared, truth, protocol, coil, rng):
-        write_echo(folder, label, f"acq-ori{number + 1:02d}", echo, grid, protocol)
+        if simulation.format != "dicom":
+            write_echo(folder, label, f"acq-ori{number + 1:02d}", echo, grid, protocol)
+        if simulation.format != "nifti":
+            stored += stored_images(echo, simulation.vendor)
+    if stored:
+        from .simulate_dicom import ScanHeader, write_dicom_scan  # pydicom is loaded only where it is needed
+
+        header = ScanHeader(simulation.vendor, label, simulation.seed, number, grid, protocol)
+        write_dicom_scan(folder / "sourcedata" / f"sub-{label}", header, stored)
     write_scan_truth(truth_folder, label, f"acq-ori{number + 1:02d}", truth, pose.transform_to(reference), protocol)
     if number == 0:
         write_subject_truth(truth_folder, label, truth)
@@ -178,4 +199,5 @@ def _readme(simulation: Simulation) -> str:
         f"{simulation.max_angle:g} degrees, voxels of {sizes} mm, slices {simulation.oblique:g} degrees oblique, "
         f"{simulation.protocol.b0:g} T, signal-to-noise ratio {simulation.protocol.snr:g}, seed {simulation.seed}.\n"
         "The anatomy follows the ICBM 152 2009a template. What is true of each scan lies in derivatives/truth.\n"
+        + ("" if simulation.format == "nifti" else f"The DICOM files, as {simulation.vendor}, lie in sourcedata.\n")
     )

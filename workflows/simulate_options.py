@@ -8,7 +8,8 @@ import numpy as np
 
 from ..pipeline.errors import InputError
 from ..pipeline.phantom.acquisition import Protocol
-from .simulate import Simulation
+from .simulate import Format, Simulation
+from .simulate_vendors import Vendor, phase_sign_of
 
 _ECHO_SPACING = 0.005
 _FIRST_ECHO, _FIRST_ECHO_HIGH_FIELD, _HIGH_FIELD = 0.0077, 0.004, 5.0  # s, s, T
@@ -23,7 +24,7 @@ def simulation_from_text(
     echo_times: str | None,
     field_strength: float,
     snr: float,
-    phase_sign: int,
+    phase_sign: int | None,
     subjects: int,
     orientations: int,
     max_angle: float,
@@ -31,8 +32,17 @@ def simulation_from_text(
     axcodes: str,
     isotropic: bool,
     seed: int,
+    format: Format = "nifti",
+    vendor: Vendor | None = None,
 ) -> Simulation:
-    """Return the simulation of options as `chi33 simulate` takes them (mm, degrees, ms, T); InputError on bad ones."""
+    """Return the simulation of options as `chi33 simulate` takes them (mm, degrees, ms, T); InputError on bad ones.
+
+    phase_sign: None for the vendor's own where DICOM is written, else 1; vendor: None for Siemens.
+    """
+    if vendor is not None and format == "nifti":
+        raise InputError(f"vendor {vendor!r} says how DICOM is written: add --format dicom or both.")
+    if phase_sign is None:
+        phase_sign = 1 if vendor is None else phase_sign_of(vendor)
     times = default_echo_times(echoes, field_strength) if echo_times is None else parse_echo_times(echo_times)
     protocol = Protocol(
         b0=field_strength,
@@ -52,6 +62,8 @@ def simulation_from_text(
         protocol=protocol,
         isotropic=isotropic,
         seed=seed,
+        format=format,
+        vendor=vendor or "siemens",
     )
 
 

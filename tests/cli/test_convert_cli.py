@@ -6,8 +6,9 @@ import cyclopts
 import pytest
 from chi33.cli.convert import convert
 from chi33.workflows import convert as conversion
-from chi33.workflows.convert import Conversion, ConvertedScan
+from chi33.workflows.convert import Conversion, ConversionPlan, ConvertedScan
 from chi33.workflows.dicom import Unplaced
+from chi33.workflows.dicom_map import COLUMNS
 
 PHILIPS = Path(__file__).resolve().parents[3] / "shared" / "data" / "philips-gre-dicom"
 
@@ -38,6 +39,7 @@ def test_options_reach_the_conversion_and_its_outcome_is_printed(
         "subject": "01",
         "session": None,
         "acq": None,
+        "map_path": None,
         "phase_range": (-4096.0, 4096.0),
         "phase_sign": -1,
         "overwrite": False,
@@ -49,11 +51,59 @@ def test_options_reach_the_conversion_and_its_outcome_is_printed(
     assert "1 images of 1 scans written to BIDS" in printed
 
 
+def test_a_plan_is_shown_and_nothing_converted(
+    app: cyclopts.App, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+
+    def record(*folders: Path, **options: object) -> ConversionPlan:
+        calls.append((folders, options))
+        row = {**dict.fromkeys(COLUMNS, ""), "image": "s1", "part": "mag", "acq": "ignore", "note": "has no phase"}
+        return ConversionPlan((row,), ("Warning: look here",))
+
+    monkeypatch.setattr(conversion, "plan_conversion", record)
+    monkeypatch.setattr(conversion, "convert_dicom", None)
+    app(["convert", "DICOM", "BIDS", "--subject", "01", "--map", "scans.tsv", "--plan", "--overwrite"])
+    ((folders, options),) = calls
+    assert folders == (Path("DICOM"), Path("BIDS"))
+    assert options == {
+        "subject": "01", "session": None, "acq": None, "map_path": Path("scans.tsv"), "overwrite": True,
+    }  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "Planned: image: s1, part: mag, acq: ignore, note: has no phase" in printed
+    assert "dcm2niix: Warning: look here" in printed
+    assert "1 images listed in scans.tsv: edit part, session and acq, then convert with --map scans.tsv" in printed
+    app(["convert", "DICOM", "BIDS", "--subject", "01", "--plan"])
+    assert "listed" not in capsys.readouterr().out
+
+
 def test_help_names_every_option(app: cyclopts.App, capsys: pytest.CaptureFixture[str]) -> None:
     app(["convert", "--help"])
     text = capsys.readouterr().out
-    for option in ("--subject", "--session", "--acq", "--phase-range", "--phase-sign", "--overwrite"):
+    for option in (
+        "--subject",
+        "--session",
+        "--acq",
+        "--map",
+        "--plan",
+        "--phase-range",
+        "--phase-sign",
+        "--overwrite",
+    ):
         assert option in text
+
+
+@pytest.mark.skipif(not PHILIPS.is_dir(), reason=f"the real scan {PHILIPS.name} is not in ../shared/data")
+def test_a_real_scan_by_its_map(app: cyclopts.App, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["convert", str(PHILIPS), str(tmp_path / "bids"), "--subject", "01", "--map", str(tmp_path / "scans.tsv")]
+    app([*words, "--plan"])
+    assert "4 images listed in" in capsys.readouterr().out
+    table = (tmp_path / "scans.tsv").read_text()
+    assert "s2001_e2_ph\t2001\tfcMRI Field Mapping\t" in table
+    (tmp_path / "scans.tsv").write_text(table.replace("ori01", "neutral"))
+    app(words)
+    assert "Converted: scan: acq-neutral, series: 2001, matrix: 80x80x53" in capsys.readouterr().out
+    assert len(list((tmp_path / "bids" / "sub-01" / "anat").glob("*acq-neutral*.nii.gz"))) == 4
 
 
 @pytest.mark.skipif(not PHILIPS.is_dir(), reason=f"the real scan {PHILIPS.name} is not in ../shared/data")

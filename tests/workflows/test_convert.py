@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 import pydicom
 import pytest
 from chi33.pipeline.errors import InputError, StepError
-from chi33.workflows.convert import alternating_slices, convert_dicom
+from chi33.workflows.convert import convert_dicom, plan_conversion
 from chi33.workflows.dicom import run_dcm2niix
+from chi33.workflows.dicom_volumes import alternating_axes
 from chi33.workflows.raw import check_raw, find_subjects, load_phase
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
@@ -89,13 +91,13 @@ def _magnitude(echo: int) -> np.ndarray:
     return np.round(400 + 20 * x + 9 * y + 5 * z) // echo
 
 
-def _siemens(folder: Path, first: int = 2, clock: str = "101500.0", angle: float = 0.0) -> None:
+def _siemens(folder: Path, first: int = 2, clock: str = "101500.0", angle: float = 0.0, **tags: object) -> None:
     """Magnitude in one series, phase in the next: a turn in codes 0...4095, slope 2, intercept -4096."""
     for echo, time in enumerate(TIMES, start=1):
-        _write(folder, Series(first, ("M", "ND"), clock=clock, angle=angle), _magnitude(echo), time, echo)
+        _write(folder, Series(first, ("M", "ND"), clock=clock, angle=angle), _magnitude(echo), time, echo, **tags)
         codes = np.clip(np.round((_phase(echo) / np.pi + 1) * 2048), 0, 4095)
         series = Series(first + 1, ("P", "ND"), slope=2, intercept=-4096, clock=clock, angle=angle)
-        _write(folder, series, codes, time, echo)
+        _write(folder, series, codes, time, echo, **tags)
 
 
 def _at_dicom_voxels(path: Path, angle: float = 0.0) -> np.ndarray:
@@ -195,6 +197,22 @@ def test_repeated_conversion_is_refused_and_overwrite_replaces(tmp_path: Path) -
     assert find_subjects(tmp_path / "bids")[0].scans[0].phase_sign == -1
 
 
+@pytest.mark.parametrize(("manufacturer", "sign"), [("GE MEDICAL SYSTEMS", -1), ("SIEMENS", 1), ("Philips", 1)])
+def test_polarity_is_recorded_by_vendor(tmp_path: Path, manufacturer: str, sign: int) -> None:
+    _other_vendor(tmp_path / "dicom", manufacturer, np.round(_phase(1) * 1000), slope=1, intercept=-0.0)
+    for settings, expected in (({}, sign), ({"phase_sign": 1}, 1), ({"phase_sign": -1}, -1)):
+        bids = tmp_path / f"bids{len(settings)}{expected}"
+        conversion = convert_dicom(
+            tmp_path / "dicom", bids, subject="01", phase_range=(-1000 * np.pi, 1000 * np.pi), **settings
+        )
+        phase = conversion.scans[0].files[1]
+        assert _wrapped(_at_dicom_voxels(phase) - _phase(1)) < 4e-3
+        assert json.loads(phase.with_name(phase.name[:-7] + ".json").read_text())["PhaseSign"] == expected
+        assert any("PhaseSign -1 as of GE" in note for note in conversion.scans[0].notes) == (
+            sign == -1 and not settings
+        )
+
+
 def test_named_orientation(tmp_path: Path) -> None:
     _siemens(tmp_path / "one")
     _siemens(tmp_path / "two", clock="120000.0")
@@ -257,12 +275,26 @@ def test_ge_real_and_imaginary_with_and_without_alternating_slices(tmp_path: Pat
     assert np.abs(nib.load(scan.files[1]).get_fdata()).max() <= np.float32(np.pi)
 
 
-def test_alternating_slices_needs_alternation() -> None:
+def test_alternating_slices_need_alternation() -> None:
     smooth = np.exp(1j * _phase(1)).astype(np.complex64)
-    assert not alternating_slices(smooth)
-    assert alternating_slices(smooth * (-1) ** np.arange(SHAPE[2]))
+    assert alternating_axes(smooth) == ()
+    assert alternating_axes(smooth * (-1) ** np.arange(SHAPE[2])) == (2,)
+    assert alternating_axes(smooth * (-1) ** np.arange(SHAPE[0])[:, None, None]) == (0,)
     noise = np.random.default_rng(0).normal(size=(2, 20, 20, 20))
-    assert not alternating_slices((noise[0] + 1j * noise[1]).astype(np.complex64))
+    assert alternating_axes((noise[0] + 1j * noise[1]).astype(np.complex64)) == ()
+
+
+def test_alternation_is_decided_once_for_all_echoes(tmp_path: Path) -> None:
+    for echo, time in enumerate(TIMES, start=1):
+        x, _, z = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
+        phase = (0.1 if echo == 1 else 1.5) * z + 0.1 * x  # the second echo dephases too fast to tell
+        stored = _magnitude(echo) * np.exp(1j * phase) * (-1) ** np.arange(SHAPE[2])
+        for part, (kind, values) in enumerate({"REAL": stored.real, "IMAGINARY": stored.imag}.items()):
+            _write(tmp_path / "dicom", Series(7 + part, (kind,), "GE MEDICAL SYSTEMS"), np.round(values), time, echo)
+    (scan,) = convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01").scans
+    for slope, file in ((0.1, scan.files[1]), (1.5, scan.files[3])):
+        steps = np.diff(_at_dicom_voxels(file), axis=2)
+        assert _wrapped(steps - slope) < 1e-2
 
 
 def test_what_cannot_be_placed_is_told(tmp_path: Path) -> None:
@@ -273,6 +305,117 @@ def test_what_cannot_be_placed_is_told(tmp_path: Path) -> None:
     (one,) = conversion.unplaced
     assert one.series == "series 9 (gre)"
     assert one.reason == "has no phase image of the same grid and acquisition time"
+
+
+def test_echoes_in_series_of_their_own(tmp_path: Path) -> None:
+    for echo, time in enumerate(TIMES, start=1):
+        _write(tmp_path / "dicom", Series(echo), _magnitude(echo), time, echo)
+        codes = np.clip(np.round((_phase(echo) / np.pi + 1) * 2048), 0, 4095)
+        _write(tmp_path / "dicom", Series(10 + echo, ("P",), slope=2, intercept=-4096), codes, time, echo)
+    (scan,) = convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01").scans
+    assert scan.series == (1, 2, 11, 12)
+    assert scan.echo_times == TIMES
+
+
+def test_other_geometry_at_the_same_time_is_another_scan(tmp_path: Path) -> None:
+    _siemens(tmp_path / "dicom", first=2)
+    _siemens(tmp_path / "dicom", first=4, clock="101510.0", angle=12)
+    conversion = convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01")
+    assert [scan.series for scan in conversion.scans] == [(2, 3), (4, 5)]
+
+
+def test_a_derived_image_is_no_magnitude(tmp_path: Path) -> None:
+    _siemens(tmp_path / "dicom", first=3)
+    _write(tmp_path / "dicom", Series(1, ("M", "SWI")), 2 * _magnitude(1), TIMES[0], 1)
+    conversion = convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01")
+    assert [scan.series for scan in conversion.scans] == [(3, 4)]
+    assert [one.reason for one in conversion.unplaced] == ["is a derived image (SWI)"]
+
+
+def test_files_exported_twice_count_once(tmp_path: Path) -> None:
+    _siemens(tmp_path / "dicom" / "one")
+    shutil.copytree(tmp_path / "dicom" / "one", tmp_path / "dicom" / "again")
+    (scan,) = convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01").scans
+    np.testing.assert_allclose(_at_dicom_voxels(scan.files[0]), _magnitude(1), rtol=1e-6)
+
+
+def test_truncated_files_are_named(tmp_path: Path) -> None:
+    _siemens(tmp_path / "dicom")
+    files = sorted((tmp_path / "dicom").glob("2_1_*"))[:2]
+    for path in files:
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(InputError, match=f"DICOM files? cut short .*{path.name}.*: copy what is missing"):
+            convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01")
+        path.unlink()
+    assert not (tmp_path / "bids").exists()
+
+
+def test_missing_slices_leave_the_scan_out(tmp_path: Path) -> None:
+    _siemens(tmp_path / "dicom", first=2)
+    for number, (slices, message) in enumerate(
+        (("3", "has slices at unequal distances: files are missing"),
+         ("7", "has 12x10x7 voxels where series 4 has 12x10x8: files are missing"))
+    ):  # fmt: skip
+        folder = tmp_path / f"dicom{number}"
+        shutil.copytree(tmp_path / "dicom", folder)
+        _siemens(folder, first=4, clock="104500.0", angle=5)
+        next(iter(folder.glob(f"5_1_{slices}_*"))).unlink()
+        conversion = convert_dicom(folder, tmp_path / f"bids{number}", subject="01")
+        assert [scan.series for scan in conversion.scans] == [(2, 3)]
+        reasons = {(one.series, one.reason) for one in conversion.unplaced}
+        assert ("series 5 (gre)" if number else "series 5 (no name)", message) in reasons
+        assert any("series 4" in series for series, _ in reasons)
+
+
+def test_both_parts_of_an_echo_short_of_a_slice_are_no_scan(tmp_path: Path) -> None:
+    _siemens(tmp_path / "dicom")
+    for path in (tmp_path / "dicom").glob("?_2_7_*"):
+        path.unlink()
+    (scan,) = convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01").scans
+    assert scan.echo_times == TIMES[:1]
+
+
+def test_scans_of_two_patients_are_refused(tmp_path: Path) -> None:
+    _siemens(tmp_path / "dicom")
+    _siemens(tmp_path / "dicom", first=4, clock="104500.0", PatientID="other")
+    for act in (convert_dicom, plan_conversion):
+        with pytest.raises(InputError, match="holds scans of 2 patients: convert the folder of one patient at a time"):
+            act(tmp_path / "dicom", tmp_path / "bids", subject="01")
+
+
+def _two_days(folder: Path) -> None:
+    _siemens(folder)
+    tags = {
+        "AcquisitionDate": "20240308",
+        "StudyDate": "20240308",
+        "StudyInstanceUID": generate_uid(entropy_srcs=["another study"]),
+    }
+    _siemens(folder, clock="101600.0", **tags)
+
+
+def test_two_days_are_refused_and_become_sessions_by_a_map(tmp_path: Path) -> None:
+    _two_days(tmp_path / "dicom")
+    with pytest.raises(InputError, match=r"scans of 2 days \(2024-03-01, 2024-03-08\): .* or let --plan --map FILE"):
+        convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01")
+    path = tmp_path / "scans.tsv"
+    plan = plan_conversion(tmp_path / "dicom", tmp_path / "bids", subject="01", map_path=path)
+    assert {(row["start"], row["session"], row["acq"]) for row in plan.rows} == {
+        ("day 1 10:15:00", "01", "ori01"),
+        ("day 2 10:16:00", "02", "ori02"),
+    }
+    assert "2024" not in path.read_text()
+    conversion = convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01", map_path=path)
+    folders = [scan.files[0].parent.parent.name for scan in conversion.scans]
+    assert folders == ["ses-01", "ses-02"]
+    (subject,) = find_subjects(tmp_path / "bids")
+    assert [scan.name for scan in subject.scans] == ["ses-01_acq-ori01", "ses-02_acq-ori02"]
+
+
+def test_a_session_past_midnight_is_one(tmp_path: Path) -> None:
+    _siemens(tmp_path / "dicom", clock="235500.0")
+    _siemens(tmp_path / "dicom", first=4, clock="000500.0", AcquisitionDate="20240302")
+    conversion = convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01")
+    assert [scan.series for scan in conversion.scans] == [(2, 3), (4, 5)]
 
 
 def test_phase_of_another_echo_is_no_scan(tmp_path: Path) -> None:
@@ -341,7 +484,7 @@ def test_real_philips_scan_agrees_with_its_dicom_tags(tmp_path: Path) -> None:
     for echo in (1, 2):
         phase = images[f"echo-{echo}_part-phase_MEGRE.nii.gz"]
         values = phase.get_fdata()
-        assert -np.pi <= values.min() < -3.1
+        assert -np.float32(np.pi) <= values.min() < -3.1
         assert 3.1 < values.max() <= np.float32(np.pi)
         stored = [ds for ds in headers if "P" in ds.ImageType and int(ds.EchoNumbers) == echo]
         assert len(stored) == values.shape[2] == 53

@@ -1,0 +1,136 @@
+"""Magnitude and phase in radians of a DICOM echo, whatever its vendor stores: scales, real and imaginary, signs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isclose, pi
+from pathlib import Path
+
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from numpy.typing import NDArray
+
+from ..pipeline.errors import InputError
+from .derivatives import open_image, read_data
+from .dicom import DicomImage, Part
+from .sidecars import PhaseScale
+
+_HALF_TURN_CODES = (2047.5, 2048.0, 8192.0, 32768.0)  # of 12-, 14- and 16-bit phase
+_TOLERANCE = 2e-3  # vendors write pi as 3.142 or 3142
+_ALTERNATING = -0.5
+
+
+@dataclass(frozen=True)
+class EchoVolumes:
+    """Magnitude and phase (radians) of one echo, (x, y, z) float32; notes say what was done beyond copying."""
+
+    magnitude: NDArray[np.float32]
+    phase: NDArray[np.float32]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def signal(self) -> NDArray[np.complex64]:
+        """The complex image."""
+        return (self.magnitude * np.exp(1j * self.phase)).astype(np.complex64)
+
+    def with_signs_restored(self, axis: int) -> EchoVolumes:
+        """Return the echo with the sign of every second slice along an array axis reversed."""
+        phase = self.phase.copy()
+        odd = np.moveaxis(phase, axis, 0)[1::2]
+        odd -= np.copysign(np.float32(pi), odd)
+        return EchoVolumes(self.magnitude, phase, (*self.notes, "sign of every second slice restored"))
+
+
+def made_by_ge(image: DicomImage) -> bool:
+    """Tell whether a GE scanner made an image."""
+    return str(image.sidecar.get("Manufacturer", "")).upper().startswith("GE")
+
+
+def vendor_phase_sign(image: DicomImage) -> int:
+    """Return the factor that makes a paramagnetic source's phase positive along B0: -1 for GE, 1 for the others."""
+    return -1 if made_by_ge(image) else 1
+
+
+def read_echo(echo: Mapping[Part, DicomImage], phase_range: tuple[float, float] | None = None) -> EchoVolumes:
+    """Return magnitude and phase of one echo, from real and imaginary where there is no image of its own.
+
+    phase_range: the stored values that mean -pi and +pi. Raises InputError where neither it nor the image tells.
+    """
+    volumes = {part: read_data(open_image(image.path), image.path) for part, image in echo.items()}
+    magnitude = volumes["mag"] if "mag" in volumes else np.hypot(volumes["real"], volumes["imag"])
+    if "phase" in echo:
+        return EchoVolumes(magnitude, _radians(echo["phase"], volumes["phase"], phase_range))
+    phase = np.arctan2(volumes["imag"], volumes["real"])
+    return EchoVolumes(magnitude, phase, ("phase from real and imaginary",))
+
+
+def alternating_axes(signal: NDArray[np.complex64]) -> tuple[int, ...]:
+    """Return the array axes along which a complex image (x, y, z) changes sign from slice to slice.
+
+    Some GE 3-D reconstructions leave it so. The slices of a sagittal or coronal scan do not lie along z: dcm2niix
+    turns 3-D acquisitions to the axes nearest to right, front and up.
+    """
+    found = []
+    for axis in range(3):
+        slices = np.moveaxis(signal, axis, 0)
+        product = np.vdot(slices[:-1], slices[1:]).real
+        size = float(np.sum(np.abs(slices[:-1]) * np.abs(slices[1:])))
+        if size > 0 and float(product) / size < _ALTERNATING:
+            found.append(axis)
+    return tuple(found)
+
+
+def phase_scale_of(image: DicomImage, stored: NDArray[np.float32]) -> PhaseScale | None:
+    """Return which values of dcm2niix's phase image mean -pi and +pi, from its header and vendor; None if unknown.
+
+    stored: the values after the header's slope and intercept. Philips precise values are radians, its display values
+    milliradians or 12-bit codes; Siemens stores a turn in 4096 codes; GE stores milliradians.
+    """
+    slope, intercept = _header_scale(image.path)
+    vendor = str(image.sidecar.get("Manufacturer", "")).lower()
+    lowest, highest = float(stored.min()), float(stored.max())
+    scale: PhaseScale | None = None
+    half_turn = next((code for code in _HALF_TURN_CODES if isclose(-intercept, code * slope, rel_tol=1e-4)), None)
+    if half_turn is not None:  # in codes, because dcm2niix rounds the slope
+        scale = PhaseScale(intercept, intercept + 2 * half_turn * slope, stated=True)
+    elif isclose(intercept, -pi, rel_tol=_TOLERANCE):
+        scale = PhaseScale(stated=True)
+    elif isclose(intercept, -1000 * pi, rel_tol=_TOLERANCE):
+        scale = PhaseScale(-1000 * pi, 1000 * pi, stated=True)
+    elif max(-lowest, highest) <= pi * (1 + _TOLERANCE) and highest - lowest > 1:
+        scale = PhaseScale(stated=True)
+    elif vendor.startswith("siemens") and highest > 2 * pi:
+        scale = PhaseScale(0.0, 4096.0, stated=True) if lowest >= 0 else PhaseScale(-4096.0, 4096.0, stated=True)
+    elif vendor.startswith("ge") and highest - lowest > 2 * pi:
+        scale = PhaseScale(-1000 * pi, 1000 * pi, stated=True)
+    if scale is None or not _within(scale, lowest, highest):
+        return None
+    return scale
+
+
+def _radians(
+    image: DicomImage, stored: NDArray[np.float32], phase_range: tuple[float, float] | None
+) -> NDArray[np.float32]:
+    if phase_range is not None:
+        scale = PhaseScale(*phase_range, stated=True)
+        if _within(scale, float(stored.min()), float(stored.max())):
+            return scale.to_radians(stored)
+    elif found := phase_scale_of(image, stored):
+        return found.to_radians(stored)
+    stated = f"beyond --phase-range {phase_range[0]:g} {phase_range[1]:g}" if phase_range else "of no stated scale"
+    raise InputError(
+        f"The phase of {image.description} holds {stored.min():g} to {stored.max():g}, {stated}: give --phase-range "
+        "with the values that mean -pi and +pi."
+    )
+
+
+def _within(scale: PhaseScale, lowest: float, highest: float) -> bool:
+    slack = _TOLERANCE * (scale.high - scale.low)
+    return scale.low - slack <= lowest and highest <= scale.high + slack
+
+
+def _header_scale(path: Path) -> tuple[float, float]:
+    proxy = open_image(path).dataobj
+    assert isinstance(proxy, ArrayProxy)  # what nibabel gives for a file
+    return float(proxy.slope), float(proxy.inter)
