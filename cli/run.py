@@ -27,6 +27,8 @@ def run(
     fit: Literal["closed", "masked", "single-step"] | None = None,
     phase_sign: Literal["1", "-1"] | None = None,
     reference: str | None = None,
+    masks: Path | None = None,
+    mask_consensus: bool | None = None,
     te: str | None = None,
     b0: float | None = None,
     prior_iso: float | None = None,
@@ -75,7 +77,11 @@ def run(
     phase_sign
         -1 where the scanner's phase falls with a rising field and paramagnetic tissue comes out dark.
     reference
-        Scan whose world is the subject frame, e.g. acq-ori02; the first by default.
+        Scan whose world is the subject frame, e.g. acq-ori02; the first by default; mean: the mean of all scans.
+    masks
+        Folder of your own brain masks, named sub-01_acq-ori01_desc-brain_mask.nii.gz, instead of BET's.
+    mask_consensus
+        Repair brain masks that disagree with those of the other scans (on by default, from three scans on).
     te
         Echo times in ms, joined by commas (4,9,14), of scans whose sidecars do not state EchoTime.
     b0
@@ -113,7 +119,8 @@ def run(
     options = {
         "backend": backend, "unwrap": unwrap, "background": background, "fit": fit,
         "phase_sign": int(phase_sign) if phase_sign else None,
-        "reference": reference, "echo_times": _seconds(te) if te else None, "field_strength": b0,
+        "reference": reference, "masks": str(masks.absolute()) if masks else None, "mask_consensus": mask_consensus,
+        "echo_times": _seconds(te) if te else None, "field_strength": b0,
         "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
         "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "dask": dask,
         "fit_memory": fit_memory, "device": device,

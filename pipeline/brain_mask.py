@@ -20,9 +20,12 @@ from .masks import clean_mask
 from .resample import resample
 
 BET_SPACING = 2.0  # mm
+_COARSE = (BET_SPACING, BET_SPACING, BET_SPACING, 1.0)
+_DIGITS = 3  # of a voxel size in mm; headers round
 _PADDING = 30  # voxels; the surface may leave the image while it inflates
 _SHADING_WIDTH = 30.0  # mm
 _MINIMUM_VOLUME = 200.0  # ml
+_OPENING = 6.0  # mm; a nerve or a vein that the surface follows out of the brain is thinner than twice this
 _RUN = (
     "import sys, nibabel, numpy; from brainextractor import BrainExtractor; "
     "bet = BrainExtractor(nibabel.load(sys.argv[1]), bt=float(sys.argv[3])); bet.run(400); "
@@ -46,12 +49,12 @@ def brain_mask(
         raise InputError(f"the magnitude (shape {image.shape}) has no contrast, so no brain can be found in it.")
     if not 0 < fractional_threshold < 1:
         raise InputError(f"fractional_threshold must lie between 0 and 1, got {fractional_threshold}.")
-    size = voxel_size(matrix)
-    coarse, coarse_affine = _isotropic(_flattened(image, size), matrix, size)
+    size = np.round(voxel_size(matrix), _DIGITS)
+    coarse = _isotropic(_flattened(image, size), size)
     found = _extract(np.pad(coarse, _PADDING), fractional_threshold, timeout)
     core = found[_PADDING:-_PADDING, _PADDING:-_PADDING, _PADDING:-_PADDING]
-    soft = resample(core.astype(np.float32), coarse_affine, matrix, image.shape, order=1)
-    mask = clean_mask(soft >= 0.5, size)
+    soft = resample(core.astype(np.float32), np.diag(_COARSE), np.diag([*size, 1.0]), image.shape, order=1)
+    mask = clean_mask(soft >= 0.5, size, opening=_OPENING)
     volume = float(mask.sum() * np.prod(size) / 1000)
     if volume < _MINIMUM_VOLUME:
         raise StepError(
@@ -67,22 +70,19 @@ def _flattened(image: NDArray[np.float32], size: NDArray[np.float64]) -> NDArray
     return np.where(local > 0, image / np.maximum(local, 0.1 * bright), 0).astype(np.float32)
 
 
-def _isotropic(
-    image: NDArray[np.float32], affine: NDArray[np.float64], size: NDArray[np.float64]
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def _isotropic(image: NDArray[np.float32], size: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return an image with voxels of 2 mm along its own axes; no rounding of the affine gets in: BET amplifies it."""
     sigma = np.sqrt(np.maximum(BET_SPACING**2 - size**2, 0)) / 2.355 / size
     smooth = ndimage.gaussian_filter(image, sigma)
-    count = np.maximum(np.ceil(np.array(image.shape) * size / BET_SPACING).astype(int), 1)
-    target = affine.copy()
-    target[:3, :3] = affine[:3, :3] / size * BET_SPACING
-    return resample(smooth, affine, target, count.tolist(), order=1), target
+    count = np.maximum(np.ceil(np.array(image.shape) * size / BET_SPACING - 1e-6).astype(int), 1)
+    return resample(smooth, np.diag([*size, 1.0]), np.diag(_COARSE), count.tolist(), order=1)
 
 
 def _extract(volume: NDArray[np.float32], threshold: float, timeout: float) -> NDArray[np.bool_]:
     """Run the surface in a process of its own: it can leave the image and take the interpreter with it."""
     with tempfile.TemporaryDirectory(prefix="chi33-bet-") as folder:
         paths = [str(Path(folder) / name) for name in ("magnitude.nii", "mask.nii")]
-        nib.save(nib.Nifti1Image(volume, np.diag([BET_SPACING] * 3 + [1.0])), paths[0])
+        nib.save(nib.Nifti1Image(volume, np.diag(_COARSE)), paths[0])
         command = [sys.executable, "-c", _RUN, *paths, str(threshold)]
         environment = {**os.environ, "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         try:

@@ -33,7 +33,9 @@ class RunConfig:
     iterations: limit, the method's own when not given; weights: of the voxels, from the "magnitude" or the "mask"
     alone; draws, jackknife: of the uncertainty, 0 for none; dask: "threads", "local" or a scheduler's address;
     fit_memory: GB that scans may take in a fit before they go to temporary files; device: "cpu" or "cuda";
-    reference: label of the reference scan (acq-ori01), the first when not given; echo_times (s) and field_strength
+    reference: label of the reference scan (acq-ori01), the first when not given, or "mean": of all scans, in the mean
+    of their frames; masks: folder of the user's brain masks, named as the run's own; mask_consensus: brain masks that
+    disagree with those of the other scans are repaired (three scans or more); echo_times (s) and field_strength
     (T): of scans whose sidecars do not state them.
     """
 
@@ -59,6 +61,8 @@ class RunConfig:
     fit_memory: float | None = None
     device: str = "cpu"
     reference: str | None = None
+    masks: str | None = None
+    mask_consensus: bool = True
     echo_times: tuple[float, ...] | None = None
     field_strength: float | None = None
 

@@ -21,7 +21,7 @@ from ..pipeline.tensors import rotate_components
 from ..pipeline.threads import fft_workers
 from .derivatives import open_image, read_image, read_transform
 from .fit_inputs import ScanField, fit_sidecar, scan_b0_direction, to_subject_frame
-from .interfaces import _Chi33Interface
+from .interfaces import Chi33Interface
 
 FIT_PROCESSORS = 2  # that the fit's node takes; it runs when its subject's scans are done
 
@@ -66,7 +66,7 @@ class _FitOutputs(TraitedSpec):
     uncertainty_file = File(desc="standard deviations, ppm: chi33 and delta B' of each scan in turn, then COSMOS")
 
 
-class FitSusceptibility(_Chi33Interface):
+class FitSusceptibility(Chi33Interface):
     """Brings the fields into the subject frame and fits tensor and COSMOS (pipeline.fits)."""
 
     input_spec = _FitInputs
@@ -147,7 +147,7 @@ class _LabelOutputs(TraitedSpec):
     cosmossd_file = File(desc="standard deviation of COSMOS, ppm")
 
 
-class ScanLabels(_Chi33Interface):
+class ScanLabels(Chi33Interface):
     """Turns the tensor into the labels of one scan on its own grid (pipeline.labels)."""
 
     input_spec = _LabelInputs

@@ -21,17 +21,19 @@ from ..pipeline import frames
 from ..pipeline.background import BACKGROUND_METHODS, remove_background, vsharp_radii
 from ..pipeline.brain_mask import brain_mask
 from ..pipeline.echoes import combine_echoes, reliable_mask
+from ..pipeline.errors import StepError
 from ..pipeline.masks import clean_mask
 from ..pipeline.phase_offset import remove_phase_offset
-from ..pipeline.registration import register, without_decay
+from ..pipeline.registration import RegistrationFailed, register, without_decay
 from ..pipeline.unwrap import unwrap_laplacian, unwrap_romeo
 from .derivatives import read_image, write_image, write_transform
 from .export import export_file
 from .flirt import flirt_to_world
+from .registration_figure import Head, registration_figure, write_registration_figure
 from .sidecars import PhaseScale
 
 
-class _Chi33Interface(SimpleInterface):
+class Chi33Interface(SimpleInterface):
     """Names outputs by file name in the node's working folder."""
 
     def _save(self, runtime: Any, output: str, array: Any, affine: Any, dtype: Any = np.float32) -> None:
@@ -53,7 +55,7 @@ class _MaskOutputs(TraitedSpec):
     mask_file = File(desc="brain mask")
 
 
-class BrainMask(_Chi33Interface):
+class BrainMask(Chi33Interface):
     """The built-in brain mask (pipeline.brain_mask)."""
 
     input_spec = _BrainMaskInputs
@@ -70,7 +72,7 @@ class _CleanMaskInputs(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="mask of another program")
 
 
-class CleanMask(_Chi33Interface):
+class CleanMask(Chi33Interface):
     """A mask without islands, holes and thin bridges (pipeline.masks)."""
 
     input_spec = _CleanMaskInputs
@@ -102,7 +104,7 @@ class _TotalFieldOutputs(TraitedSpec):
     weight_file = File(desc="proportional to 1 / standard deviation of the field")
 
 
-class TotalField(_Chi33Interface):
+class TotalField(Chi33Interface):
     """Unwraps the echoes and combines them into one field (pipeline.unwrap, pipeline.echoes)."""
 
     input_spec = _TotalFieldInputs
@@ -164,7 +166,7 @@ class _LocalFieldOutputs(TraitedSpec):
     mask_file = File(desc="where it is valid")
 
 
-class LocalFieldMap(_Chi33Interface):
+class LocalFieldMap(Chi33Interface):
     """Removes the background field (pipeline.background)."""
 
     input_spec = _LocalFieldInputs
@@ -197,14 +199,15 @@ class _RegisterEchoesInputs(BaseInterfaceInputSpec):
     reference_files = InputMultiPath(File(exists=True), mandatory=True, desc="magnitudes of the reference scan")
     reference_echo_times = traits.List(traits.Float, mandatory=True, desc="s")
     reference_mask = File(exists=True, mandatory=True, desc="brain mask of the reference scan")
+    in_mask = File(exists=True, mandatory=True, desc="brain mask of the moving scan")
 
 
 class _RegisterOutputs(TraitedSpec):
     transform_file = File(desc="world-to-world 4x4, moving to reference")
-    quality_file = File(desc="JSON: mutual information, correlation, rotation, scale")
+    quality_file = File(desc="JSON: agreement of the brains, mutual information, correlation, rotation, scale")
 
 
-class RegisterSimilarity(_Chi33Interface):
+class RegisterSimilarity(Chi33Interface):
     """The built-in registration with 7 degrees of freedom (pipeline.registration)."""
 
     input_spec = _RegisterEchoesInputs
@@ -212,26 +215,33 @@ class RegisterSimilarity(_Chi33Interface):
 
     def _run_interface(self, runtime: Any) -> Any:
         inputs = self.inputs
-        moving, moving_steady, moving_affine = _without_decay(inputs.in_files, inputs.in_echo_times)
-        fixed, fixed_steady, fixed_affine = _without_decay(inputs.reference_files, inputs.reference_echo_times)
-        brain = _volume(inputs.reference_mask) > 0
-        found = register(
-            moving,
-            moving_affine,
-            fixed,
-            fixed_affine,
-            brain,
-            moving_steady=moving_steady,
-            reference_steady=fixed_steady,
-        )
+        moving, moving_steady, moving_affine = without_echo_decay(inputs.in_files, inputs.in_echo_times)
+        fixed, fixed_steady, fixed_affine = without_echo_decay(inputs.reference_files, inputs.reference_echo_times)
+        try:
+            found = register(
+                moving, moving_affine, fixed, fixed_affine, _volume(inputs.reference_mask) > 0,
+                moving_mask=_volume(inputs.in_mask) > 0, moving_steady=moving_steady, reference_steady=fixed_steady,
+            )  # fmt: skip
+        except RegistrationFailed as error:
+            if error.found is None:
+                raise
+            figure = registration_figure(
+                Head(moving, moving_affine), Head(fixed, fixed_affine), error.found.transform, title="refused"
+            )
+            picture = write_registration_figure(Path(runtime.cwd) / "refused.png", figure)
+            raise StepError(f"{str(error).removesuffix('.')} (picture: {picture}).") from error
         path = write_transform(Path(runtime.cwd) / "transform.txt", found.transform)
         self._results["transform_file"] = str(path)
-        quality = {"MutualInformation": found.mutual_information, "Correlation": found.correlation}
+        quality = {
+            "Quality": round(found.quality, 4), "MutualInformation": found.mutual_information,
+            "Correlation": found.correlation, "Overlap": round(found.overlap, 4),
+        }  # fmt: skip
         self._save_json(runtime, "quality_file", {**quality, **motion(found.transform)})
         return runtime
 
 
-def _without_decay(files: list[str], echo_times: list[float]) -> tuple[Any, Any, Any]:
+def without_echo_decay(files: list[str], echo_times: list[float]) -> tuple[Any, Any, Any]:
+    """Return the magnitude of a scan's echoes at echo time 0, where it can be told, and the affine."""
     first = [index for index in range(len(files)) if index < 3 or echo_times[index] <= 3 * echo_times[0]]
     _, affine = read_image(Path(files[0]))
     image, steady = without_decay(
@@ -254,7 +264,7 @@ class _FlirtToWorldInputs(_RegisterInputs):
     matrix_file = File(exists=True, mandatory=True, desc="FLIRT matrix, moving to reference")
 
 
-class FlirtToWorld(_Chi33Interface):
+class FlirtToWorld(Chi33Interface):
     """Converts a FLIRT matrix to a world-to-world 4x4 (workflows.flirt)."""
 
     input_spec = _FlirtToWorldInputs
@@ -268,7 +278,7 @@ class FlirtToWorld(_Chi33Interface):
         return runtime
 
 
-class IdentityTransform(_Chi33Interface):
+class IdentityTransform(Chi33Interface):
     """The transform of the reference scan to itself."""
 
     input_spec = _RegisterInputs
@@ -292,7 +302,7 @@ class _ExportOutputs(TraitedSpec):
     out_file = File()
 
 
-class Export(_Chi33Interface):
+class Export(Chi33Interface):
     """Puts a result into the output folder, with its sidecar, by rename; always runs, copies only what differs."""
 
     input_spec = _ExportInputs
@@ -309,6 +319,6 @@ class Export(_Chi33Interface):
 
 
 __all__ = [
-    "BrainMask", "CleanMask", "Export", "FlirtToWorld", "IdentityTransform", "LocalFieldMap", "RegisterSimilarity",
-    "TotalField", "motion",
+    "BrainMask", "Chi33Interface", "CleanMask", "Export", "FlirtToWorld", "IdentityTransform", "LocalFieldMap",
+    "RegisterSimilarity", "TotalField", "motion", "without_echo_decay",
 ]  # fmt: skip

@@ -15,12 +15,12 @@ def init_registration_wf(
 ) -> pe.Workflow:
     """Return the workflow that registers a scan to the reference scan with 7 degrees of freedom.
 
-    Inputs: reference_mask (brain). Outputs: transform_file (4x4, world of the scan to world of the reference),
-    quality_file (JSON). backend: "fsl" (FLIRT on the first-echo magnitudes) or "builtin" (SimpleITK). The reference
-    itself gets the identity.
+    Inputs: reference_mask and mask (brains of the reference and of the scan). Outputs: transform_file (4x4, world of
+    the scan to world of the reference), quality_file (JSON). backend: "fsl" (FLIRT on the first-echo magnitudes) or
+    "builtin" (SimpleITK). The reference itself gets the identity.
     """
     workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(niu.IdentityInterface(["reference_mask"]), name="inputnode")
+    inputnode = pe.Node(niu.IdentityInterface(["reference_mask", "mask"]), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(["transform_file", "quality_file"]), name="outputnode")
     workflow.add_nodes([inputnode])
     images = {"in_file": str(scan.magnitude[0]), "reference": str(reference.magnitude[0])}
@@ -49,6 +49,6 @@ def init_registration_wf(
             name="register",
             mem_gb=2.5,
         )
-        workflow.connect([(inputnode, last, [("reference_mask", "reference_mask")])])
+        workflow.connect([(inputnode, last, [("reference_mask", "reference_mask"), ("mask", "in_mask")])])
     workflow.connect([(last, outputnode, [("transform_file", "transform_file"), ("quality_file", "quality_file")])])
     return workflow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,38 +17,38 @@ from ..pipeline.fits.prior import Prior
 from ..pipeline.orientation_design import FIELD_NOISE, OrientationPlan, plan_orientations
 from ..pipeline.orientation_words import plan_sentences
 from ..pipeline.orientations import OrientationReport, assess_orientations
-from ..pipeline.tensors import COMPONENTS, DIAGONAL
 from .derivatives import Derivatives, write_atomically
-from .figures import GreyScale, Planes, b0_figure, data_uri, planes_figure, symmetric_scale
-from .figures_tensor import direction_figure
+from .figures import b0_figure, data_uri
 from .plan_figure import draw_plan
 from .report_checks import check_fit, check_scans, check_sign, collect_warnings, quantity
-from .report_measures import DEVIATIONS, ScanMeasures, SubjectMeasures, find_scans, measure_scans, measure_subject
+from .report_measures import (
+    DEVIATIONS,
+    ScanMeasures,
+    find_scans,
+    measure_scans,
+    measure_subject,
+)
 from .report_methods import fit_rows, flatten, recorded, uncertainty_words, write_methods
+from .report_pictures import (
+    TITLES,
+    Picture,
+    map_picture,
+    picture_scales,
+    registration_pictures,
+    scan_pictures,
+    subject_pictures,
+    tensor_pictures,
+)
 from .report_template import render_index, render_subject
 
-CHI_SCALE = GreyScale(-0.1, 0.15)
 _CONVENTION = "Neurological convention: the left of a picture is the subject's left (L, R; P posterior, A anterior)."
-_BRAIN_COLOUR, _LOCAL_COLOUR = "#ff9d2e", "#4cc3ff"
-_TITLES = {
-    "magnitude": "Magnitude",
-    "total": "Total field",
-    "local": "Local field",
-    "chi33": "χ33",
-    "deltab": "δB′",
-    "cosmos": "COSMOS",
-    "residual": "Residual of the local field",
-    "chi33sd": "χ33, standard deviation",
-    "deltabsd": "δB′, standard deviation",
-    "cosmossd": "COSMOS, standard deviation",
-    "mms": "Mean magnetic susceptibility (MMS)",
-    "msa": "Susceptibility anisotropy (MSA)",
-}
 _COLUMNS = (  # number, title, unit, digits, factor
     ("tilt", "B0 tilt", "°", 2, 1),
     ("rotation", "Rotation", "°", 2, 1),
     ("shift", "Shift", "mm", 2, 1),
     ("scale", "Scale", "", 4, 1),
+    ("quality", "Agreement", "of brains", 2, 1),
+    ("mask_dice", "Mask", "Dice, others", 3, 1),
     ("brain_volume", "Brain", "ml", 0, 1),
     ("valid_share", "Field valid", "% of brain", 1, 100),
     ("total_std", "Total field", "std, ppm", 4, 1),
@@ -71,17 +70,6 @@ _PLAN_SENTENCES = 4
 _PLAN_DPI = 110
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture of the report: data URI, words for those who do not see it, caption, and what its outlines are."""
-
-    uri: str
-    alt: str
-    title: str
-    detail: str
-    outlines: tuple[tuple[str, str], ...] = ()
-
-
 def write_subject_report(
     out_dir: Path, subject: str, provenance: Mapping[str, Any], *, warned: Callable[[str], None] | None = None
 ) -> Path:
@@ -94,7 +82,8 @@ def write_subject_report(
     the grid of their mask.
     """
     files = Derivatives(Path(out_dir), subject)
-    scans = measure_scans(find_scans(Path(out_dir), subject))
+    found = find_scans(Path(out_dir), subject)
+    scans = measure_scans(found)
     in_subject = measure_subject(files)
     directions = [scan.b0_direction for scan in scans if scan.b0_direction is not None]
     orientations = assess_orientations(directions) if len(directions) == len(scans) else None
@@ -105,6 +94,7 @@ def write_subject_report(
         for warning in warnings:
             if warning not in (provenance.get("warnings") or ()):
                 warned(warning)
+    registrations = registration_pictures(found, files)
     date = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     page = render_subject(
         title=f"sub-{subject}",
@@ -116,13 +106,13 @@ def write_subject_report(
             {"title": "Voxels", "unit": "mm"},
             *({"title": title, "unit": unit} for _, title, unit, *_ in _COLUMNS),
         ],
-        scans=_scan_sections(scans),
+        scans=_scan_sections(scans, registrations),
         sphere=_sphere(directions) if orientations else None,
         orientations=_conditioning(orientations) if orientations else None,
         plan=_plan(directions, record, subject) if orientations else None,
         fit=fit_rows(record),
-        subject_pictures=_subject_pictures(in_subject),
-        tensor_pictures=_tensor_pictures(in_subject),
+        subject_pictures=subject_pictures(in_subject),
+        tensor_pictures=tensor_pictures(in_subject),
         uncertainty=_uncertainty(scans, record),
         convention=_CONVENTION,
         checks=checks,
@@ -183,9 +173,15 @@ def _count(number: int, name: str) -> str:
     return f"{number} {name}{'' if number == 1 else 's'}"
 
 
-def _scan_sections(scans: Sequence[ScanMeasures]) -> list[dict[str, Any]]:
-    scales = _scales(scans)
-    return [{"name": scan.name, "cells": _cells(scan), "pictures": _scan_pictures(scan, scales)} for scan in scans]
+def _scan_sections(scans: Sequence[ScanMeasures], registrations: Mapping[str, Picture]) -> list[dict[str, Any]]:
+    scales = picture_scales(scans)
+    sections = []
+    for scan in scans:
+        pictures = scan_pictures(scan, scales)
+        if scan.name in registrations:
+            pictures.append(registrations[scan.name])
+        sections.append({"name": scan.name, "cells": _cells(scan), "pictures": pictures})
+    return sections
 
 
 def _cells(scan: ScanMeasures) -> list[str]:
@@ -194,96 +190,6 @@ def _cells(scan: ScanMeasures) -> list[str]:
         value = scan.number(key)
         cells.append(quantity(None if value is None else factor * value, digits))
     return cells
-
-
-def _scales(scans: Sequence[ScanMeasures]) -> dict[str, GreyScale]:
-    """One grey scale per map for all scans: fixed for susceptibility, symmetric for fields."""
-    scales = {"chi33": CHI_SCALE, "cosmos": CHI_SCALE}
-    for desc in ("total", "local", "deltab", "residual"):
-        scales[desc] = symmetric_scale(max((scan.numbers.get(f"{desc}_size", 0.0) for scan in scans), default=0.0))
-    if any("local" in scan.planes for scan in scans):
-        scales["residual"] = scales["local"]
-    for group in (("chi33sd", "cosmossd"), ("deltabsd",)):  # susceptibilities on one scale
-        largest = max((scan.numbers.get(f"{desc}_size", 0.0) for scan in scans for desc in group), default=0.0)
-        scales |= dict.fromkeys(group, GreyScale(0.0, symmetric_scale(largest).high))
-    return scales
-
-
-def _scan_pictures(scan: ScanMeasures, scales: Mapping[str, GreyScale]) -> list[Picture]:
-    """The maps of a scan, of the standard deviations only chi33's; the first one also shows the outlines of masks."""
-    pictures: list[Picture] = []
-    masks = [("brain mask", _BRAIN_COLOUR, scan.brain), ("local field valid", _LOCAL_COLOUR, scan.local)]
-    for desc, planes in scan.planes.items():
-        if desc in DEVIATIONS[1:]:
-            continue
-        outlines = [(name, colour, mask) for name, colour, mask in masks if mask is not None] if not pictures else []
-        scale = scales.get(desc) or GreyScale(0.0, planes.size or 1.0, "")
-        pictures.append(_picture(_TITLES[desc], f" of scan {scan.name}", planes, scale, scan.brain, outlines))
-    return pictures
-
-
-def _picture(
-    title: str,
-    of: str,
-    planes: Planes,
-    scale: GreyScale,
-    brain: Planes | None,
-    outlines: Sequence[tuple[str, str, Planes]] = (),
-) -> Picture:
-    detail = scale.words if scale.unit else "arbitrary units"
-    drawn = "".join(f", with the outline of the {name}" for name, _, _ in outlines)
-    return Picture(
-        uri=planes_figure(planes, scale, [(mask, colour) for _, colour, mask in outlines], brain=brain),
-        alt=f"{title}{of} in an axial, a coronal and a sagittal slice, {detail}{drawn}.",
-        title=title,
-        detail=detail,
-        outlines=tuple((name, colour) for name, colour, _ in outlines),
-    )
-
-
-def _subject_pictures(subject: SubjectMeasures) -> list[Picture]:
-    planes = subject.planes
-    pictures: list[Picture] = []
-    for desc in ("cosmos", "mms"):
-        if desc in planes:
-            pictures.append(_picture(_TITLES[desc], " in the subject frame", planes[desc], CHI_SCALE, subject.brain))
-    if "msa" in planes:
-        scale = GreyScale(0.0, symmetric_scale(planes["msa"].size).high)
-        pictures.append(_picture(_TITLES["msa"], " in the subject frame", planes["msa"], scale, subject.brain))
-        if "pev" in planes:
-            pictures.append(_direction_picture(planes["pev"], planes["msa"], subject.full_msa or scale.high))
-    return pictures
-
-
-def _direction_picture(direction: Planes, anisotropy: Planes, full: float) -> Picture:
-    title = "Principal eigenvector, weighted by MSA"
-    detail = f"colour: its direction; brightness: MSA, full from {full:g} ppm on"
-    return Picture(
-        uri=direction_figure(direction, anisotropy, full),
-        alt=f"{title}, in the subject frame in an axial, a coronal and a sagittal slice: left-right red, front-back "
-        f"green, up-down blue; {detail}.",
-        title=title,
-        detail=detail,
-    )
-
-
-def _tensor_pictures(subject: SubjectMeasures) -> list[Picture]:
-    """The six components; those off the diagonal on one symmetric scale."""
-    if "tensor" not in subject.planes:
-        return []
-    tensor, brain = subject.planes["tensor"], subject.brain
-    off = [i for i in range(len(COMPONENTS)) if i not in DIAGONAL]
-    scale = symmetric_scale(max(tensor.component(i).size for i in off))
-    return [
-        _picture(
-            f"Tensor component {name}",
-            " along the axes of the subject frame",
-            tensor.component(i),
-            CHI_SCALE if i in DIAGONAL else scale,
-            brain,
-        )
-        for i, name in enumerate(COMPONENTS)
-    ]
 
 
 def _sphere(directions: Sequence[np.ndarray]) -> dict[str, str]:
@@ -357,11 +263,13 @@ def _uncertainty(scans: Sequence[ScanMeasures], record: Mapping[str, Any]) -> di
         return None
     reference = min(known, key=lambda scan: np.inf if scan.rotation is None else scan.rotation)
     columns = [one for one in _DEVIATION_COLUMNS if any(one[0] in scan.numbers for scan in known)]
-    scales = _scales(scans)
+    scales = picture_scales(scans)
     return {
         "sentence": uncertainty_words(record) or "How they were estimated is not recorded.",
         "pictures": [
-            _picture(_TITLES[desc], f" of scan {reference.name}", reference.planes[desc], scales[desc], reference.brain)
+            map_picture(
+                TITLES[desc], f" of scan {reference.name}", reference.planes[desc], scales[desc], reference.brain
+            )
             for desc in DEVIATIONS
             if desc in reference.planes
         ],

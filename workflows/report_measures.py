@@ -65,6 +65,11 @@ class ScanFiles:
         """Return the path of one of the scan's maps; it need not exist."""
         return self.files.path(self.label, suffix=suffix, desc=desc)
 
+    @property
+    def transform(self) -> Path:
+        """The path of the transform to the subject frame."""
+        return self.files.transform(self.label)
+
 
 @dataclass(frozen=True)
 class View:
@@ -116,9 +121,11 @@ class ScanMeasures:
     """What the report says of one scan; None where its file is not there.
 
     b0_direction: unit vector (3,) in the subject frame; tilt: its angle to the reference's +z, degrees; rotation
-    (degrees), shift (mm, of the brain's centre) and scale of the registration to the reference; brain_volume: ml;
-    valid_share: part of the brain with a local field; *_std and percentiles in ppm; residual_ratio: residual_std /
-    local_std; correlation: of chi33 with COSMOS; planes: slices per map; brain, local: slices of the masks.
+    (degrees), shift (mm, of the brain's centre) and scale of the registration to the reference, quality: of it, at
+    most 1; brain_volume: ml; mask_dice: of the brain mask with those of the other scans; repaired: why the brain mask
+    was, None where it was not; valid_share: part of the brain with a local field; *_std and percentiles in ppm;
+    residual_ratio: residual_std / local_std; correlation: of chi33 with COSMOS; planes: slices per map; brain, local:
+    slices of the masks.
     """
 
     name: str
@@ -136,6 +143,7 @@ class ScanMeasures:
     numbers: dict[str, float] = field(default_factory=dict)
     planes: dict[str, Planes] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
+    repaired: str | None = None
 
     def number(self, key: str) -> float | None:
         """Return a number by its key, an attribute or one of `numbers`; None where it is not known."""
@@ -205,6 +213,10 @@ def measure_scan(scan: ScanFiles) -> ScanMeasures:
             numbers["correlation"] = _correlation(chi33, values)
     if numbers.get("local_std") and "residual_std" in numbers:
         numbers["residual_ratio"] = numbers["residual_std"] / numbers["local_std"]
+    mask_record, pair_record = (_record(path) for path in (scan.path("brain", "mask"), scan.transform))
+    for key, value in (("mask_dice", mask_record.get("MaskConsensusDice")), ("quality", pair_record.get("Quality"))):
+        if isinstance(value, int | float):
+            numbers[key] = float(value)
     shape = brain.shape
     return ScanMeasures(
         name=scan.name,
@@ -217,8 +229,15 @@ def measure_scan(scan: ScanFiles) -> ScanMeasures:
         numbers=numbers,
         planes=planes,
         unfinished=unfinished,
+        repaired=mask_record.get("MaskRepaired"),
         **_pose(scan, view),
     )
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """Return a file's sidecar; nothing where there is none."""
+    beside = sidecar_path(path)
+    return read_json(beside) if beside.is_file() else {}
 
 
 def measure_subject(files: Derivatives) -> SubjectMeasures:

@@ -12,6 +12,7 @@ from math import isfinite
 from typing import Any
 
 from .. import __version__
+from ..pipeline.mask_consensus import LEAST_SCANS
 
 _REFERENCES = {
     "bids": "Gorgolewski KJ, Auer T, Calhoun VD, et al. The brain imaging data structure, a format for organizing and "
@@ -135,8 +136,13 @@ def _mask(provenance: Mapping[str, Any]) -> str:
     tool = {"fsl": "FSL BET", "builtin": "the BET algorithm (brainextractor)"}.get(str(lookup(provenance, "backend")))
     if tool is None:
         return ""
+    if lookup(provenance, "masks"):
+        return "Brain masks were given."
     threshold = lookup(provenance, "bet_threshold")
-    return f"The brain was masked in each scan with {tool} {{bet}}" + _given("fractional threshold", threshold) + "."
+    said = f"The brain was masked in each scan with {tool} {{bet}}" + _given("fractional threshold", threshold) + "."
+    if lookup(provenance, "mask_consensus") and len(lookup(provenance, "scans") or ()) >= LEAST_SCANS:
+        said += " Masks that disagreed with the majority of the other scans were replaced by it in the subject frame."
+    return said
 
 
 def _field(provenance: Mapping[str, Any]) -> str:
@@ -174,12 +180,15 @@ def _registration(provenance: Mapping[str, Any]) -> str:
     backend, reference = lookup(provenance, "backend"), lookup(provenance, "reference")
     tools = {
         "fsl": "FSL FLIRT {flirt}",
-        "builtin": "SimpleITK {sitk} (similarity, Mattes mutual information {mattes}, refined by correlation)",
+        "builtin": "SimpleITK {sitk} (similarity, Mattes mutual information {mattes}), refined by robust least squares "
+        "in the brain",
     }
     images = {"fsl": "of the first echo", "builtin": "extrapolated to echo time 0"}
     if backend not in tools:
         return ""
     target = f"the reference scan {reference}" if reference else "the reference scan"
+    if reference == "mean":
+        target = "one another and then to their mean image, in the mean of their frames,"
     return (
         f"Magnitudes {images[backend]} were registered to {target} with 7 degrees of freedom by {tools[backend]}; the "
         "rotation part gave the direction of B0 of each scan in the subject frame."

@@ -38,10 +38,11 @@ from .derivatives import (
     write_dataset_description,
     write_json,
 )
+from .frame_interfaces import read_given_mask
 from .plugin import WatchfulMultiProc
-from .raw import RawSubject, check_raw, find_subjects
+from .raw import RawSubject, check_raw, find_subjects, raise_problems
 from .report import write_group_index, write_subject_report
-from .subject import init_subject_wf, plan_lines, remove_stale
+from .subject import given_masks, init_subject_wf, plan_lines, remove_stale
 
 Announce = Callable[[str], None]
 _TOOLS = ("numpy", "scipy", "nibabel", "nipype", "SimpleITK", "brainextractor", "niimath", "fslpy")
@@ -127,6 +128,7 @@ def run_participants(
     _check_compute(config)
     announce(f"checking {sum(len(s.scans) for s in subjects)} scans of {len(subjects)} subject(s)")
     check_raw(subjects)
+    _check_given_masks(subjects, config)
     _check_space(subjects, out_dir, work)
     check_output_folder(out_dir, bids_dir)
     write_dataset_description(out_dir, source=bids_dir)
@@ -143,6 +145,19 @@ def _check_compute(config: RunConfig) -> None:
     check_device(config.device)
     if config.dask not in ("threads", "local"):
         Execution(config.dask).close()
+
+
+def _check_given_masks(subjects: Sequence[RawSubject], config: RunConfig) -> None:
+    """Raise InputError naming every mask of the user that does not fit its scan."""
+    problems = []
+    for subject in subjects:
+        given = given_masks(subject, config)
+        for scan in subject.scans if given else ():
+            try:
+                read_given_mask(given[scan.name], scan.magnitude[0])
+            except InputError as error:
+                problems.append(str(error))
+    raise_problems(problems)
 
 
 def _check_space(subjects: Sequence[RawSubject], out_dir: Path, work: Path) -> None:

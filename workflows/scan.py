@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nipype.interfaces import fsl
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from .config import RunConfig
+from .frame_interfaces import GivenMask
 from .interfaces import BrainMask, CleanMask, LocalFieldMap, TotalField
 from .raw import RawScan
 
@@ -15,14 +18,24 @@ SCAN_OUTPUTS = (
 )  # fmt: skip
 
 
-def init_brain_mask_wf(config: RunConfig, backend: str, *, name: str = "brain_mask_wf") -> pe.Workflow:
-    """Return the workflow that masks the brain of a first-echo magnitude.
+def init_brain_mask_wf(
+    scan: RawScan, config: RunConfig, backend: str, given: Path | None = None, *, name: str = "brain_mask_wf"
+) -> pe.Workflow:
+    """Return the workflow that masks the brain of a scan's first-echo magnitude.
 
-    Inputs: in_file. Outputs: mask_file. backend: "fsl" (BET) or "builtin" (BET's algorithm by brainextractor).
+    Outputs: mask_file. backend: "fsl" (BET) or "builtin" (BET's algorithm by brainextractor); given: the user's mask,
+    which is taken as it is.
     """
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(niu.IdentityInterface(["in_file"]), name="inputnode")
+    inputnode.inputs.in_file = str(scan.magnitude[0])
     outputnode = pe.Node(niu.IdentityInterface(["mask_file"]), name="outputnode")
+    if given is not None:
+        taken = pe.Node(GivenMask(given_file=str(given)), name="given_mask", mem_gb=0.5)
+        workflow.connect(
+            [(inputnode, taken, [("in_file", "in_file")]), (taken, outputnode, [("mask_file", "mask_file")])]
+        )
+        return workflow
     if backend == "builtin":
         bet = pe.Node(BrainMask(frac=config.bet_threshold), name="bet", mem_gb=1.5)
         workflow.connect([(inputnode, bet, [("in_file", "in_file")]), (bet, outputnode, [("mask_file", "mask_file")])])
@@ -41,17 +54,17 @@ def init_brain_mask_wf(config: RunConfig, backend: str, *, name: str = "brain_ma
     return workflow
 
 
-def init_scan_wf(scan: RawScan, config: RunConfig, backend: str, *, name: str = "scan_wf") -> pe.Workflow:
-    """Return the workflow from a scan's raw echoes to its local field, on the scan's own grid.
+def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> pe.Workflow:
+    """Return the workflow from a scan's raw echoes and brain mask to its local field, on the scan's own grid.
 
-    Outputs (outputnode): magnitude (first echo), brain_mask, total_field (ppm of B0), reliable_mask (where it can be
-    trusted), weight (proportional to 1 / its standard deviation), residual (rad), local_field (ppm of B0), local_mask.
+    Inputs: brain_mask. Outputs: magnitude (first echo), brain_mask, total_field (ppm of B0), reliable_mask (where it
+    can be trusted), weight (proportional to 1 / its standard deviation), residual (rad), local_field (ppm of B0),
+    local_mask.
     """
     workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(niu.IdentityInterface(["magnitude"]), name="inputnode")
+    inputnode = pe.Node(niu.IdentityInterface(["magnitude", "brain_mask"]), name="inputnode")
     inputnode.inputs.magnitude = str(scan.magnitude[0])
     outputnode = pe.Node(niu.IdentityInterface(list(SCAN_OUTPUTS)), name="outputnode")
-    mask_wf = init_brain_mask_wf(config, backend)
     total = pe.Node(
         TotalField(
             magnitude_files=[str(path) for path in scan.magnitude],
@@ -80,11 +93,9 @@ def init_scan_wf(scan: RawScan, config: RunConfig, backend: str, *, name: str = 
     )
     workflow.connect(
         [
-            (inputnode, mask_wf, [("magnitude", "inputnode.in_file")]),
-            (mask_wf, total, [("outputnode.mask_file", "mask_file")]),
+            (inputnode, total, [("brain_mask", "mask_file")]),
             (total, local, [("field_file", "field_file"), ("reliable_file", "mask_file")]),
-            (inputnode, outputnode, [("magnitude", "magnitude")]),
-            (mask_wf, outputnode, [("outputnode.mask_file", "brain_mask")]),
+            (inputnode, outputnode, [("magnitude", "magnitude"), ("brain_mask", "brain_mask")]),
             (total, outputnode, [("field_file", "total_field"), ("residual_file", "residual")]),
             (total, outputnode, [("reliable_file", "reliable_mask"), ("weight_file", "weight")]),
             (local, outputnode, [("field_file", "local_field"), ("mask_file", "local_mask")]),

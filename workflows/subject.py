@@ -12,13 +12,15 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from ..pipeline.errors import InputError
+from ..pipeline.mask_consensus import LEAST_SCANS
 from .config import RunConfig
 from .derivatives import Derivatives, sidecar_path
+from .frame_interfaces import MaskConsensus, MeanOfScans
 from .interfaces import Export
 from .labels import init_fit_wf, init_scan_labels_wf
-from .raw import RawScan, RawSubject
+from .raw import RawScan, RawSubject, raise_problems
 from .registration import init_registration_wf
-from .scan import init_scan_wf
+from .scan import init_brain_mask_wf, init_scan_wf
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class _Product:
 _SCAN_PRODUCTS = (
     _Product("magnitude", "MEGRE", "magnitude", "arbitrary", "Magnitude of the first echo"),
     _Product("brain_mask", "mask", "brain", None, "Brain"),
+    _Product("reliable_mask", "mask", "reliable", None, "Brain where the total field can be trusted"),
     _Product("local_mask", "mask", "local", None, "Where the local field is valid"),
     _Product("total_field", "fieldmap", "total", "ppm", "Total field, ppm of B0, paramagnetic positive"),
     _Product("local_field", "fieldmap", "local", "ppm", "Local field, ppm of B0"),
@@ -67,6 +70,9 @@ _SUBJECT_PRODUCTS = (
     ),
 )
 _SUBJECT_FRAME = "world of the reference scan (RAS+, mm); susceptibility relative to the mean over the mask"
+_MEAN_FRAME = "mean of the scans' worlds (RAS+, mm); susceptibility relative to the mean over the mask"
+MEAN = "mean"
+_Source = tuple[Any, str]  # a node or workflow, and its output
 
 
 def node_name(text: str) -> str:
@@ -76,7 +82,7 @@ def node_name(text: str) -> str:
 
 def reference_scan(subject: RawSubject, config: RunConfig) -> RawScan:
     """Return the subject's reference scan: the first, or the one the config names; InputError where it is not there."""
-    if config.reference is None:
+    if config.reference in (None, MEAN):
         return subject.scans[0]
     for scan in subject.scans:
         if config.reference in (scan.name, scan.label):
@@ -94,50 +100,149 @@ def init_subject_wf(
     """
     workflow = pe.Workflow(name=name or f"sub_{node_name(subject.label)}_wf")
     reference = reference_scan(subject, config)
+    frame = _place_scans(workflow, subject, config, backend)
     fit_wf = init_fit_wf(subject.scans, config)
     sources = fit_sources(config)
     merges = {one: pe.Node(niu.Merge(len(subject.scans)), name=f"all_{one}") for one in (*sources, "transforms")}
-    reference_node = pe.Node(niu.IdentityInterface(["brain_mask"]), name="reference")
-    workflow.connect([(reference_node, fit_wf, [("brain_mask", "inputnode.reference_file")])])
     for index, scan in enumerate(subject.scans):
         tag, number = node_name(scan.name), f"in{index + 1}"
-        scan_wf = init_scan_wf(scan, config, backend, name=f"scan_{tag}_wf")
-        registration_wf = init_registration_wf(scan, reference, backend, name=f"registration_{tag}_wf")
+        mask, transform, quality, record = frame.of(workflow, index, tag)
+        scan_wf = init_scan_wf(scan, config, name=f"scan_{tag}_wf")
         labels_wf = init_scan_labels_wf(scan, index, name=f"labels_{tag}_wf")
+        fitted = ("tensor_file", "cosmos_file", "uncertainty_file")
         workflow.connect(
             [
-                (reference_node, registration_wf, [("brain_mask", "inputnode.reference_mask")]),
+                (mask[0], scan_wf, [(mask[1], "inputnode.brain_mask")]),
                 *((scan_wf, merges[one], [(f"outputnode.{source}", number)]) for one, source in sources.items()),
-                (registration_wf, merges["transforms"], [("outputnode.transform_file", number)]),
-                (
-                    fit_wf,
-                    labels_wf,
-                    [
-                        (f"outputnode.{one}", f"inputnode.{one}")
-                        for one in ("tensor_file", "cosmos_file", "uncertainty_file")
-                    ],
-                ),
+                (transform[0], merges["transforms"], [(transform[1], number)]),
+                (fit_wf, labels_wf, [(f"outputnode.{one}", f"inputnode.{one}") for one in fitted]),
                 (
                     scan_wf,
                     labels_wf,
                     [(f"outputnode.{one}", f"inputnode.{one}") for one in ("local_field", "local_mask")],
                 ),
-                (registration_wf, labels_wf, [("outputnode.transform_file", "inputnode.transform_file")]),
+                (transform[0], labels_wf, [(transform[1], "inputnode.transform_file")]),
             ]
         )
-        if scan is reference:
-            workflow.connect([(scan_wf, reference_node, [("outputnode.brain_mask", "brain_mask")])])
+        if scan is reference and frame.mean is None:
+            workflow.connect([(scan_wf, fit_wf, [("outputnode.brain_mask", "inputnode.reference_file")])])
         place = Derivatives(out_dir, subject.label, scan.session)
         products = (*_LABEL_PRODUCTS, *(_DEVIATION_PRODUCTS if config.draws or config.jackknife else ()))
         facts = _scan_facts(scan, config)
         for product in _SCAN_PRODUCTS:
-            _export_scan_map(workflow, scan_wf, product, scan, place, facts)
+            beside = record if product.output == "brain_mask" else None
+            source = (scan_wf, f"outputnode.{product.output}")
+            _export_scan_map(workflow, source, product, scan, place, facts, beside)
         for product in products:
-            _export_scan_map(workflow, labels_wf, product, scan, place, facts, (fit_wf, "sidecar_file"))
-        _export_transform(workflow, registration_wf, place.transform(scan.label), tag)
+            source = (labels_wf, f"outputnode.{product.output}")
+            _export_scan_map(workflow, source, product, scan, place, facts, (fit_wf, "outputnode.sidecar_file"))
+        product = _Product("transform_file", "xfm", None, None, "World of the scan to the subject frame, mm, 4x4")
+        _export(workflow, transform, product, place.transform(scan.label), f"{tag}_xfm", {}, record=quality)
+    if frame.mean is not None:
+        workflow.connect([(frame.mean, fit_wf, [("brain_file", "inputnode.reference_file")])])
     workflow.connect([(merge, fit_wf, [("out", f"inputnode.{one}")]) for one, merge in merges.items()])
-    _export_subject(workflow, fit_wf, Derivatives(out_dir, subject.label), reference)
+    _export_subject(workflow, fit_wf, Derivatives(out_dir, subject.label), reference, frame.mean)
     return workflow
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where the scans lie and their brains: the workflows of masks and registrations, and what joins the scans.
+
+    consensus, mean: the nodes that agree on masks and make the mean reference, where there are such.
+    """
+
+    masks: list[pe.Workflow]
+    registrations: list[pe.Workflow]
+    consensus: pe.Node | None
+    mean: pe.Node | None
+
+    def of(self, workflow: pe.Workflow, index: int, tag: str) -> tuple[_Source, _Source, _Source, _Source | None]:
+        """Return a scan's sources of brain mask, transform, its quality, and what is recorded of the mask."""
+        pair = self.registrations[index]
+        mask: _Source = (self.masks[index], "outputnode.mask_file")
+        transform, quality = (pair, "outputnode.transform_file"), (pair, "outputnode.quality_file")
+        record = None
+        if self.consensus is not None:
+            mask = _pick(workflow, (self.consensus, "mask_files"), index, f"mask_{tag}")
+            record = _pick(workflow, (self.consensus, "record_files"), index, f"mask_record_{tag}")
+        if self.mean is not None:
+            transform = _pick(workflow, (self.mean, "transform_files"), index, f"transform_{tag}")
+            quality = _pick(workflow, (self.mean, "quality_files"), index, f"quality_{tag}")
+        return mask, transform, quality, record
+
+
+def _pick(workflow: pe.Workflow, source: _Source, index: int, name: str) -> _Source:
+    """Return the source of one entry of a list."""
+    node = pe.Node(niu.Select(index=[index]), name=name, run_without_submitting=True)
+    workflow.connect([(source[0], node, [(source[1], "inlist")])])
+    return node, "out"
+
+
+def _place_scans(workflow: pe.Workflow, subject: RawSubject, config: RunConfig, backend: str) -> _Frame:
+    """Add brain masks, registrations to the reference, and what joins them, to a subject's workflow."""
+    reference = reference_scan(subject, config)
+    given = given_masks(subject, config)
+    tags = [node_name(scan.name) for scan in subject.scans]
+    masks = [
+        init_brain_mask_wf(scan, config, backend, given.get(scan.name), name=f"mask_{tag}_wf")
+        for scan, tag in zip(subject.scans, tags, strict=True)
+    ]
+    pairs = [
+        init_registration_wf(scan, reference, backend, name=f"registration_{tag}_wf")
+        for scan, tag in zip(subject.scans, tags, strict=True)
+    ]
+    fixed = masks[subject.scans.index(reference)]
+    joined = {"mask_files": masks, "transform_files": pairs}
+    merges = {one: pe.Node(niu.Merge(len(masks)), name=f"all_own_{one.removesuffix('_files')}s") for one in joined}
+    for number, (mask, pair) in enumerate(zip(masks, pairs, strict=True), start=1):
+        workflow.connect(
+            [
+                (mask, pair, [("outputnode.mask_file", "inputnode.mask")]),
+                (fixed, pair, [("outputnode.mask_file", "inputnode.reference_mask")]),
+                (mask, merges["mask_files"], [("outputnode.mask_file", f"in{number}")]),
+                (pair, merges["transform_files"], [("outputnode.transform_file", f"in{number}")]),
+            ]
+        )
+    consensus = mean = None
+    if config.mask_consensus and not given and len(masks) >= LEAST_SCANS:
+        consensus = pe.Node(MaskConsensus(), name="mask_consensus", mem_gb=2)
+        workflow.connect([(merges[one], consensus, [("out", one)]) for one in joined])
+    if config.reference == MEAN:
+        mean = pe.Node(
+            MeanOfScans(
+                magnitude_files=[[str(path) for path in scan.magnitude] for scan in subject.scans],
+                echo_times=[list(scan.echo_times) for scan in subject.scans],
+            ),
+            name="mean_reference",
+            mem_gb=4,
+        )
+        workflow.connect([(merges["transform_files"], mean, [("out", "transform_files")])])
+        agreed = (consensus, "mask_files") if consensus is not None else (merges["mask_files"], "out")
+        workflow.connect([(agreed[0], mean, [(agreed[1], "mask_files")])])
+    return _Frame(masks, pairs, consensus, mean)
+
+
+def given_masks(subject: RawSubject, config: RunConfig) -> dict[str, Path]:
+    """Return the user's brain mask of each scan by its name; none where the config names no folder.
+
+    In the folder a scan's mask is named as chi33 names its own, sub-01_acq-ori01_desc-brain_mask.nii.gz, at any depth.
+    Raises InputError naming every scan that has none, or several.
+    """
+    if config.masks is None:
+        return {}
+    folder = Path(config.masks)
+    if not folder.is_dir():
+        raise InputError(f"masks: {folder} is no folder: give the folder of the brain masks.")
+    found, problems = {}, []
+    for scan in subject.scans:
+        name = Derivatives(folder, subject.label, scan.session).path(scan.label, suffix="mask", desc="brain").name
+        paths = sorted(folder.rglob(name)) or sorted(folder.rglob(name.removesuffix(".gz")))
+        if len(paths) != 1:
+            problems.append(f"{folder} holds {len(paths)} files named {name}: give one brain mask a scan.")
+        found[scan.name] = paths[0] if paths else folder
+    raise_problems(problems)
+    return found
 
 
 def remove_stale(subject: RawSubject, config: RunConfig, out_dir: Path) -> None:
@@ -164,12 +269,12 @@ def fit_sources(config: RunConfig) -> dict[str, str]:
 
 def _export_scan_map(
     workflow: pe.Workflow,
-    source: pe.Workflow,
+    source: _Source,
     product: _Product,
     scan: RawScan,
     place: Derivatives,
     facts: dict[str, Any],
-    record: tuple[pe.Workflow, str] | None = None,
+    record: _Source | None = None,
 ) -> None:
     path = place.path(scan.label, suffix=product.suffix, desc=product.desc)
     _export(workflow, source, product, path, f"{node_name(scan.name)}_{product.output}", facts, record=record)
@@ -190,15 +295,15 @@ def _scan_facts(scan: RawScan, config: RunConfig) -> dict[str, Any]:
 
 def _export(
     workflow: pe.Workflow,
-    source: pe.Workflow,
+    source: _Source,
     product: _Product,
     path: Path,
     name: str,
     facts: Mapping[str, Any],
     *,
-    record: tuple[pe.Workflow, str] | None = None,
+    record: _Source | None = None,
 ) -> None:
-    """Add the step that exports one output of a workflow; record: workflow and output of a JSON for its sidecar."""
+    """Add the step that exports one output; record: source of a JSON for its sidecar."""
     sidecar: dict[str, Any] = {"Description": product.description}
     if product.units:
         sidecar["Units"] = product.units
@@ -207,21 +312,24 @@ def _export(
     node = pe.Node(
         Export(out_file=str(path), sidecar={**sidecar, **facts}), name=f"export_{name}", run_without_submitting=True
     )
-    workflow.connect([(source, node, [(f"outputnode.{product.output}", "in_file")])])
+    workflow.connect([(source[0], node, [(source[1], "in_file")])])
     if record:
-        workflow.connect([(record[0], node, [(f"outputnode.{record[1]}", "sidecar_file")])])
+        workflow.connect([(record[0], node, [(record[1], "sidecar_file")])])
 
 
-def _export_transform(workflow: pe.Workflow, source: pe.Workflow, path: Path, tag: str) -> None:
-    product = _Product("transform_file", "xfm", None, None, "World of the scan to the subject frame, mm, 4x4")
-    _export(workflow, source, product, path, f"{tag}_xfm", {}, record=(source, "quality_file"))
-
-
-def _export_subject(workflow: pe.Workflow, fit_wf: pe.Workflow, place: Derivatives, reference: RawScan) -> None:
+def _export_subject(
+    workflow: pe.Workflow, fit_wf: pe.Workflow, place: Derivatives, reference: RawScan, mean: pe.Node | None
+) -> None:
     facts = {"ReferenceScan": reference.name, "Frame": _SUBJECT_FRAME}
+    if mean is not None:
+        facts = {"ReferenceScan": MEAN, "Frame": _MEAN_FRAME}
+        product = _Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
+        path = place.path(space="subject", suffix=product.suffix, desc=product.desc)
+        _export(workflow, (mean, product.output), product, path, product.output, facts)
     for product in _SUBJECT_PRODUCTS:
         path = place.path(space="subject", suffix=product.suffix, desc=product.desc)
-        _export(workflow, fit_wf, product, path, product.output, facts, record=(fit_wf, "sidecar_file"))
+        source = (fit_wf, f"outputnode.{product.output}")
+        _export(workflow, source, product, path, product.output, facts, record=(fit_wf, "outputnode.sidecar_file"))
 
 
 def plan_lines(subject: RawSubject, config: RunConfig, backend: str, workflow: pe.Workflow) -> list[str]:

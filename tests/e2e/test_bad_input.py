@@ -200,7 +200,7 @@ def test_a_magnitude_without_contrast_stops_the_brain_extraction(
     words = ("run", head.folder, tmp_path / "out", "-w", tmp_path / "elsewhere", "--backend", "builtin")
     ended = command(*words, "--n-procs", "1")
     assert ended.code == 2
-    crash = _one_sentence(ended, "scan_acq_ori01_wf.brain_mask_wf.bet", "has no contrast, so no brain can be found")
+    crash = _one_sentence(ended, "mask_acq_ori01_wf.bet", "has no contrast, so no brain can be found")
     assert crash.parent == tmp_path / "elsewhere" / "crash"
     _unfinished(tmp_path / "out")
 

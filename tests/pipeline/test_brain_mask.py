@@ -57,3 +57,9 @@ def test_a_crash_and_a_hang_of_the_extraction_are_failed_steps(monkeypatch: pyte
 def test_images_without_a_brain_to_look_for_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_rounding_of_headers_changes_no_voxel() -> None:
+    image = magnitude(head_points(AFFINE, SHAPE, POSE))
+    again = brain_mask(image, AFFINE * (1 + 1e-7) + 1e-5 * np.eye(4))
+    np.testing.assert_array_equal(again, brain_mask(image, AFFINE))

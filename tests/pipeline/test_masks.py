@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-from chi33.pipeline.masks import clean_mask, largest_component
+import pytest
+from chi33.pipeline.errors import InputError
+from chi33.pipeline.masks import MaskFaults, check_given_mask, clean_mask, dice, largest_component, mask_faults
 from numpy.typing import NDArray
 
 
@@ -50,3 +54,61 @@ def test_nothing_stays_of_a_mask_thinner_than_the_opening() -> None:
     sheet[:, :, 9:11] = True
     assert not clean_mask(sheet, (1, 1, 1)).any()
     assert not clean_mask(np.zeros((5, 5, 5)), (1, 1, 1)).any()
+
+
+def test_the_faults_of_a_mask_are_counted() -> None:
+    size, shape = (1.0, 1.0, 2.0), (60, 60, 40)
+    mask = ball((24, 30, 20), 16, size, shape)
+    assert mask_faults(mask, size) == MaskFaults(0, 0, 0)
+    assert mask_faults(mask, size).words == ""
+    mask |= ball((52, 30, 20), 6, size, shape)
+    mask[38:50, 29:32, 19:21] = True
+    mask[24:26, 30, 20] = False
+    mask[1, 1, 1] = True
+    assert mask_faults(mask, size) == MaskFaults(1, 2, 1)
+    assert mask_faults(mask, size).words == "1 island, 2 enclosed voxels, 1 part on a neck"
+    assert mask_faults(clean_mask(mask, size), size) == MaskFaults(0, 0, 0)
+
+
+def test_dice_counts_the_common_volume_twice() -> None:
+    one = np.array([1, 1, 1, 0])
+    assert dice(one, np.array([0, 1, 1, 1])) == pytest.approx(2 / 3)
+    assert dice(one, 0 * one) == 0
+    assert dice(0 * one, 0 * one) == 1
+
+
+SHAPE = (12, 12, 10)
+GIVEN = ball((6, 6, 5), 4, (1, 1, 1), SHAPE)
+FLOATS = GIVEN.astype(np.float32)
+
+
+def test_a_mask_given_with_any_one_value_is_taken() -> None:
+    for values in (GIVEN, FLOATS, 255 * GIVEN.astype(np.uint8)):
+        checked = check_given_mask(values, SHAPE, np.eye(4), np.eye(4) * 1.0, magnitude=FLOATS + 1)
+        assert checked.dtype == bool
+        np.testing.assert_array_equal(checked, GIVEN)
+
+
+def off(shift: float) -> NDArray[np.float64]:
+    affine = np.eye(4)
+    affine[0, 3] = shift
+    return affine
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: check_given_mask(GIVEN[1:], SHAPE, np.eye(4)), r"the mask has shape \(11, 12, 10\), but its scan has"),
+    (lambda: check_given_mask(FLOATS / 0, SHAPE, np.eye(4)), "the mask holds values that are not finite"),
+    (lambda: check_given_mask(np.linspace(0, 1, GIVEN.size).reshape(SHAPE), SHAPE, np.eye(4), name="m.nii"),
+     r"m.nii is not binary \(values from 0 to 1\): give 0 outside"),
+    (lambda: check_given_mask(-FLOATS, SHAPE, np.eye(4)), r"is not binary \(values from -1 to 0\)"),
+    (lambda: check_given_mask(0 * FLOATS, SHAPE, np.eye(4)), "the mask is empty: give 1 inside the brain"),
+    (lambda: check_given_mask(0 * FLOATS + 1, SHAPE, np.eye(4)), "the mask covers its whole image"),
+    (lambda: check_given_mask(GIVEN, SHAPE, np.eye(4), off(3.0)), "the mask lies 3.0 mm from its scan"),
+    (lambda: check_given_mask(GIVEN, SHAPE, np.eye(4), np.zeros((4, 4))), "the affine of the mask is singular"),
+    (lambda: check_given_mask(GIVEN, SHAPE, np.eye(4), magnitude=1 - FLOATS), "the mask touches no head: the scan's"),
+    (lambda: check_given_mask(GIVEN, SHAPE, np.eye(4), magnitude=FLOATS[1:]), r"the magnitude has shape \(11, 12"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:(divide|invalid)")
+def test_a_mask_that_does_not_fit_is_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()

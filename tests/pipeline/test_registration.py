@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError, StepError
 from chi33.pipeline.frames import rotation_and_scale, rotation_angle
-from chi33.pipeline.registration import Registration, register
+from chi33.pipeline.registration import Registration, RegistrationFailed, register, without_decay
 from numpy.typing import NDArray
+from scipy import ndimage
 from synthetic_head import brain, grid_affine, head_points, magnitude, rigid
 
 SHAPE, SIZE = (66, 78, 68), (2.5, 2.5, 2.5)
@@ -61,12 +63,25 @@ def small(pose: NDArray, scale: float = 1.0) -> tuple[NDArray[np.float32], NDArr
     return scan(affine, shape, pose @ np.diag([scale, scale, scale, 1.0]), 3), affine
 
 
-def test_the_same_scans_give_the_same_bits_and_a_scan_fits_itself() -> None:
-    fixed, moving = small(np.eye(4)), small(rigid((-12, 5, 0), (3, 0, 2)))
-    one, two = (register(*moving, *fixed) for _ in range(2))
-    assert isinstance(one, Registration)
-    np.testing.assert_array_equal(one.transform, two.transform)
-    assert (one.mutual_information, one.correlation) == (two.mutual_information, two.correlation)
+@pytest.fixture(scope="module")
+def pair() -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    return *small(rigid((14, -8, 3), (2, 1, -3))), *small(np.eye(4))
+
+
+@pytest.fixture(scope="module")
+def found(pair: tuple) -> Registration:
+    return register(*pair)
+
+
+def test_the_same_scans_give_the_same_bits(pair: tuple, found: Registration) -> None:
+    again = register(*pair)
+    np.testing.assert_array_equal(found.transform, again.transform)
+    for name in ("mutual_information", "correlation", "quality", "overlap"):
+        assert getattr(found, name) == getattr(again, name)
+
+
+def test_a_scan_fits_itself() -> None:
+    fixed = small(np.eye(4))
     itself = register(*fixed, *fixed)
     angle, distance = errors(itself.transform, np.eye(4))
     assert angle < 0.02
@@ -76,6 +91,64 @@ def test_the_same_scans_give_the_same_bits_and_a_scan_fits_itself() -> None:
 def test_a_head_of_another_size_is_refused_with_its_scale() -> None:
     with pytest.raises(StepError, match=r"registration failed: the estimated transform scales by 0.9[12]\d\d"):
         register(*small(np.eye(4), scale=1.09), *small(np.eye(4)))
+
+
+def test_strong_shading_a_cut_neck_and_thick_slices_do_not_pull() -> None:
+    shapes, sizes = ((64, 72, 60), (66, 74, 34)), ((2.6, 2.6, 2.6), (2.5, 2.5, 4.0))
+    poses = np.eye(4), rigid((35, 0, 6), (4, -6, 3))
+    pair = []
+    for number, (shape, size, pose) in enumerate(zip(shapes, sizes, poses, strict=True)):
+        affine = grid_affine(shape, size)
+        image = scan(affine, shape, pose, number, shading=0.6 if number else -0.6)
+        mask = brain(head_points(affine, shape, pose))
+        if number:
+            image, mask = image[:, :, 6:], mask[:, :, 6:]
+            affine[:3, 3] += 6 * affine[:3, 2]
+        pair.append((image, affine, mask))
+    (fixed, fixed_affine, fixed_mask), (moving, moving_affine, moving_mask) = pair
+    found = register(moving, moving_affine, fixed, fixed_affine, fixed_mask, moving_mask=moving_mask)
+    angle, distance = errors(found.transform, np.linalg.inv(poses[1]))
+    assert angle < 0.2
+    assert distance < 0.3
+    assert found.quality > 0.9
+    assert 0.5 < found.overlap < 0.97
+
+
+def test_two_scans_registered_either_way_give_inverse_transforms(pair: tuple, found: Registration) -> None:
+    back = register(*pair[2:], *pair[:2])
+    angle, distance = errors(found.transform, np.linalg.inv(back.transform))
+    assert angle < 0.02
+    assert distance < 0.05
+
+
+def test_what_is_no_pair_of_one_head_is_refused_and_keeps_what_was_found() -> None:
+    fixed, affine = small(np.eye(4))
+    rubbish = ndimage.gaussian_filter(np.random.default_rng(0).uniform(size=fixed.shape), 2).astype(np.float32)
+    with pytest.raises(RegistrationFailed, match="registration failed: ") as raised:
+        register(rubbish, affine, fixed, affine)
+    assert isinstance(raised.value, StepError)
+    assert raised.value.found is not None
+    assert raised.value.found.transform.shape == (4, 4)
+    assert raised.value.found.quality < 0.8
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert str(again) == str(raised.value)
+
+
+def test_a_quality_that_is_asked_for_and_not_reached_is_named(pair: tuple) -> None:
+    with pytest.raises(RegistrationFailed, match=r"the brains agree with a correlation of 0\.9\d, less than 1: check"):
+        register(*pair, minimum_quality=1.0)
+
+
+def test_without_decay_restores_an_exponential_and_leaves_out_what_is_lost() -> None:
+    truth = 1 + np.linspace(0, 1, 20)[:, None, None] * np.ones((20, 20, 20))
+    rate = np.full(truth.shape, 20.0)
+    rate[12:, 12:, 12:] = 150.0
+    times = [0.008, 0.013, 0.018]
+    image, steady = without_decay(np.stack([truth * np.exp(-rate * t) for t in times]), times)
+    inner = np.s_[4:8, 4:8, 4:8]
+    np.testing.assert_allclose(image[inner], truth[inner], rtol=0.02)
+    assert steady[inner].all()
+    assert not steady[14:18, 14:18, 14:18].any()
 
 
 IMAGE = np.random.default_rng(0).uniform(size=(20, 20, 20)).astype(np.float32)
@@ -91,6 +164,7 @@ FLAT = np.ones((20, 20, 20), np.float32)
     (lambda: register(IMAGE, AFFINE, IMAGE, np.zeros((4, 4))), "reference_affine is singular"),
     (lambda: register(IMAGE, AFFINE, IMAGE, AFFINE, FLAT[:5]), r"reference_mask has shape \(5, 20, 20\), but"),
     (lambda: register(IMAGE, AFFINE, IMAGE, AFFINE, 0 * FLAT), "reference_mask is empty: give the brain mask"),
+    (lambda: register(IMAGE, AFFINE, IMAGE, AFFINE, moving_mask=FLAT[2:]), r"moving_mask has shape \(18, 20, 20\)"),
     (lambda: register(IMAGE, AFFINE, IMAGE, AFFINE, moving_steady=FLAT[0]), r"moving_steady has shape \(20, 20\), but"),
     (lambda: register(IMAGE, AFFINE, IMAGE, AFFINE, reference_steady=FLAT[:2]), "reference_steady has shape"),
 ])  # fmt: skip

@@ -36,7 +36,7 @@ def test_command_lines_of_bet_and_flirt(turning_head: Any, use_fsl: Callable, tm
     use_fsl(turning_head)
     (subject,) = find_subjects(turning_head.folder)
     workflow = init_subject_wf(subject, RunConfig(bet_threshold=0.35, reference="acq-ori02"), "fsl", tmp_path)
-    bet = workflow.get_node("scan_acq_ori03_wf.brain_mask_wf.bet").interface
+    bet = workflow.get_node("mask_acq_ori03_wf.bet").interface
     bet.inputs.in_file = str(turning_head.raw(3, part="mag"))
     plain, options = _options(bet.cmdline)
     assert plain[0] == "bet"

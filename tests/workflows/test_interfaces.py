@@ -180,7 +180,7 @@ def test_builtin_registration_recovers_a_turn(save: Save, run: Callable) -> None
     files = run(
         interfaces.RegisterSimilarity(
             in_files=moving, in_echo_times=times, reference_files=reference, reference_echo_times=times,
-            reference_mask=save("mask", _ball(30)),
+            reference_mask=save("mask", _ball(30)), in_mask=save("own", _ball(30), turned @ AFFINE),
         )
     )  # fmt: skip
     error = read_transform(files["transform_file"]) @ turned
@@ -189,6 +189,7 @@ def test_builtin_registration_recovers_a_turn(save: Save, run: Callable) -> None
     assert np.abs(error[:3, 3]).max() < 1.0
     quality = json.loads(files["quality_file"].read_text())
     assert quality["Correlation"] > 0.9
+    assert quality["Quality"] > 0.9
     assert {"MutualInformation", "RotationDegrees", "Scale", "TranslationMillimetres"} <= quality.keys()
 
 

@@ -285,7 +285,8 @@ IMAGE_FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "other shape": (_replace(_volume(3)[:-1]), r"has shape \(5, 5, 4\) but .*part-mag_MEGRE.nii.gz has \(6, 5, 4\)"),
     "other affine": (_replace(_volume(3), SHIFTED), r"affines that differ by 0\.5"),
     "negative magnitude": (
-        _replace(-1 - np.abs(_volume(1)), part="mag"), "negative in 100% of its voxels, but a magnitude never is: give",
+        _replace(-1 - np.abs(_volume(1)), part="mag"),
+        "negative in 100% of its voxels, but a magnitude never is: give",
     ),
     "4-D": (_replace(np.stack([_volume(3)] * 2, axis=-1)), r"shape \(6, 5, 4, 2\): give one 3-D image an echo"),
     "complex": (_replace(_volume(3).astype(np.complex64)), "complex64"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError, StepError
-from chi33.workflows.derivatives import Derivatives, sidecar_path, write_image, write_transform
+from chi33.workflows.derivatives import Derivatives, read_json, sidecar_path, write_image, write_transform
 from chi33.workflows.figures import Planes
 from chi33.workflows.report import write_group_index, write_subject_report
 from chi33.workflows.report_checks import EXPECTED, Expected, check_scans, check_sign
@@ -150,7 +151,8 @@ def test_page_in_good_order_has_every_map_no_warning_and_fetches_nothing(derivat
             assert (values.get(attribute) or "#").startswith(("#", "data:"))
     assert not re.search(r"https?://|@import|url\(|<script", text)
     images = [values for tag, values in page.tags if tag == "img"]
-    assert len(images) == 6 * 7 + 1 + 1 + 4 + 6  # maps, B0 directions, one more scan, invariants, components
+    # maps, registrations, B0 directions, one more scan, invariants, components
+    assert len(images) == 6 * 7 + 5 + 1 + 1 + 4 + 6
     assert all(len(values["alt"] or "") > 20 for values in images)
     ids = [values["id"] for _, values in page.tags if "id" in values]
     assert len(ids) == len(set(ids))
@@ -252,6 +254,21 @@ def test_orientations_that_do_not_determine_the_fits_are_told(tmp_path: Path) ->
     assert "All B0 directions lie within 2.0 degrees of one another" in page.words
     assert "not determined" in page.words
     assert "2 warnings." in page.words
+
+
+def test_a_repaired_mask_and_the_agreement_of_a_registration_are_told(one_scan: Derivatives) -> None:
+    for path, more in (
+        (one_scan.path("acq-ori01", suffix="mask", desc="brain"),
+         {"MaskRepaired": "Dice 0.812 with the consensus, below 0.95", "MaskConsensusDice": 0.812}),
+        (one_scan.transform("acq-ori01"), {"Quality": 0.876}),
+    ):  # fmt: skip
+        beside = sidecar_path(path)
+        stated = read_json(beside) if beside.is_file() else {}
+        beside.write_text(json.dumps(stated | more))
+    page = _Page(write_subject_report(one_scan.out_dir, "01", {}).read_text(encoding="utf-8"))
+    assert "The brain mask of ori01 was repaired (Dice 0.812 with the consensus, below 0.95)" in page.words
+    assert "0.812" in page.words.replace("Dice 0.812", "")
+    assert "0.88" in page.words
 
 
 def test_warnings_of_the_run_unfinished_maps_and_missing_transforms_are_told(one_scan: Derivatives) -> None:

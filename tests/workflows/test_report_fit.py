@@ -293,3 +293,16 @@ def test_plan_has_the_prior_of_the_fit(derivatives: Derivatives) -> None:
     _write_record(derivatives, SINGLE | {"PriorIsoPpm": 0.05})
     _, words = _report(derivatives)
     assert "0.05 ppm isotropic" in words
+
+
+def test_masks_and_the_mean_reference_are_described() -> None:
+    scans = ["acq-ori01", "acq-ori02", "acq-ori03"]
+    config = {"backend": "builtin", "mask_consensus": True, "reference": "mean"}
+    said = write_methods({"backend": "builtin", "scans": scans, "config": config}, MASKED).text
+    assert "Masks that disagreed with the majority of the other scans were replaced by it" in said
+    assert "to one another and then to their mean image, in the mean of their frames, with 7 degrees" in said
+    few = write_methods({"backend": "builtin", "scans": scans[:2], "config": config}, MASKED).text
+    assert "majority" not in few
+    given = write_methods({"backend": "builtin", "scans": scans, "config": config | {"masks": "/m"}}, MASKED).text
+    assert "Brain masks were given." in given
+    assert "BET" not in given

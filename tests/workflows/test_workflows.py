@@ -11,7 +11,7 @@ from chi33.pipeline.errors import InputError
 from chi33.workflows.config import RunConfig
 from chi33.workflows.raw import RawSubject, find_subjects
 from chi33.workflows.registration import init_registration_wf
-from chi33.workflows.scan import init_scan_wf
+from chi33.workflows.scan import init_brain_mask_wf, init_scan_wf
 from chi33.workflows.subject import init_subject_wf, node_name, plan_lines, reference_scan
 from nipype.pipeline import engine as pe
 
@@ -155,7 +155,7 @@ def test_parameters_reach_their_steps(subject: RawSubject) -> None:
         vsharp_threshold=0.05, residual_limit=0.4, offset_smoothing=6.0,
     )  # fmt: skip
     scan = dataclasses.replace(subject.scans[1], phase_sign=-1)
-    workflow = init_scan_wf(scan, config, "builtin")
+    workflow = init_scan_wf(scan, config)
     total = workflow.get_node("total_field").inputs
     assert (total.unwrap, total.phase_sign, total.residual_limit, total.offset_smoothing) == ("laplacian", 1, 0.4, 6.0)
     assert total.echo_times == [0.005, 0.012]
@@ -163,7 +163,7 @@ def test_parameters_reach_their_steps(subject: RawSubject) -> None:
     local = workflow.get_node("local_field").inputs
     assert (local.largest_radius, local.smallest_radius, local.threshold) == (15.0, 6.0, 0.05)
     assert (local.method, local.b0_direction) == ("pdf", None)
-    assert workflow.get_node("brain_mask_wf.bet").inputs.frac == 0.3
+    assert init_brain_mask_wf(scan, config, "builtin").get_node("bet").inputs.frac == 0.3
     given = RunConfig(
         prior_iso=0.1, noise=0.001, fit="masked", iterations=7, draws=3, jackknife=4, dask="local", fit_memory=2.5,
         device="cuda",
@@ -219,3 +219,65 @@ def test_registration_feeds_all_its_steps(subject: RawSubject, backend: str) -> 
     workflow = init_registration_wf(subject.scans[1], subject.scans[0], backend)
     steps = set(workflow.list_node_names())
     assert steps == {"inputnode", "outputnode"} | ({"flirt", "to_world"} if backend == "fsl" else {"register"})
+
+
+def test_masks_are_agreed_on_before_fields_are_made(subject: RawSubject, tmp_path: Path) -> None:
+    workflow = init_subject_wf(subject, RunConfig(), "builtin", tmp_path)
+    for number in (1, 2, 3):
+        fed = _inputs(workflow, f"registration_acq_ori{number:02d}_wf.inputnode", ("mask", "reference_mask"))
+        own = f"mask_acq_ori{number:02d}_wf.outputnode.mask_file"
+        assert fed == {"mask": own, "reference_mask": "mask_acq_ori01_wf.outputnode.mask_file"}
+        assert _inputs(workflow, f"scan_acq_ori{number:02d}_wf.inputnode", ("brain_mask",)) == {
+            "brain_mask": f"mask_acq_ori{number:02d}.out"
+        }
+        assert workflow.get_node(f"mask_acq_ori{number:02d}").inputs.index == [number - 1]
+    assert _inputs(workflow, "mask_acq_ori02", ("inlist",)) == {"inlist": "mask_consensus.mask_files"}
+    assert _inputs(workflow, "export_acq_ori02_brain_mask", ("sidecar_file",)) == {
+        "sidecar_file": "mask_record_acq_ori02.out"
+    }
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_few_scans_or_a_setting_leave_masks_as_they_are(subject: RawSubject, tmp_path: Path, count: int) -> None:
+    some = dataclasses.replace(subject, scans=subject.scans[:count])
+    workflow = init_subject_wf(some, RunConfig(mask_consensus=count == 2), "builtin", tmp_path)
+    assert "mask_consensus" not in workflow.list_node_names()
+    assert _inputs(workflow, "scan_acq_ori02_wf.inputnode", ("brain_mask",)) == {
+        "brain_mask": "mask_acq_ori02_wf.outputnode.mask_file"
+    }
+
+
+def test_the_mean_of_all_scans_may_be_the_reference(subject: RawSubject, tmp_path: Path) -> None:
+    workflow = init_subject_wf(subject, RunConfig(reference="mean"), "builtin", tmp_path)
+    assert _inputs(workflow, "fit_wf.inputnode", ("reference_file",)) == {"reference_file": "mean_reference.brain_file"}
+    assert _inputs(workflow, "all_transforms", ("in2",)) == {"in2": "transform_acq_ori02.out"}
+    assert _inputs(workflow, "transform_acq_ori02", ("inlist",)) == {"inlist": "mean_reference.transform_files"}
+    assert _inputs(workflow, "labels_acq_ori03_wf.inputnode", ("transform_file",)) == {
+        "transform_file": "transform_acq_ori03.out"
+    }
+    assert _inputs(workflow, "mean_reference", ("mask_files",)) == {"mask_files": "mask_consensus.mask_files"}
+    assert "sub-01_space-subject_desc-mean_MEGRE.nii.gz" in _exported(workflow)
+    tensor = next(node for name, node in _steps(workflow).items() if name == "export_tensor_file")
+    assert tensor.inputs.sidecar["ReferenceScan"] == "mean"
+    echoes = workflow.get_node("mean_reference").inputs
+    assert [len(files) for files in echoes.magnitude_files] == [2, 2, 2]
+    assert echoes.echo_times == [[0.005, 0.012]] * 3
+
+
+def test_masks_of_the_user_replace_bet(subject: RawSubject, tmp_path: Path) -> None:
+    folder = tmp_path / "masks"
+    for scan, place in (("ori01", "deep/er"), ("ori02", ""), ("ori03", "sub-01/anat")):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        (folder / place / f"sub-01_acq-{scan}_desc-brain_mask.nii.gz").write_bytes(b"")
+    workflow = init_subject_wf(subject, RunConfig(masks=str(folder)), "builtin", tmp_path)
+    names = workflow.list_node_names()
+    assert not [name for name in names if name.endswith(".bet") or name == "mask_consensus"]
+    given = workflow.get_node("mask_acq_ori01_wf.given_mask").inputs.given_file
+    assert given == str(folder / "deep/er/sub-01_acq-ori01_desc-brain_mask.nii.gz")
+    for path in folder.rglob("*ori02*"):
+        path.unlink()
+    (folder / "sub-01_acq-ori03_desc-brain_mask.nii.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"2 problems:\n- .*holds 0 files named sub-01_acq-ori02.*\n- .*holds 2 files"):
+        init_subject_wf(subject, RunConfig(masks=str(folder)), "builtin", tmp_path)
+    with pytest.raises(InputError, match=r"masks: .* is no folder: give the folder of the brain masks"):
+        init_subject_wf(subject, RunConfig(masks=str(tmp_path / "none")), "builtin", tmp_path)
