@@ -79,7 +79,7 @@ class StageClock:
             if name in self.started:
                 self.seconds[name] = round(time.monotonic() - self.started[name], 2)
                 write_json(self.file, {**self.earlier, **self.seconds})
-            if ".export_" not in name:
+            if not getattr(node, "run_without_submitting", False):  # exports, and what only picks from a list
                 took = f" {self.seconds[name]:.1f} s" if name in self.seconds else " (kept)"
                 self.announce(f"[{len(self.done)}/{self.total}] {name.partition('.')[2]}{took}")
 
