@@ -66,7 +66,7 @@ def small_head(make_head: Callable, tmp_path: Path) -> Any:
 @pytest.fixture(scope="module")
 def done(make_head: Callable, make_stand_ins: Callable, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     """A finished run of two scans: its head, its output folder and what it said; every test leaves it as it was."""
-    folder = tmp_path_factory.mktemp("finished")
+    folder = tmp_path_factory.mktemp("fertige Köpfe 頭")  # blanks and no ASCII
     head = make_head(folder / "raw", turns=((0, 0), (25, 10)))
     stand_ins = make_stand_ins(folder / "fsl", head.folder)
     with pytest.MonkeyPatch.context() as patch:
