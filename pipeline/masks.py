@@ -155,3 +155,19 @@ def continued(field: ArrayLike, mask: ArrayLike, size: ArrayLike) -> NDArray[np.
     spacing = np.asarray(size, np.float64)
     nearest = ndimage.distance_transform_edt(outside, sampling=spacing, return_distances=False, return_indices=True)
     return np.ascontiguousarray(np.asarray(field, np.float32)[tuple(nearest)])
+
+
+def bounding_box(mask: ArrayLike, margin: ArrayLike = 0) -> tuple[slice, slice, slice]:
+    """Return the slices that hold a mask (x, y, z) and `margin` voxels around it, as far as the grid has them.
+
+    margin: one number, or one an axis. The whole grid for an empty mask.
+    """
+    inside = np.asarray(mask, bool)
+    held = ndimage.find_objects(inside.astype(np.uint8))
+    margins = np.broadcast_to(np.asarray(margin, int), 3)
+    found = held[0] if held else tuple(slice(0, n) for n in inside.shape)
+    x, y, z = (
+        slice(max(0, part.start - int(more)), min(part.stop + int(more), n))
+        for part, more, n in zip(found, margins, inside.shape, strict=True)
+    )
+    return x, y, z

@@ -10,6 +10,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from .frames import voxel_size
+from .masks import bounding_box
 
 _POINTS = 80_000  # of each image
 _BOX_MARGIN = 12.0  # mm around the points, that the images are cropped to
@@ -57,7 +58,7 @@ def side(volume: ArrayLike, affine: ArrayLike, wanted: ArrayLike, resolution: fl
     inside = np.asarray(wanted, bool)
     size = voxel_size(affine)
     matrix = np.array(affine, np.float64)
-    box = _box(inside, np.ceil(_BOX_MARGIN / size).astype(int))
+    box = bounding_box(inside, np.ceil(_BOX_MARGIN / size).astype(int))
     matrix[:3, 3] += matrix[:3, :3] @ [one.start for one in box]
     sigma = np.sqrt(np.maximum(resolution**2 - size**2, 0)) / 2.355 / size
     smooth = ndimage.gaussian_filter(np.asarray(volume, np.float32)[box], sigma)
@@ -72,14 +73,6 @@ def side(volume: ArrayLike, affine: ArrayLike, wanted: ArrayLike, resolution: fl
         np.asarray(np.linalg.inv(matrix), np.float64), matrix[:3, :3] @ voxels + matrix[:3, 3:],
         smooth.ravel()[chosen].astype(np.float64),
     )  # fmt: skip
-
-
-def _box(inside: NDArray[np.bool_], margin: NDArray[np.int_]) -> tuple[slice, ...]:
-    found = ndimage.find_objects(inside.astype(np.int8))[0]
-    return tuple(
-        slice(max(int(one.start - more), 0), min(int(one.stop + more), n))
-        for one, more, n in zip(found, margin, inside.shape, strict=True)
-    )
 
 
 def _turned(offset: FloatArray, slope: FloatArray) -> FloatArray:

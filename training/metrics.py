@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ..pipeline.errors import InputError
+from ..pipeline.masks import bounding_box
 
 Float64Array = NDArray[np.float64]
 HFEN_WIDTH, HFEN_SIGMA = 15, 1.5
@@ -64,7 +65,7 @@ def hfen(estimate: ArrayLike, truth: ArrayLike) -> float:
     a, b = _pair(estimate, truth)
     kernel = log_kernel()
     # Cut to the maps' support and its surroundings; zeros further out add nothing to either norm.
-    box = _bounding_box((a != 0) | (b != 0), HFEN_WIDTH)
+    box = bounding_box((a != 0) | (b != 0), HFEN_WIDTH)
     pad = HFEN_WIDTH // 2
     a, b = np.pad(a[box], pad), np.pad(b[box], pad)
     return nrmse(_convolve(a, kernel), _convolve(b, kernel))
@@ -198,10 +199,3 @@ def _convolve(volume: Float64Array, kernel: Float64Array) -> Float64Array:
     from scipy.signal import fftconvolve
 
     return fftconvolve(volume, kernel, mode="same")
-
-
-def _bounding_box(support: NDArray[np.bool_], margin: int) -> tuple[slice, ...]:
-    if not support.any():
-        return (slice(None),) * 3
-    box = ndimage.find_objects(support.astype(np.uint8))[0]
-    return tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in box)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from ..pipeline.mask_consensus import ScanMask, consensus_masks
 from ..pipeline.masks import check_given_mask
 from ..pipeline.mean_reference import ReferenceScan, mean_reference
-from .derivatives import read_image, read_transform, write_image, write_transform
+from .derivatives import read_image, read_transform, write_image, write_json, write_transform
 from .interfaces import Chi33Interface, motion, without_echo_decay
 
 
@@ -74,7 +73,7 @@ class MaskConsensus(Chi33Interface):
             record: dict[str, Any] = {"MaskRepaired": verdict.reason if verdict.repaired else None}
             if np.isfinite(verdict.dice):
                 record["MaskConsensusDice"] = round(verdict.dice, 4)
-            records.append(_json(Path(runtime.cwd) / f"record-{number:02d}.json", record))
+            records.append(str(write_json(Path(runtime.cwd) / f"record-{number:02d}.json", record)))
         self._results["mask_files"], self._results["record_files"] = masks, records
         return runtime
 
@@ -116,11 +115,6 @@ class MeanOfScans(Chi33Interface):
             path = Path(runtime.cwd) / f"transform-{number:02d}.txt"
             transforms.append(str(write_transform(path, transform)))
             record = {"Quality": round(quality, 4), **motion(transform)}
-            qualities.append(_json(Path(runtime.cwd) / f"quality-{number:02d}.json", record))
+            qualities.append(str(write_json(Path(runtime.cwd) / f"quality-{number:02d}.json", record)))
         self._results["transform_files"], self._results["quality_files"] = transforms, qualities
         return runtime
-
-
-def _json(path: Path, record: dict[str, Any]) -> str:
-    path.write_text(json.dumps(record, indent=2, sort_keys=True), encoding="utf-8")
-    return str(path)

@@ -15,11 +15,10 @@ from scipy import ndimage
 
 from ..dipole import Float32Array
 from ..errors import InputError
-from ..masks import depth_inside
+from ..masks import bounding_box, depth_inside
 from .conjugate_gradients import conjugate_gradients
 from .local_field import (
     LocalField,
-    box_around,
     check_input,
     check_iterations,
     check_not_negative,
@@ -94,7 +93,7 @@ def lbv(
             f"nothing of the mask ({int(given.inside.sum())} voxels) is left within its edge after peeling {peel:g} "
             "mm: use a smaller peel or a larger mask."
         )
-    box = box_around(free, rim=1)
+    box = bounding_box(free, margin=1)
     background = np.zeros(given.shape, np.float32)
     background[box] = harmonic_extension(
         np.where(known, given.field, 0)[box], free[box], given.size, tolerance=tolerance, iterations=iterations,

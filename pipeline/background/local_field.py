@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from ..dipole import Float32Array, Shape, check_finite, check_grid
 from ..errors import InputError
@@ -64,9 +63,3 @@ def check_iterations(iterations: int) -> None:
 def only_inside(field: NDArray[np.floating], valid: NDArray[np.bool_]) -> LocalField:
     """Return a field (x, y, z) in ppm as the local field of where it is valid, 0 outside."""
     return LocalField(np.where(valid, field, 0).astype(np.float32), valid)
-
-
-def box_around(mask: NDArray[np.bool_], rim: int = 0) -> tuple[slice, ...]:
-    """Return the slices that hold a mask (x, y, z) and `rim` voxels around it where the grid has them."""
-    held = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return tuple(slice(max(0, s.start - rim), s.stop + rim) for s in held)

@@ -17,11 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from ..dipole import Float32Array, Shape, check_grid, crop, dipole_kernel, forward_fft, inverse_fft, padded_shape
 from ..errors import InputError
 from ..frames import check_b0_direction
-from ..masks import depth_inside
+from ..masks import bounding_box, depth_inside
 from .conjugate_gradients import conjugate_gradients
 from .local_field import (
     LocalField,
-    box_around,
     check_input,
     check_iterations,
     check_not_negative,
@@ -149,7 +148,7 @@ def pdf(
             f"margin of {margin:g} mm: use smaller ones or a larger mask."
         )
     settings = _Settings(h, exterior, interior, noise, iterations, tolerance, progress)
-    box = box_around(given.inside)
+    box = bounding_box(given.inside)
     problem = _Problem(given.field[box], known[box], given.inside[box], given.size)
     local = np.zeros(given.shape, np.float32)
     local[box] = problem.field - _outer_field(problem, settings)

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..dipole import Float32Array, check_grid, crop, forward_fft, inverse_fft, padded_shape
 from ..errors import InputError
-from ..masks import continued, depth_inside
+from ..masks import bounding_box, continued, depth_inside
 from .conjugate_gradients import conjugate_gradients
-from .local_field import LocalField, box_around, check_input, check_iterations, check_positive, only_inside
+from .local_field import LocalField, check_input, check_iterations, check_positive, only_inside
 from .spheres import sphere_kernel
 
 RADIUS = 4.0  # mm
@@ -95,7 +95,7 @@ def resharp(
             f"no sphere of {used:g} mm fits the mask ({int(given.inside.sum())} voxels): use a smaller radius or a "
             "larger mask."
         )
-    box = box_around(given.inside, rim=1)
+    box = bounding_box(given.inside, margin=1)
     high_pass = SphereHighPass(valid[box], given.size, used)
     inside = given.inside[box]
 

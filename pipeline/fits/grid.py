@@ -12,6 +12,7 @@ from scipy import fft
 from ..dipole import Complex64Array, Float32Array, Shape, check_grid, frequency_pairs, padded_shape
 from ..errors import InputError
 from ..frames import check_b0_direction
+from ..masks import bounding_box
 
 FIT_PADDING = 32.0  # mm
 _SLAB_POINTS = 200_000  # k-space points of one slab
@@ -93,17 +94,6 @@ def _in_place(transform: Callable[..., NDArray], spectrum: Complex64Array, axis:
     found = transform(spectrum, axis=axis, workers=1, overwrite_x=True)
     if not np.may_share_memory(found, spectrum):
         spectrum[...] = found
-
-
-def bounding_box(inside: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """Return the smallest box that holds the true voxels of a mask (x, y, z); the whole grid of an empty one."""
-    if not inside.any():
-        return slice(0, inside.shape[0]), slice(0, inside.shape[1]), slice(0, inside.shape[2])
-    parts = []
-    for axis in range(3):
-        found = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-        parts.append(slice(int(found[0]), int(found[-1]) + 1))
-    return parts[0], parts[1], parts[2]
 
 
 def _odd_shape(shape: Sequence[int], voxel_size: NDArray, padding: float) -> Shape:
