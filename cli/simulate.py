@@ -46,7 +46,7 @@ def simulate(
         Voxel size in mm: 1.5, or 1,1,2 (right-left, posterior-anterior, inferior-superior). Several sizes, repeated or
         joined by semicolons, are taken in turn by the scans.
     max_angle
-        Largest rotation of the head in degrees, at most 45.
+        Largest rotation of the head in degrees, at most 60.
     oblique
         Angle of the slice normal with B0 in degrees, the same in all scans.
     matrix
@@ -63,7 +63,7 @@ def simulate(
         Mean signal of the brain in the first echo over the noise's standard deviation; inf for no noise.
     phase_sign
         1, or -1 for a vendor whose phase falls with a rising field; recorded in the sidecars. By default 1, and -1
-        for GE's DICOM.
+        for GE.
     isotropic
         Leave out the anisotropy of white matter, so that deltaB' is zero.
     seed
@@ -71,7 +71,8 @@ def simulate(
     format
         Of the raw scans: BIDS NIfTI, DICOM as a scanner exports it (OUT/sourcedata/sub-01, for chi33 convert), or both.
     vendor
-        Whose DICOM: siemens (the default), ge, philips (one slice a file) or philips-enhanced (one file a scan).
+        Whose scanner: its digits in either format, and its DICOM: siemens (the default), ge, philips (one slice a
+        file) or philips-enhanced (one file a scan).
     overwrite
         Replace a data set that was simulated before.
     """

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..pipeline.errors import InputError
 from .derivatives import open_image, read_data
 from .dicom import DicomImage, Part
-from .sidecars import PhaseScale
+from .sidecars import LARGEST_PHASE, PhaseScale
 
 _HALF_TURN_CODES = (2047.5, 2048.0, 8192.0, 32768.0)  # of 12-, 14- and 16-bit phase
 _TOLERANCE = 2e-3  # vendors write pi as 3.142 or 3142
@@ -61,7 +61,7 @@ def read_echo(echo: Mapping[Part, DicomImage], phase_range: tuple[float, float] 
     magnitude = volumes["mag"] if "mag" in volumes else np.hypot(volumes["real"], volumes["imag"])
     if "phase" in echo:
         return EchoVolumes(magnitude, _radians(echo["phase"], volumes["phase"], phase_range))
-    phase = np.arctan2(volumes["imag"], volumes["real"])
+    phase = np.clip(np.arctan2(volumes["imag"], volumes["real"]), -LARGEST_PHASE, LARGEST_PHASE)
     return EchoVolumes(magnitude, phase, ("phase from real and imaginary",))
 
 

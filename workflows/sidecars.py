@@ -21,6 +21,7 @@ from ..pipeline.frames import check_b0_direction
 from .derivatives import read_json
 
 Sidecar = Mapping[str, Any]
+LARGEST_PHASE = np.nextafter(np.float32(pi), np.float32(0))  # float32's own pi lies above pi
 _OPTIONS = {"EchoTime": "--te", "MagneticFieldStrength": "--b0"}
 
 
@@ -38,7 +39,7 @@ class PhaseScale:
         radians = (stored - np.float32(middle)) * np.float32(per_unit)
         outside = np.abs(radians) > np.float32(pi)
         radians[outside] -= np.float32(2 * pi) * np.round(radians[outside] / np.float32(2 * pi))
-        return np.clip(radians, -np.float32(pi), np.float32(pi), out=radians)
+        return np.clip(radians, -LARGEST_PHASE, LARGEST_PHASE, out=radians)
 
 
 class Sidecars:

@@ -21,7 +21,7 @@ from ..pipeline.phantom.subjects import HeadParameters
 from ..pipeline.phantom.truth import SmoothedHead, brain_centred_grid_centre, scan_truth, smooth_head
 from .derivatives import check_free_space, read_json, write_dataset_description
 from .simulate_files import write_echo, write_scan_truth, write_subject_truth
-from .simulate_vendors import StoredImage, Vendor, bytes_per_voxel, stored_images
+from .simulate_vendors import StoredImage, Vendor, bytes_per_voxel, digitised, stored_images
 
 Report = Callable[[str], None]
 Format = Literal["nifti", "dicom", "both"]
@@ -36,7 +36,8 @@ class Simulation:
     subjects, orientations: how many; voxels: sizes (3,) in mm right-left, posterior-anterior, inferior-superior, taken
     in turn by the orientations; max_angle, oblique: degrees; matrix: voxels along those axes (default: a field of view
     of 210 x 224 x 160 mm); axcodes: directions of the array axes; isotropic: no white-matter anisotropy; seed: of all;
-    format: of the raw scans; vendor: whose DICOM. The polarity of all phase is the protocol's, whatever the vendor.
+    format: of the raw scans; vendor: in whose numbers, whatever the format. The polarity of all phase is the
+    protocol's, whatever the vendor.
     """
 
     subjects: int = 1
@@ -146,10 +147,12 @@ def _simulate_scan(
     truth = scan_truth(prepared[0], pose, grid)
     stored: list[StoredImage] = []
     for echo in simulate_echoes(*prepared, truth, protocol, coil, rng):
+        images = list(stored_images(echo, simulation.vendor))
         if simulation.format != "dicom":
-            write_echo(folder, label, f"acq-ori{number + 1:02d}", echo, grid, protocol)
+            scan = f"acq-ori{number + 1:02d}"
+            write_echo(folder, label, scan, digitised(echo, images, simulation.vendor), grid, protocol)
         if simulation.format != "nifti":
-            stored += stored_images(echo, simulation.vendor)
+            stored += images
     if stored:
         from .simulate_dicom import ScanHeader, write_dicom_scan  # pydicom is loaded only where it is needed
 

@@ -14,16 +14,16 @@ from ..pipeline.phantom.poses import ScanGrid
 from ..pipeline.phantom.truth import ScanTruth
 from ..pipeline.tensors import eigenvalues, principal_eigenvector
 from .derivatives import Derivatives, sidecar_path, write_image, write_json, write_transform
+from .sidecars import LARGEST_PHASE
 
-_LARGEST = 32767
-_PHASE_STEP = float(np.nextafter(np.float32(np.pi / _LARGEST), np.float32(0)))  # the header rounds to float32
+_LARGEST = 65535
 _MAGNITUDE_STEP = 1 / 4  # stored magnitudes are 1000 x the brain's mean of the first echo, in quarters
 
 
 def write_echo(folder: Path, subject: str, scan: str, echo: Echo, grid: ScanGrid, protocol: Protocol) -> None:
-    """Write the magnitude and phase of one echo as scaled 16-bit NIfTI with sidecars, under raw BIDS names.
+    """Write the magnitude (16 bits, scaled) and phase of one echo as NIfTI with sidecars, under raw BIDS names.
 
-    The phase is in radians, never outside -pi to pi, in steps of pi / 32767.
+    The phase is float32 in radians, never outside -pi to pi, so that it is exactly what the echo holds.
     """
     raw = Derivatives(folder, subject)
     sidecar = {
@@ -37,20 +37,20 @@ def write_echo(folder: Path, subject: str, scan: str, echo: Echo, grid: ScanGrid
         "ScanningSequence": "GR",
     }
     magnitude = raw.path(f"{scan}_echo-{echo.number}_part-mag", suffix="MEGRE")
-    _write_scaled(magnitude, 1000 * echo.magnitude, _MAGNITUDE_STEP, grid.affine)
+    steps = np.clip(np.rint(1000 * echo.magnitude / _MAGNITUDE_STEP), 0, _LARGEST).astype(np.uint16)
+    _write_raw(magnitude, steps, grid.affine, slope=_MAGNITUDE_STEP)
     write_json(sidecar_path(magnitude), {**sidecar, "Units": "arbitrary"})
     phase = raw.path(f"{scan}_echo-{echo.number}_part-phase", suffix="MEGRE")
-    _write_scaled(phase, echo.phase, _PHASE_STEP, grid.affine)
+    _write_raw(phase, np.clip(echo.phase, -LARGEST_PHASE, LARGEST_PHASE), grid.affine)
     write_json(sidecar_path(phase), {**sidecar, "Units": "rad", "PhaseSign": protocol.phase_sign})
 
 
-def _write_scaled(path: Path, values: NDArray, step: float, affine: NDArray) -> None:
-    steps = np.clip(np.rint(values / np.float32(step)), -_LARGEST, _LARGEST).astype(np.int16)
-    image = nib.Nifti1Image(steps, affine)
+def _write_raw(path: Path, values: NDArray, affine: NDArray, slope: float = 1.0) -> None:
+    image = nib.Nifti1Image(values, affine)
     image.header.set_xyzt_units("mm", "unknown")
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
-    image.header.set_slope_inter(step, 0)
+    image.header.set_slope_inter(slope, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(image, path)
 

@@ -37,10 +37,8 @@ def simulation_from_text(
 ) -> Simulation:
     """Return the simulation of options as `chi33 simulate` takes them (mm, degrees, ms, T); InputError on bad ones.
 
-    phase_sign: None for the vendor's own where DICOM is written, else 1; vendor: None for Siemens.
+    phase_sign: None for the vendor's own; vendor: None for Siemens.
     """
-    if vendor is not None and format == "nifti":
-        raise InputError(f"vendor {vendor!r} says how DICOM is written: add --format dicom or both.")
     if phase_sign is None:
         phase_sign = 1 if vendor is None else phase_sign_of(vendor)
     times = default_echo_times(echoes, field_strength) if echo_times is None else parse_echo_times(echo_times)

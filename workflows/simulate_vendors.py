@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from math import pi
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pipeline.phantom.acquisition import Echo
+from .sidecars import PhaseScale
 
 if TYPE_CHECKING:
     from .dicom import Part
@@ -73,6 +74,21 @@ def stored_images(echo: Echo, vendor: Vendor) -> Iterator[StoredImage]:
         yield from _philips(echo)
 
 
+def digitised(echo: Echo, stored: Iterable[StoredImage], vendor: Vendor) -> Echo:
+    """Return an echo with the numbers that a vendor's images of it hold, as a conversion to NIfTI reads them.
+
+    Siemens, Philips: phase in 12 bits; GE: phase of whole real and imaginary parts, the signs of slices restored.
+    """
+    codes = {image.part: image.codes for image in stored}
+    magnitude = codes["mag"] / np.float32(_COUNTS)
+    if vendor == "ge":
+        signs = _alternating_signs(echo)
+        return replace(echo, magnitude=magnitude, phase=np.arctan2(signs * codes["imag"], signs * codes["real"]))
+    highest = 4096 if vendor == "siemens" else _TWELVE_BITS
+    phase = PhaseScale(0, highest).to_radians(codes["phase"].astype(np.float32))
+    return replace(echo, magnitude=magnitude, phase=phase)
+
+
 def _magnitude(echo: Echo) -> NDArray[np.uint16]:
     return np.clip(np.rint(_COUNTS * echo.magnitude), 0, _SIXTEEN_BITS).astype(np.uint16)
 
@@ -84,7 +100,7 @@ def _siemens(echo: Echo) -> Iterator[StoredImage]:
 
 
 def _ge(echo: Echo) -> Iterator[StoredImage]:
-    signs = np.where(np.arange(echo.phase.shape[2]) % 2, -1, 1).astype(np.float32)
+    signs = _alternating_signs(echo)
     volumes: dict[Part, NDArray[np.float32]] = {
         "mag": echo.magnitude,
         "real": signs * echo.magnitude * np.cos(echo.phase),
@@ -93,6 +109,10 @@ def _ge(echo: Echo) -> Iterator[StoredImage]:
     for part, volume in volumes.items():
         codes = np.clip(np.rint(_COUNTS * volume), -32768, 32767).astype(np.int16)
         yield StoredImage(part, echo.number, echo.echo_time, codes, bits=16, slope=_UNIT, intercept=0.0)
+
+
+def _alternating_signs(echo: Echo) -> NDArray[np.float32]:
+    return np.where(np.arange(echo.phase.shape[2]) % 2, -1, 1).astype(np.float32)
 
 
 def _philips(echo: Echo) -> Iterator[StoredImage]:

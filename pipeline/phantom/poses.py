@@ -12,7 +12,8 @@ from scipy.spatial.transform import Rotation
 from ..errors import InputError
 from ..frames import voxel_frame, voxel_size
 
-LARGEST_ANGLE = 45.0
+LARGEST_ANGLE = 60.0
+_LARGEST_OBLIQUE = 45.0
 FIELD_OF_VIEW = (210.0, 224.0, 160.0)  # mm, right-left, posterior-anterior, inferior-superior
 _YAW = 6.0  # degrees, standard deviation of the turn about B0 that comes with a tilt
 _SHIFT = 6.0  # mm, largest translation along each axis
@@ -67,8 +68,8 @@ class ScanGrid:
 def head_orientations(n: int, max_angle: float = 35.0, seed: int | Sequence[int] = 0) -> list[HeadPose]:
     """Return n poses: neutral first, then tilts about every horizontal axis that determine a tensor from 6 poses on.
 
-    max_angle: largest rotation in degrees, at most 45; about half of the tilts reach it, the others 55 to 80 % of it.
-    Raises InputError for n < 1 or an angle outside (0, 45].
+    max_angle: largest rotation in degrees, at most 60; about half of the tilts reach it, the others 55 to 80 % of it.
+    Raises InputError for n < 1 or an angle outside (0, 60].
     """
     if n < 1:
         raise InputError(f"the number of orientations must be at least 1, got {n}.")
@@ -111,8 +112,8 @@ def scan_grid(
     size = np.asarray(voxel, dtype=np.float64)
     if size.shape != (3,) or not np.isfinite(size).all() or size.min() < 0.4 or size.max() > 8:
         raise InputError(f"voxel must be three sizes between 0.4 and 8 mm, got {np.asarray(voxel).tolist()}.")
-    if not abs(oblique) <= LARGEST_ANGLE:
-        raise InputError(f"oblique must lie within {LARGEST_ANGLE:g} degrees, got {oblique:g}.")
+    if not abs(oblique) <= _LARGEST_OBLIQUE:
+        raise InputError(f"oblique must lie within {_LARGEST_OBLIQUE:g} degrees, got {oblique:g}.")
     counts = np.asarray(_default_matrix(size) if matrix is None else matrix)
     if counts.shape != (3,) or counts.min() < 8 or not np.equal(counts, counts.astype(int)).all():
         raise InputError(f"matrix must be three whole numbers of at least 8 voxels, got {np.asarray(matrix).tolist()}.")

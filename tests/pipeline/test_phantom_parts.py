@@ -55,7 +55,7 @@ def test_a_transform_takes_a_head_point_from_one_world_to_the_other() -> None:
 
 @pytest.mark.parametrize(("n", "angle", "message"), [
     (0, 30, "number of orientations must be at least 1, got 0"),
-    (6, 46, "at most 45 degrees.*got 46"),
+    (6, 61, "at most 60 degrees.*got 61"),
     (6, 0, "max_angle must be above 0"),
     (6, float("nan"), "max_angle"),
 ])  # fmt: skip

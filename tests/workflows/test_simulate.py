@@ -159,7 +159,7 @@ def test_nothing_is_left_after_a_failure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("change", "message"), [
     ({"subjects": 0}, "number of subjects must be at least 1, got 0"),
     ({"orientations": 0}, "number of orientations must be at least 1, got 0"),
-    ({"max_angle": 50.0}, "at most 45 degrees.*got 50"),
+    ({"max_angle": 65.0}, "at most 60 degrees.*got 65"),
     ({"oblique": 70.0}, "oblique must lie within 45 degrees, got 70"),
     ({"seed": -1}, "seed must be at least 0, got -1"),
     ({"voxels": ()}, "at least one voxel size"),
