@@ -23,6 +23,7 @@ def run(
     config: Path | None = None,
     backend: Literal["auto", "fsl", "builtin"] | None = None,
     unwrap: Literal["romeo", "laplacian"] | None = None,
+    combination: Literal["fit", "average"] | None = None,
     background: Literal["vsharp", "resharp", "pdf", "lbv"] | None = None,
     fit: Literal["closed", "masked", "single-step"] | None = None,
     phase_sign: Literal["1", "-1"] | None = None,
@@ -69,6 +70,8 @@ def run(
         Which tools estimate masks and transforms: fsl, builtin, or auto (FSL where installed).
     unwrap
         Phase unwrapping.
+    combination
+        Of the echoes: fit (a weighted line, the default) or average (the plain mean of their fields).
     background
         Removal of the background field from the local fields: V-SHARP (the default), RESHARP, PDF or LBV.
     fit
@@ -117,7 +120,7 @@ def run(
 
     base = read_config(RunConfig, config) if config else RunConfig()
     options = {
-        "backend": backend, "unwrap": unwrap, "background": background, "fit": fit,
+        "backend": backend, "unwrap": unwrap, "combination": combination, "background": background, "fit": fit,
         "phase_sign": int(phase_sign) if phase_sign else None,
         "reference": reference, "masks": str(masks.absolute()) if masks else None, "mask_consensus": mask_consensus,
         "echo_times": _seconds(te) if te else None, "field_strength": b0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,7 @@ from .frames import radians_per_ppm
 from .masks import clean_mask
 from .unwrap import check_echoes
 
+Combination = Literal["fit", "average"]
 OFFSET_SMOOTHING = 4.0  # mm, standard deviation
 RESIDUAL_LIMIT = 0.3  # rad
 
@@ -126,8 +128,12 @@ def combine_echoes(
     voxel_size: ArrayLike,
     *,
     offset_smoothing: float | None = OFFSET_SMOOTHING,
+    method: Combination = "fit",
 ) -> FieldMap:
     """Fit phase = offset + 2 pi gamma B0 TE field per voxel, each echo weighted by its magnitude squared.
+
+    method "average": the plain mean over echoes of phase / (2 pi gamma B0 TE) instead (MoDL-QSM section 3.3), which
+    takes the phase to be 0 at echo time 0; what it leaves is still measured against the fitted line.
 
     phase: unwrapped (echo, x, y, z) radians, whole-cycle errors of single echoes are mended; magnitude: same shape;
     echo_times in s; b0 in T; mask (x, y, z); voxel_size (3,) mm; offset_smoothing: the offset (coil phase) is
@@ -141,6 +147,10 @@ def combine_echoes(
         raise InputError(f"mask has shape {inside.shape}, but the phase has {shape}.")
     if not inside.any():
         raise InputError("the mask is empty, so no field can be fitted: check the brain mask.")
+    if method not in get_args(Combination):
+        raise InputError(
+            f"the combination of echoes must be one of {', '.join(get_args(Combination))}, got {method!r}."
+        )
     if not b0 > 0:
         raise InputError(f"b0 must be a positive field strength in tesla, got {b0}.")
     if offset_smoothing is not None and not offset_smoothing > 0:
@@ -154,12 +164,17 @@ def combine_echoes(
     else:
         y = mend_cycles(_same_cycle(y, x), w, x)
         slope, offset = _line(y, w, x, sums)
-        if offset_smoothing is not None:
+        if method == "fit" and offset_smoothing is not None:
             offset = _smooth_offset(offset, sums[0], inside, size, offset_smoothing)
             y = mend_cycles(y - offset, w, x, through_zero=True) + offset
             slope = np.einsum("e,ev,ev->v", x, w, y - offset) / sums[2]
     misfit = np.einsum("ev,ev->v", w, (y - offset - slope * x[:, None]) ** 2) / sums[0]
-    volumes = [_fill(part, inside) for part in (slope, offset, np.sqrt(misfit), np.sqrt(sums[2]))]
+    weight = np.sqrt(sums[2])
+    if method == "average":
+        cycles = 2 * np.pi * np.round(np.median(offset) / (2 * np.pi))
+        slope = ((y - cycles) / x[:, None]).mean(axis=0)
+        weight = len(x) / np.sqrt((1 / (w * x[:, None] ** 2)).sum(axis=0))
+    volumes = [_fill(part, inside) for part in (slope, offset, np.sqrt(misfit), weight)]
     return FieldMap(*volumes)
 
 

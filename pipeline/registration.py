@@ -172,16 +172,21 @@ def _scan(name: str, volume: ArrayLike, affine: ArrayLike, mask: ArrayLike | Non
     return _Scan(array, matrix, flat, _image(flat, matrix), kept, centre)
 
 
-def _optimise(
-    fixed: sitk.Image, moving: sitk.Image, start: sitk.Similarity3DTransform, spacing: float, iterations: int
-) -> tuple[sitk.Similarity3DTransform, float]:
-    """Return the transform of most mutual information near a start, and that in nats."""
-    transform = sitk.Similarity3DTransform(start)
+def _metric(fixed: sitk.Image) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(_BINS)
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(min(1.0, _SAMPLES / float(np.prod(fixed.GetSize()))), 1)
     method.SetInterpolator(sitk.sitkLinear)
+    return method
+
+
+def _optimise(
+    fixed: sitk.Image, moving: sitk.Image, start: sitk.Similarity3DTransform, spacing: float, iterations: int
+) -> tuple[sitk.Similarity3DTransform, float]:
+    """Return the transform of most mutual information near a start, and that in nats."""
+    transform = sitk.Similarity3DTransform(start)
+    method = _metric(fixed)
     # ITK measures a step in raw parameters, in which a rotation by 2 rad is as long as a shift by 2 mm: the first step
     # is therefore set by how far it moves voxels, or a start with no shift left is thrown off by half a turn.
     method.SetOptimizerAsRegularStepGradientDescent(
@@ -243,10 +248,50 @@ def register(
         best = max(found, key=lambda one: one.quality)
         if best.quality >= MINIMUM_QUALITY:
             break
-    problem = _problem(best, minimum_quality)
+    return _checked(best, minimum_quality)
+
+
+def assess(
+    transform: ArrayLike,
+    moving: ArrayLike,
+    moving_affine: ArrayLike,
+    reference: ArrayLike,
+    reference_affine: ArrayLike,
+    reference_mask: ArrayLike | None = None,
+    *,
+    moving_mask: ArrayLike | None = None,
+    moving_steady: ArrayLike | None = None,
+    reference_steady: ArrayLike | None = None,
+    minimum_quality: float = MINIMUM_QUALITY,
+) -> Registration:
+    """Return how well a world-to-world similarity (4, 4) from elsewhere fits two scans, measured as register does.
+
+    The other arguments and the errors are those of `register`.
+    """
+    fixed = _scan("reference", reference, reference_affine, reference_mask, reference_steady)
+    floating = _scan("moving", moving, moving_affine, moving_mask, moving_steady)
+    world = check_affine(transform, "transform")
+    with _one_thread():
+        return _checked(_measured(fixed, floating, world), minimum_quality)
+
+
+def _checked(found: Registration, minimum_quality: float) -> Registration:
+    problem = _problem(found, minimum_quality)
     if problem is not None:
-        raise RegistrationFailed(f"registration failed: {problem}", best)
-    return best
+        raise RegistrationFailed(f"registration failed: {problem}", found)
+    return found
+
+
+def _information(fixed: _Scan, moving: _Scan, world: NDArray[np.float64]) -> float:
+    """Return the mutual information (nats) of a transform on the finest grid it is optimised on."""
+    lps = _RAS_TO_LPS @ np.linalg.inv(world) @ _RAS_TO_LPS
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(lps[:3, :3].ravel().tolist())
+    transform.SetTranslation(lps[:3, 3].tolist())
+    grid = _at_spacing(fixed.image, SPACINGS[-1])
+    method = _metric(grid)
+    method.SetInitialTransform(transform)
+    return -float(method.MetricEvaluate(grid, _at_spacing(moving.image, SPACINGS[-1])))
 
 
 def _attempt(fixed: _Scan, moving: _Scan, tilts: Sequence[float], followed: int) -> list[Registration]:
@@ -302,18 +347,24 @@ def _starts(fixed: _Scan, moving: _Scan, tilts: Sequence[float]) -> list[sitk.Si
 
 def _follow(fixed: _Scan, moving: _Scan, start: sitk.Similarity3DTransform) -> Registration:
     """Return the registration that a start on the coarsest level leads to."""
-    transform, value = start, 0.0
+    transform = start
     for spacing in SPACINGS:
         pair = _at_spacing(fixed.image, spacing), _at_spacing(moving.image, spacing)
-        transform, value = _optimise(*pair, transform, spacing, 240)
+        transform, _ = _optimise(*pair, transform, spacing, 240)
     world = _to_world(transform)
     finest = float(max(*voxel_size(fixed.affine), *voxel_size(moving.affine)))
     coarse = max(_QUALITY_RESOLUTION, finest)
-    sides = moving.side(coarse, flat=True), fixed.side(coarse, flat=True)
-    world = refine(*sides, world, degree=2, tolerance=0.03)
+    world = refine(moving.side(coarse, flat=True), fixed.side(coarse, flat=True), world, degree=2, tolerance=0.03)
     world = refine(moving.side(finest, flat=False), fixed.side(finest, flat=False), world)
-    quality, overlap = agreement(*sides, world)
-    return Registration(world, value, _correlation(moving, fixed, world), quality, overlap)
+    return _measured(fixed, moving, world)
+
+
+def _measured(fixed: _Scan, moving: _Scan, world: NDArray[np.float64]) -> Registration:
+    finest = float(max(*voxel_size(fixed.affine), *voxel_size(moving.affine)))
+    coarse = max(_QUALITY_RESOLUTION, finest)
+    quality, overlap = agreement(moving.side(coarse, flat=True), fixed.side(coarse, flat=True), world)
+    information = _information(fixed, moving, world)
+    return Registration(world, information, _correlation(moving, fixed, world), quality, overlap)
 
 
 def _correlation(moving: _Scan, fixed: _Scan, world: NDArray[np.float64]) -> float:

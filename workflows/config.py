@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 from ..pipeline.background import LARGEST_RADIUS, SMALLEST_RADIUS, THRESHOLD
-from ..pipeline.echoes import RESIDUAL_LIMIT
+from ..pipeline.echoes import RESIDUAL_LIMIT, Combination
 from ..pipeline.errors import InputError
 from ..pipeline.fits.methods import FitOptions, Method
 from ..pipeline.fits.prior import Prior
@@ -23,6 +23,7 @@ class RunConfig:
     """Parameters of `chi33 run`; keys of its --config TOML.
 
     backend: estimates brain masks and transforms ("auto": FSL where installed); unwrap: phase unwrapping;
+    combination: of the echoes, a weighted line ("fit") or the plain "average" of their fields;
     offset_smoothing: mm, of the coil phase; phase_sign: factor on all phases (-1 where paramagnetic tissue comes out
     dark), on top of a sidecar's PhaseSign; bet_threshold: fractional threshold of BET, 0-1, smaller keeps more brain;
     background: removal of the background from the local field (the single-step fit takes total fields);
@@ -41,6 +42,7 @@ class RunConfig:
 
     backend: Backend = "auto"
     unwrap: Unwrapping = "romeo"
+    combination: Combination = "fit"
     offset_smoothing: float = 4.0
     phase_sign: Literal[-1, 1] = 1
     bet_threshold: float = 0.5

@@ -13,7 +13,8 @@ from ..pipeline.mask_consensus import ScanMask, consensus_masks
 from ..pipeline.masks import check_given_mask
 from ..pipeline.mean_reference import ReferenceScan, mean_reference
 from .derivatives import read_image, read_transform, write_image, write_json, write_transform
-from .interfaces import Chi33Interface, motion, without_echo_decay
+from .interfaces import Chi33Interface
+from .registration_interfaces import motion, without_echo_decay
 
 
 class _GivenMaskInputs(BaseInterfaceInputSpec):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from nipype.interfaces.base import (
@@ -20,16 +20,12 @@ from nipype.interfaces.base import (
 from ..pipeline import frames
 from ..pipeline.background import BACKGROUND_METHODS, remove_background, vsharp_radii
 from ..pipeline.brain_mask import brain_mask
-from ..pipeline.echoes import combine_echoes, reliable_mask
-from ..pipeline.errors import StepError
+from ..pipeline.echoes import Combination, combine_echoes, reliable_mask
 from ..pipeline.masks import clean_mask
 from ..pipeline.phase_offset import remove_phase_offset
-from ..pipeline.registration import RegistrationFailed, register, without_decay
 from ..pipeline.unwrap import unwrap_laplacian, unwrap_romeo
-from .derivatives import read_image, write_image, write_transform
+from .derivatives import read_image, write_image
 from .export import export_file
-from .flirt import flirt_to_world
-from .registration_figure import Head, registration_figure, write_registration_figure
 from .sidecars import PhaseScale
 
 
@@ -93,6 +89,7 @@ class _TotalFieldInputs(BaseInterfaceInputSpec):
     field_strength = traits.Float(mandatory=True, desc="T")
     mask_file = File(exists=True, mandatory=True, desc="brain mask")
     unwrap = traits.Enum("romeo", "laplacian", usedefault=True)
+    combination = traits.Enum(*get_args(Combination), usedefault=True)
     offset_smoothing = traits.Float(4.0, usedefault=True, desc="mm")
     residual_limit = traits.Float(0.3, usedefault=True, desc="rad")
 
@@ -114,10 +111,10 @@ class TotalField(Chi33Interface):
         inputs = self.inputs
         mask, affine = read_image(Path(inputs.mask_file))
         inside, size = mask > 0, frames.voxel_size(affine)
-        magnitude = np.stack([_volume(path) for path in inputs.magnitude_files])
+        magnitude = np.stack([read_volume(path) for path in inputs.magnitude_files])
         phase = np.stack(
             [
-                inputs.phase_sign * PhaseScale(limits[0], limits[1], stated=True).to_radians(_volume(path))
+                inputs.phase_sign * PhaseScale(limits[0], limits[1], stated=True).to_radians(read_volume(path))
                 for path, limits in zip(inputs.phase_files, inputs.phase_ranges, strict=True)
             ]
         )
@@ -131,7 +128,7 @@ class TotalField(Chi33Interface):
         del phase
         found = combine_echoes(
             unwrapped, magnitude, inputs.echo_times, inputs.field_strength, inside, size,
-            offset_smoothing=inputs.offset_smoothing,
+            offset_smoothing=inputs.offset_smoothing, method=inputs.combination,
         )  # fmt: skip
         self._save(runtime, "field_file", found.field, affine)
         self._save(runtime, "residual_file", found.residual, affine)
@@ -141,7 +138,8 @@ class TotalField(Chi33Interface):
         return runtime
 
 
-def _volume(path: str) -> np.ndarray:
+def read_volume(path: str) -> np.ndarray:
+    """Return a volume (x, y, z), of several the first."""
     volume, _ = read_image(Path(path))
     return volume[0] if volume.ndim == 4 else volume
 
@@ -188,109 +186,6 @@ class LocalFieldMap(Chi33Interface):
         return runtime
 
 
-class _RegisterInputs(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="magnitude of the moving scan")
-    reference = File(exists=True, mandatory=True, desc="magnitude of the reference scan")
-
-
-class _RegisterEchoesInputs(BaseInterfaceInputSpec):
-    in_files = InputMultiPath(File(exists=True), mandatory=True, desc="magnitudes of the moving scan, one an echo")
-    in_echo_times = traits.List(traits.Float, mandatory=True, desc="s")
-    reference_files = InputMultiPath(File(exists=True), mandatory=True, desc="magnitudes of the reference scan")
-    reference_echo_times = traits.List(traits.Float, mandatory=True, desc="s")
-    reference_mask = File(exists=True, mandatory=True, desc="brain mask of the reference scan")
-    in_mask = File(exists=True, mandatory=True, desc="brain mask of the moving scan")
-
-
-class _RegisterOutputs(TraitedSpec):
-    transform_file = File(desc="world-to-world 4x4, moving to reference")
-    quality_file = File(desc="JSON: agreement of the brains, mutual information, correlation, rotation, scale")
-
-
-class RegisterSimilarity(Chi33Interface):
-    """The built-in registration with 7 degrees of freedom (pipeline.registration)."""
-
-    input_spec = _RegisterEchoesInputs
-    output_spec = _RegisterOutputs
-
-    def _run_interface(self, runtime: Any) -> Any:
-        inputs = self.inputs
-        moving, moving_steady, moving_affine = without_echo_decay(inputs.in_files, inputs.in_echo_times)
-        fixed, fixed_steady, fixed_affine = without_echo_decay(inputs.reference_files, inputs.reference_echo_times)
-        try:
-            found = register(
-                moving, moving_affine, fixed, fixed_affine, _volume(inputs.reference_mask) > 0,
-                moving_mask=_volume(inputs.in_mask) > 0, moving_steady=moving_steady, reference_steady=fixed_steady,
-            )  # fmt: skip
-        except RegistrationFailed as error:
-            if error.found is None:
-                raise
-            figure = registration_figure(
-                Head(moving, moving_affine), Head(fixed, fixed_affine), error.found.transform, title="refused"
-            )
-            picture = write_registration_figure(Path(runtime.cwd) / "refused.png", figure)
-            raise StepError(f"{str(error).removesuffix('.')} (picture: {picture}).") from error
-        path = write_transform(Path(runtime.cwd) / "transform.txt", found.transform)
-        self._results["transform_file"] = str(path)
-        quality = {
-            "Quality": round(found.quality, 4), "MutualInformation": found.mutual_information,
-            "Correlation": found.correlation, "Overlap": round(found.overlap, 4),
-        }  # fmt: skip
-        self._save_json(runtime, "quality_file", {**quality, **motion(found.transform)})
-        return runtime
-
-
-def without_echo_decay(files: list[str], echo_times: list[float]) -> tuple[Any, Any, Any]:
-    """Return the magnitude of a scan's echoes at echo time 0, where it can be told, and the affine."""
-    first = [index for index in range(len(files)) if index < 3 or echo_times[index] <= 3 * echo_times[0]]
-    _, affine = read_image(Path(files[0]))
-    image, steady = without_decay(
-        np.stack([_volume(files[index]) for index in first]), [echo_times[index] for index in first]
-    )
-    return image, steady, affine
-
-
-def motion(transform: Any) -> dict[str, Any]:
-    """Return the rotation in degrees, translation in mm and scale of a world-to-world 4x4, as a sidecar holds them."""
-    rotation, scale = frames.rotation_and_scale(transform)
-    return {
-        "RotationDegrees": frames.rotation_angle(rotation),
-        "Scale": scale,
-        "TranslationMillimetres": np.asarray(transform)[:3, 3].tolist(),
-    }
-
-
-class _FlirtToWorldInputs(_RegisterInputs):
-    matrix_file = File(exists=True, mandatory=True, desc="FLIRT matrix, moving to reference")
-
-
-class FlirtToWorld(Chi33Interface):
-    """Converts a FLIRT matrix to a world-to-world 4x4 (workflows.flirt)."""
-
-    input_spec = _FlirtToWorldInputs
-    output_spec = _RegisterOutputs
-
-    def _run_interface(self, runtime: Any) -> Any:
-        transform = flirt_to_world(Path(self.inputs.matrix_file), self.inputs.in_file, self.inputs.reference)
-        path = write_transform(Path(runtime.cwd) / "transform.txt", transform)
-        self._results["transform_file"] = str(path)
-        self._save_json(runtime, "quality_file", motion(transform))
-        return runtime
-
-
-class IdentityTransform(Chi33Interface):
-    """The transform of the reference scan to itself."""
-
-    input_spec = _RegisterInputs
-    output_spec = _RegisterOutputs
-
-    def _run_interface(self, runtime: Any) -> Any:
-        path = write_transform(Path(runtime.cwd) / "transform.txt", np.eye(4))
-        self._results["transform_file"] = str(path)
-        self._save_json(runtime, "quality_file", {"MutualInformation": None, "Correlation": 1.0, **motion(np.eye(4))})
-        return runtime
-
-
 class _ExportInputs(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True)
     out_file = traits.Str(mandatory=True, desc="absolute path in the output folder")
@@ -318,7 +213,4 @@ class Export(Chi33Interface):
         return runtime
 
 
-__all__ = [
-    "BrainMask", "Chi33Interface", "CleanMask", "Export", "FlirtToWorld", "IdentityTransform", "LocalFieldMap",
-    "RegisterSimilarity", "TotalField", "motion", "without_echo_decay",
-]  # fmt: skip
+__all__ = ["BrainMask", "Chi33Interface", "CleanMask", "Export", "LocalFieldMap", "TotalField", "read_volume"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nipype.interfaces import fsl
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
-from .interfaces import FlirtToWorld, IdentityTransform, RegisterSimilarity
 from .raw import RawScan
+from .registration_interfaces import AssessRegistration, FlirtToWorld, IdentityTransform, RegisterSimilarity
 
 
 def init_registration_wf(
@@ -17,7 +19,7 @@ def init_registration_wf(
 
     Inputs: reference_mask and mask (brains of the reference and of the scan). Outputs: transform_file (4x4, world of
     the scan to world of the reference), quality_file (JSON). backend: "fsl" (FLIRT on the first-echo magnitudes) or
-    "builtin" (SimpleITK). The reference itself gets the identity.
+    "builtin" (SimpleITK); both results are held against the same least quality. The reference itself gets the identity.
     """
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(niu.IdentityInterface(["reference_mask", "mask"]), name="inputnode")
@@ -36,19 +38,26 @@ def init_registration_wf(
             name="flirt",
             mem_gb=1.5,
         )  # fmt: skip
-        last = pe.Node(FlirtToWorld(**images), name="to_world")
-        workflow.connect([(flirt, last, [("out_matrix_file", "matrix_file")])])
-    else:
-        last = pe.Node(
-            RegisterSimilarity(
-                in_files=[str(path) for path in scan.magnitude],
-                in_echo_times=list(scan.echo_times),
-                reference_files=[str(path) for path in reference.magnitude],
-                reference_echo_times=list(reference.echo_times),
-            ),
-            name="register",
-            mem_gb=2.5,
+        to_world = pe.Node(FlirtToWorld(**images), name="to_world")
+        last = pe.Node(AssessRegistration(**_echoes(scan, reference)), name="assess", mem_gb=2.5)
+        workflow.connect(
+            [
+                (flirt, to_world, [("out_matrix_file", "matrix_file")]),
+                (to_world, last, [("transform_file", "transform_file")]),
+            ]
         )
+    else:
+        last = pe.Node(RegisterSimilarity(**_echoes(scan, reference)), name="register", mem_gb=2.5)
+    if scan is not reference:
         workflow.connect([(inputnode, last, [("reference_mask", "reference_mask"), ("mask", "in_mask")])])
     workflow.connect([(last, outputnode, [("transform_file", "transform_file"), ("quality_file", "quality_file")])])
     return workflow
+
+
+def _echoes(scan: RawScan, reference: RawScan) -> dict[str, Any]:
+    return {
+        "in_files": [str(path) for path in scan.magnitude],
+        "in_echo_times": list(scan.echo_times),
+        "reference_files": [str(path) for path in reference.magnitude],
+        "reference_echo_times": list(reference.echo_times),
+    }

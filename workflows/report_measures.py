@@ -31,6 +31,7 @@ from .figures_tensor import full_brightness
 SCAN_MAPS = (
     ("magnitude", "MEGRE"),
     ("total", "fieldmap"),
+    ("echoes", "fieldmap"),
     ("local", "fieldmap"),
     ("chi33", "Chimap"),
     ("deltab", "fieldmap"),

@@ -151,10 +151,12 @@ def _field(provenance: Mapping[str, Any]) -> str:
     if method not in names:
         return ""
     sign = " after its sign was reversed" if lookup(provenance, "phase_sign") == -1 else ""
+    by = "a line through the phase of each voxel, weighted by the squared magnitude, with an intercept for the coil "
+    by += "phase that was smoothed over space"
+    if lookup(provenance, "combination") == "average":
+        by = "the plain mean over echoes of phase over 2πγB0TE {modl}"
     return (
-        f"Phase was unwrapped {names[method]}{sign} and the echoes were combined to a total field in ppm of B0 by a "
-        "line through the phase of each voxel, weighted by the squared magnitude, with an intercept for the coil phase "
-        "that was smoothed over space."
+        f"Phase was unwrapped {names[method]}{sign} and the echoes were combined to a total field in ppm of B0 by {by}."
     )
 
 

@@ -19,6 +19,7 @@ _BRAIN_COLOUR, _LOCAL_COLOUR = "#ff9d2e", "#4cc3ff"
 TITLES = {
     "magnitude": "Magnitude",
     "total": "Total field",
+    "echoes": "Departure of the echoes from a line",
     "local": "Local field",
     "chi33": "χ33",
     "deltab": "δB′",
@@ -78,9 +79,9 @@ def picture_scales(scans: Sequence[ScanMeasures]) -> dict[str, GreyScale]:
         scales[desc] = symmetric_scale(max((scan.numbers.get(f"{desc}_size", 0.0) for scan in scans), default=0.0))
     if any("local" in scan.planes for scan in scans):
         scales["residual"] = scales["local"]
-    for group in (("chi33sd", "cosmossd"), ("deltabsd",)):  # susceptibilities on one scale
+    for group, unit in ((("chi33sd", "cosmossd"), "ppm"), (("deltabsd",), "ppm"), (("echoes",), "rad")):
         largest = max((scan.numbers.get(f"{desc}_size", 0.0) for scan in scans for desc in group), default=0.0)
-        scales |= dict.fromkeys(group, GreyScale(0.0, symmetric_scale(largest).high))
+        scales |= dict.fromkeys(group, GreyScale(0.0, symmetric_scale(largest).high, unit))
     return scales
 
 

@@ -74,6 +74,7 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             echo_times=list(scan.echo_times),
             field_strength=scan.field_strength,
             unwrap=config.unwrap,
+            combination=config.combination,
             offset_smoothing=config.offset_smoothing,
             residual_limit=config.residual_limit,
         ),

@@ -41,6 +41,7 @@ _SCAN_PRODUCTS = (
     _Product("local_mask", "mask", "local", None, "Where the local field is valid"),
     _Product("total_field", "fieldmap", "total", "ppm", "Total field, ppm of B0, paramagnetic positive"),
     _Product("local_field", "fieldmap", "local", "ppm", "Local field, ppm of B0"),
+    _Product("residual", "fieldmap", "echoes", "rad", "Departure of the echoes' phase from a line, weighted rms"),
 )
 _LABEL_PRODUCTS = (
     _Product("chi33_file", "Chimap", "chi33", "ppm", "Apparent susceptibility along B0 of this scan, h'chi h"),

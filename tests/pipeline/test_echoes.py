@@ -170,3 +170,30 @@ def test_scattered_voxels_on_a_line_are_no_brain() -> None:
     residual = np.where(np.indices(mask.shape)[0] < 10, 0.1, 0.25).astype(np.float32)
     with pytest.raises(InputError, match=r"no voxel of the mask has echoes on a line \(median residual"):
         reliable_mask(mask, FieldMap(zero, zero, residual, zero), (1, 1, 1))
+
+
+def test_the_plain_average_is_the_mean_of_the_echoes_fields() -> None:
+    field, coil, decay, mask = scene()
+    rng = np.random.default_rng(5)
+    noise = 0.02 * rng.standard_normal((4, *SHAPE))
+    found = combine_echoes(echoes(field, 0 * coil) + noise, decay, TIMES, B0, mask, SIZE, method="average")
+    expected = field + (noise / GAINS[:, None, None, None]).mean(axis=0)
+    np.testing.assert_allclose(found.field[mask], expected[mask], atol=1e-6)
+    fitted = combine_echoes(echoes(field, 0 * coil) + noise, decay, TIMES, B0, mask, SIZE)
+    errors = [np.std((one.field - field)[mask]) for one in (found, fitted)]
+    assert errors[0] > 1.1 * errors[1]  # what the paper's average costs
+    assert (found.weight[mask] < fitted.weight[mask]).all()
+    line = combine_echoes(echoes(field, 0 * coil) + noise, decay, TIMES, B0, mask, SIZE, offset_smoothing=None)
+    np.testing.assert_allclose(found.residual, line.residual, atol=1e-6)
+
+
+def test_the_average_ignores_whole_cycles_common_to_all_voxels() -> None:
+    field, coil, decay, mask = scene()
+    found = combine_echoes(echoes(field, 0 * coil) + 4 * np.pi, decay, TIMES, B0, mask, SIZE, method="average")
+    np.testing.assert_allclose(found.field[mask], field[mask], atol=1e-5)
+
+
+def test_an_unknown_combination_is_refused() -> None:
+    field, coil, decay, mask = scene()
+    with pytest.raises(InputError, match="must be one of fit, average, got 'median'"):
+        combine_echoes(echoes(field, coil), decay, TIMES, B0, mask, SIZE, method="median")

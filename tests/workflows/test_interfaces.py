@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chi33.pipeline.echoes import RESIDUAL_LIMIT
+from chi33.pipeline.errors import StepError
 from chi33.pipeline.frames import radians_per_ppm
-from chi33.workflows import interfaces
+from chi33.workflows import interfaces, registration_interfaces
 from chi33.workflows.derivatives import read_image, read_json, read_transform, write_image, write_transform
 from chi33.workflows.flirt import world_to_flirt
 from nipype.interfaces.base import SimpleInterface
@@ -139,7 +140,7 @@ def test_local_field_is_free_of_the_background(save: Save, run: Callable) -> Non
 
 def test_reference_is_registered_to_itself_by_the_identity(save: Save, run: Callable) -> None:
     image = save("image", _ball(20))
-    files = run(interfaces.IdentityTransform(in_file=image, reference=image))
+    files = run(registration_interfaces.IdentityTransform(in_file=image, reference=image))
     np.testing.assert_array_equal(read_transform(files["transform_file"]), np.eye(4))
     quality = json.loads(files["quality_file"].read_text())
     assert quality["RotationDegrees"] == 0
@@ -159,31 +160,39 @@ def test_flirt_matrix_becomes_a_world_transform(save: Save, run: Callable, tmp_p
     oblique[:3, :3] = Rotation.from_euler("x", 12, degrees=True).as_matrix() * SIZE
     moving, reference = save("moving", _ball(20), oblique), save("reference", _ball(20))
     matrix = write_transform(tmp_path / "flirt.mat", world_to_flirt(_world(), moving, reference))
-    files = run(interfaces.FlirtToWorld(in_file=moving, reference=reference, matrix_file=str(matrix)))
+    files = run(registration_interfaces.FlirtToWorld(in_file=moving, reference=reference, matrix_file=str(matrix)))
     np.testing.assert_allclose(read_transform(files["transform_file"]), _world(), atol=1e-5)
-    quality = json.loads(files["quality_file"].read_text())
+    motion = registration_interfaces.motion(_world())
     angle = np.degrees(Rotation.from_euler("xyz", [12, -5, 8], degrees=True).magnitude())
-    assert quality["RotationDegrees"] == pytest.approx(angle, abs=1e-3)
-    assert quality["Scale"] == pytest.approx(1.004, abs=1e-5)
+    assert motion["RotationDegrees"] == pytest.approx(angle, abs=1e-3)
+    assert motion["Scale"] == pytest.approx(1.004, abs=1e-5)
 
 
-def test_builtin_registration_recovers_a_turn(save: Save, run: Callable) -> None:
-    """The same voxels under a turned affine: the transform is known exactly. Decay of the signal plays no part."""
+@pytest.fixture
+def turned_pair(save: Save) -> tuple[dict, np.ndarray]:
+    """The same voxels under a turned affine, with decay: what registers them takes, and the true transform."""
     rng = np.random.default_rng(2)
     image = (gaussian_filter(rng.standard_normal(SHAPE), 1.5) + 0.3) * _ball(30)
     decay = 0.02 + 0.02 * np.arange(SHAPE[0])[:, None, None] / SHAPE[0]
     turned = np.linalg.inv(_world())
     turned[:3, :3] *= 1.004  # a rotation alone
     times = [0.004, 0.008, 0.012]
-    moving = [save(f"moving{i}", image * np.exp(-t / decay), turned @ AFFINE) for i, t in enumerate(times)]
-    reference = [save(f"reference{i}", image * np.exp(-t / decay[::-1])) for i, t in enumerate(times)]
-    files = run(
-        interfaces.RegisterSimilarity(
-            in_files=moving, in_echo_times=times, reference_files=reference, reference_echo_times=times,
-            reference_mask=save("mask", _ball(30)), in_mask=save("own", _ball(30), turned @ AFFINE),
-        )
-    )  # fmt: skip
-    error = read_transform(files["transform_file"]) @ turned
+    inputs = {
+        "in_files": [save(f"moving{i}", image * np.exp(-t / decay), turned @ AFFINE) for i, t in enumerate(times)],
+        "reference_files": [save(f"reference{i}", image * np.exp(-t / decay[::-1])) for i, t in enumerate(times)],
+        "in_echo_times": times,
+        "reference_echo_times": times,
+        "reference_mask": save("mask", _ball(30)),
+        "in_mask": save("own", _ball(30), turned @ AFFINE),
+    }
+    return inputs, np.linalg.inv(turned)
+
+
+def test_builtin_registration_recovers_a_turn(turned_pair: tuple, run: Callable) -> None:
+    """The transform is known exactly. Decay of the signal plays no part."""
+    inputs, true = turned_pair
+    files = run(registration_interfaces.RegisterSimilarity(**inputs))
+    error = read_transform(files["transform_file"]) @ np.linalg.inv(true)
     angle = np.degrees(Rotation.from_matrix(error[:3, :3] / np.cbrt(np.linalg.det(error[:3, :3]))).magnitude())
     assert angle < 0.5
     assert np.abs(error[:3, 3]).max() < 1.0
@@ -191,6 +200,30 @@ def test_builtin_registration_recovers_a_turn(save: Save, run: Callable) -> None
     assert quality["Correlation"] > 0.9
     assert quality["Quality"] > 0.9
     assert {"MutualInformation", "RotationDegrees", "Scale", "TranslationMillimetres"} <= quality.keys()
+
+
+def test_a_transform_from_elsewhere_is_measured_like_our_own(turned_pair: tuple, run: Callable, tmp_path: Path) -> None:
+    inputs, true = turned_pair
+    own = json.loads(run(registration_interfaces.RegisterSimilarity(**inputs))["quality_file"].read_text())
+    path = write_transform(tmp_path / "flirt.txt", true)
+    files = run(registration_interfaces.AssessRegistration(transform_file=str(path), **inputs))
+    np.testing.assert_allclose(read_transform(files["transform_file"]), true, atol=1e-6)
+    found = json.loads(files["quality_file"].read_text())
+    assert found.keys() == own.keys()
+    assert found["Quality"] == pytest.approx(own["Quality"], abs=0.02)
+    assert found["MutualInformation"] == pytest.approx(own["MutualInformation"], rel=0.1)
+
+
+@pytest.mark.parametrize(("wrong", "why"), [(20, "agree with a correlation of"), (None, "scales by 1.1")])
+def test_a_wrong_transform_from_elsewhere_is_refused_with_a_picture(
+    turned_pair: tuple, run: Callable, tmp_path: Path, wrong: int | None, why: str
+) -> None:
+    inputs, true = turned_pair
+    off = np.eye(4)
+    off[:3, :3] = 1.1 * np.eye(3) if wrong is None else Rotation.from_euler("x", wrong, degrees=True).as_matrix()
+    path = write_transform(tmp_path / "flirt.txt", off @ true)
+    with pytest.raises(StepError, match=rf"registration failed: .*{why}.*\(picture: .*refused\.png\)\.$"):
+        run(registration_interfaces.AssessRegistration(transform_file=str(path), **inputs))
 
 
 def test_export_copies_only_what_differs(save: Save, tmp_path: Path) -> None:

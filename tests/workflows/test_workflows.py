@@ -51,7 +51,7 @@ def test_a_subject_exports_every_derivative_of_every_scan(subject: RawSubject, t
         sidecar = node.inputs.sidecar
         assert sidecar["Description"]
         if path.name.endswith(("fieldmap.nii.gz", "Chimap.nii.gz")) and "pev" not in path.name:
-            assert sidecar["Units"] == "ppm"
+            assert sidecar["Units"] == ("rad" if "desc-echoes" in path.name else "ppm")
         if "acq-" in path.name and not path.name.endswith("xfm.txt"):
             assert sidecar["EchoTimes"] == [0.005, 0.012]
             assert sidecar["MagneticFieldStrength"] == 3.0
@@ -218,7 +218,9 @@ def test_plan_lines_say_what_would_run(subject: RawSubject, tmp_path: Path) -> N
 def test_registration_feeds_all_its_steps(subject: RawSubject, backend: str) -> None:
     workflow = init_registration_wf(subject.scans[1], subject.scans[0], backend)
     steps = set(workflow.list_node_names())
-    assert steps == {"inputnode", "outputnode"} | ({"flirt", "to_world"} if backend == "fsl" else {"register"})
+    assert steps == {"inputnode", "outputnode"} | (
+        {"flirt", "to_world", "assess"} if backend == "fsl" else {"register"}
+    )
 
 
 def test_masks_are_agreed_on_before_fields_are_made(subject: RawSubject, tmp_path: Path) -> None:
