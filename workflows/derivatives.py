@@ -85,6 +85,24 @@ class Derivatives:
         return self.path(f"{label}_{_XFM}" if label else _XFM, suffix="xfm", ext=".txt")
 
 
+_BIDSIGNORE = """index.html
+sub-*.html
+logs/
+*_xfm.txt
+*_xfm.json
+*_fieldmap.nii.gz
+*_fieldmap.json
+*_desc-magnitude_MEGRE.nii.gz
+*_desc-magnitude_MEGRE.json
+*_desc-mean_MEGRE.nii.gz
+*_desc-mean_MEGRE.json
+"""
+_README = """Susceptibility maps and fields of multi-orientation gradient-echo scans, made by chi33.
+
+Susceptibility is in ppm relative to the mean over the brain mask, fields are in ppm of B0, paramagnetic positive. Files
+without space-subject lie on the grid of their own scan; *_xfm.txt maps the scan's world to the subject frame (RAS+,
+mm). A tensor's components are xx, xy, xz, yy, yz, zz. The JSON beside each image states units and parameters.
+"""
 _XFM = "from-orig_to-subject_mode-image"
 
 
@@ -95,6 +113,18 @@ def sidecar_path(path: Path) -> Path:
         if name.endswith(ext):
             return Path(path).with_name(name.removesuffix(ext) + ".json")
     return Path(path).with_suffix(".json")
+
+
+def bids_keys(path: Path) -> dict[str, Any]:
+    """Return the sidecar keys that BIDS requires of a derivative image by its name."""
+    name = Path(path).name
+    suffix = name.partition(".")[0].rpartition("_")[2]
+    keys: dict[str, Any] = {}
+    if suffix in ("Chimap", "fieldmap", "MEGRE"):
+        keys["SkullStripped"] = suffix != "MEGRE"
+    if "_space-subject_" in name:
+        keys["SpatialReference"] = "the subject frame: world of the reference scan (RAS+, mm)"
+    return keys
 
 
 def is_complete(path: Path) -> bool:
@@ -228,8 +258,12 @@ def write_dataset_description(
 ) -> Path:
     """Write `dataset_description.json` with GeneratedBy; return its path.
 
-    dataset_type is "derivative" or "raw"; source names the dataset the derivatives come from.
+    dataset_type is "derivative" or "raw"; source names the dataset the derivatives come from. Beside derivatives also
+    .bidsignore, for the names that BIDS has no rule for yet (transforms, field maps, reports), and a README.
     """
+    if dataset_type == "derivative":
+        for file, text in ((".bidsignore", _BIDSIGNORE), ("README", _README)):
+            write_atomically(Path(out_dir) / file, lambda temporary, text=text: temporary.write_text(text, "utf-8"))
     description: dict[str, Any] = {
         "Name": name,
         "BIDSVersion": BIDS_VERSION,

@@ -13,7 +13,7 @@ from ..pipeline.phantom.anatomy import ROI_LABELS
 from ..pipeline.phantom.poses import ScanGrid
 from ..pipeline.phantom.truth import ScanTruth
 from ..pipeline.tensors import eigenvalues, principal_eigenvector
-from .derivatives import Derivatives, sidecar_path, write_image, write_json, write_transform
+from .derivatives import Derivatives, bids_keys, sidecar_path, write_image, write_json, write_transform
 from .sidecars import LARGEST_PHASE
 
 _LARGEST = 65535
@@ -67,7 +67,7 @@ def write_scan_truth(
     sidecar = {"B0_dir": truth.b0_direction.tolist(), "MagneticFieldStrength": protocol.b0, "Description": ""}
     for desc in ("brain", "local"):
         path = files.path(scan, suffix="mask", desc=desc)
-        write_image(path, mask, affine, {**sidecar, "Type": "Brain", "Description": "brain"}, dtype=np.uint8)
+        write_image(path, mask, affine, {**sidecar, **bids_keys(path), "Type": "Brain", "Description": "brain"}, dtype=np.uint8)
     maps = {
         ("total", "fieldmap"): (truth.total_field, "field of all sources after the shim"),
         ("local", "fieldmap"): (truth.local_field, "field of the brain's own susceptibility tensor in free space"),
@@ -76,8 +76,9 @@ def write_scan_truth(
         ("cosmos", "Chimap"): (truth.mms, "mean magnetic susceptibility, against the mean over the brain"),
     }
     for (desc, suffix), (values, description) in maps.items():
-        content = {**sidecar, "Units": "ppm", "Description": description}
-        write_image(files.path(scan, suffix=suffix, desc=desc), values * mask, affine, content)
+        path = files.path(scan, suffix=suffix, desc=desc)
+        content = {**sidecar, **bids_keys(path), "Units": "ppm", "Description": description}
+        write_image(path, values * mask, affine, content)
     regions = files.path(scan, suffix="dseg", desc="rois")
     write_image(regions, truth.labels, affine, {**sidecar, "Description": "tissues and nuclei"}, dtype=np.uint8)
     _write_region_names(regions)
@@ -113,6 +114,8 @@ def write_subject_truth(folder: Path, subject: str, truth: ScanTruth) -> None:
     }
     for desc, (volume, units, description) in maps.items():
         path = files.path(suffix="Chimap", desc=desc, space="subject")
-        write_image(path, volume, affine, {"Units": units, "Description": description, "Frame": "subject"})
+        content = {**bids_keys(path), "Units": units, "Description": description, "Frame": "subject"}
+        write_image(path, volume, affine, content)
     path = files.path(suffix="mask", desc="brain", space="subject")
-    write_image(path, mask, affine, {"Type": "Brain"}, dtype=np.uint8)
+    content = {**bids_keys(path), "Type": "Brain", "Description": "brain"}
+    write_image(path, mask, affine, content, dtype=np.uint8)

@@ -31,7 +31,7 @@ from .local_field import (
 EXTERIOR = 1.0  # ppm, standard deviation of the susceptibility outside the mask
 INTERIOR = 0.03  # ppm, of that inside
 NOISE = 1e-3  # ppm, of the field
-EDGE = 2.0  # mm from the mask's edge where the field is not believed
+EDGE = 3.0  # mm from the mask's edge where the field is not believed
 MARGIN = 4.0  # mm from the mask's edge where the local field is not valid
 PADDING = 60.0  # mm around the mask that holds sources
 ITERATIONS = 30

@@ -14,6 +14,7 @@ from chi33.pipeline.errors import InputError, StepError
 from chi33.workflows import derivatives
 from chi33.workflows.derivatives import (
     Derivatives,
+    bids_keys,
     check_free_space,
     check_output_folder,
     is_complete,
@@ -228,6 +229,23 @@ def test_dataset_description_names_its_maker(tmp_path: Path) -> None:
     assert description["SourceDatasets"] == [{"URL": "raw"}]
 
 
+def test_raw_data_sets_get_no_notes_of_derivatives(tmp_path: Path) -> None:
+    write_dataset_description(tmp_path, dataset_type="raw")
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset_description.json"]
+
+
+def test_sidecars_state_what_bids_requires_by_name() -> None:
+    assert bids_keys(Path("sub-01_acq-ori01_desc-chi33_Chimap.nii.gz")) == {"SkullStripped": True}
+    assert bids_keys(Path("sub-01_acq-ori01_desc-magnitude_MEGRE.nii.gz")) == {"SkullStripped": False}
+    assert bids_keys(Path("sub-01_acq-ori01_desc-brain_mask.nii.gz")) == {}
+    assert bids_keys(Path("sub-01_acq-ori01_from-orig_to-subject_mode-image_xfm.txt")) == {}
+    assert bids_keys(Path("sub-01_space-subject_desc-local_mask.nii.gz")).keys() == {"SpatialReference"}
+    assert bids_keys(Path("sub-01_space-subject_desc-tensor_Chimap.nii.gz")).keys() == {
+        "SkullStripped",
+        "SpatialReference",
+    }
+
+
 def test_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_free_space(tmp_path / "not" / "yet", 1)
     usage = namedtuple("usage", "total used free")
@@ -243,7 +261,8 @@ def test_output_folder_is_made_and_may_be_ours(tmp_path: Path) -> None:
     assert check_output_folder(tmp_path / "a" / "out", bids).is_dir()
     assert check_output_folder(bids / "derivatives" / "chi33", bids).is_dir()
     write_dataset_description(tmp_path / "a" / "out")
-    assert [path.name for path in check_output_folder(tmp_path / "a" / "out").iterdir()] == ["dataset_description.json"]
+    found = {path.name for path in check_output_folder(tmp_path / "a" / "out").iterdir()}
+    assert found == {"dataset_description.json", ".bidsignore", "README"}
 
 
 def test_output_folder_refusals(tmp_path: Path) -> None:

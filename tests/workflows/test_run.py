@@ -101,7 +101,7 @@ def test_a_run_says_its_steps_and_records_them(done: Done) -> None:
     assert not [name for name in _maps(out) if "sd_" in name]
     assert "total_field" in (out / "logs" / "sub-01.log").read_text()
     assert out.with_name("out-work").is_dir()
-    assert not [name for name in _files(out) if Path(name).name.startswith(".")]
+    assert {Path(name).name for name in _files(out) if Path(name).name.startswith(".")} == {".bidsignore"}
 
 
 def test_a_repeat_runs_no_step_and_touches_no_map(done: Done) -> None:
@@ -241,7 +241,7 @@ def test_a_step_that_fails_is_named_in_one_sentence(
     assert crash.parent == tmp_path / "out-work" / "crash"
     out = tmp_path / "out"
     assert not (out / "sub-01.html").exists()
-    assert not [name for name in _files(out) if Path(name).name.startswith(".")]
+    assert {Path(name).name for name in _files(out) if Path(name).name.startswith(".")} == {".bidsignore"}
     if error is StepError:
         lines = _run(small_head, out)
         assert any("bet (kept)" in line for line in lines)
