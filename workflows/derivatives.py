@@ -283,9 +283,13 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise InputError(
-            f"{folder} has {free / 1e9:.1f} GB free but about {needed_bytes / 1e9:.1f} GB are needed: free some space "
-            "or choose another folder."
+            f"{folder} has {_size(free)} free but about {_size(needed_bytes)} are needed: free some space or choose "
+            "another folder."
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def check_output_folder(out_dir: Path, bids_dir: Path | None = None) -> Path:

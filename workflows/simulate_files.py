@@ -67,7 +67,9 @@ def write_scan_truth(
     sidecar = {"B0_dir": truth.b0_direction.tolist(), "MagneticFieldStrength": protocol.b0, "Description": ""}
     for desc in ("brain", "local"):
         path = files.path(scan, suffix="mask", desc=desc)
-        write_image(path, mask, affine, {**sidecar, **bids_keys(path), "Type": "Brain", "Description": "brain"}, dtype=np.uint8)
+        write_image(
+            path, mask, affine, {**sidecar, **bids_keys(path), "Type": "Brain", "Description": "brain"}, dtype=np.uint8
+        )
     maps = {
         ("total", "fieldmap"): (truth.total_field, "field of all sources after the shim"),
         ("local", "fieldmap"): (truth.local_field, "field of the brain's own susceptibility tensor in free space"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 import shutil
 from collections import namedtuple
@@ -253,6 +254,9 @@ def test_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_free_space(tmp_path, 10**9)
     with pytest.raises(InputError, match=r"1\.0 GB free but about 2\.0 GB are needed: free some space"):
         check_free_space(tmp_path / "out", 2 * 10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**10, 10**10, 0))
+    with pytest.raises(InputError, match=r"out has 0\.0 MB free but about 23\.0 MB are needed"):
+        check_free_space(tmp_path / "out", 23 * 10**6)
 
 
 def test_output_folder_is_made_and_may_be_ours(tmp_path: Path) -> None:
@@ -263,6 +267,15 @@ def test_output_folder_is_made_and_may_be_ours(tmp_path: Path) -> None:
     write_dataset_description(tmp_path / "a" / "out")
     found = {path.name for path in check_output_folder(tmp_path / "a" / "out").iterdir()}
     assert found == {"dataset_description.json", ".bidsignore", "README"}
+
+
+def test_a_read_only_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "touch", refused)
+    with pytest.raises(InputError, match=r"out cannot be written \(Read-only file system\): choose another folder\.$"):
+        check_output_folder(tmp_path / "out")
 
 
 def test_output_folder_refusals(tmp_path: Path) -> None:
