@@ -189,7 +189,7 @@ def draw_bar(figure: Figure, ticks: Sequence[float], place: tuple[float, float],
     left, width = place
     bar_ax = figure.add_axes((left, 0.36 / height, width, 0.13 / height))
     bar = figure.colorbar(ScalarMappable(Normalize(ticks[0], ticks[-1]), "gray"), cax=bar_ax, orientation="horizontal")
-    bar.set_ticks(list(ticks), labels=[f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
+    bar.set_ticks(list(ticks), labels=[f"{tick:.4g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
     bar.ax.tick_params(colors=INK, labelsize=FONT_SIZE, length=3, pad=2)
     bar.outline.set_edgecolor(INK)
     figure.text(left + width + 0.025, 0.36 / height, unit, color=INK, fontsize=FONT_SIZE, va="bottom")

@@ -33,8 +33,8 @@ nav { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 12px 0; }
 table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: 6px; }
 th, td { padding: 5px 12px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-.scans table { font-size: 0.88rem; }
-.scans th, .scans td { white-space: nowrap; padding: 5px 5px; font-size: 0.88rem; }
+.scans table { font-size: 0.8rem; }
+.scans th, .scans td { white-space: nowrap; padding: 5px 4px; font-size: 0.8rem; }
 .columns td { white-space: nowrap; }
 .checks td.number { white-space: nowrap; }
 thead th { vertical-align: bottom; font-weight: 600; }
