@@ -262,8 +262,8 @@ def write_dataset_description(
     .bidsignore, for the names that BIDS has no rule for yet (transforms, field maps, reports), and a README.
     """
     if dataset_type == "derivative":
-        for file, text in ((".bidsignore", _BIDSIGNORE), ("README", _README)):
-            write_atomically(Path(out_dir) / file, lambda temporary, text=text: temporary.write_text(text, "utf-8"))
+        write_atomically(Path(out_dir) / ".bidsignore", lambda temporary: temporary.write_text(_BIDSIGNORE, "utf-8"))
+        write_atomically(Path(out_dir) / "README", lambda temporary: temporary.write_text(_README, "utf-8"))
     description: dict[str, Any] = {
         "Name": name,
         "BIDSVersion": BIDS_VERSION,

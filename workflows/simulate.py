@@ -160,7 +160,7 @@ def _simulate_scan(
         write_dicom_scan(folder / "sourcedata" / f"sub-{label}", header, stored)
     write_scan_truth(truth_folder, label, f"acq-ori{number + 1:02d}", truth, pose.transform_to(reference), protocol)
     if number == 0:
-        write_subject_truth(truth_folder, label, truth)
+        write_subject_truth(truth_folder, label, truth, protocol)
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

@@ -93,7 +93,7 @@ def _write_region_names(regions: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_subject_truth(folder: Path, subject: str, truth: ScanTruth) -> None:
+def write_subject_truth(folder: Path, subject: str, truth: ScanTruth, protocol: Protocol) -> None:
     """Write the tensor and its invariants in the subject frame, the world of the reference scan, on its grid."""
     files = Derivatives(folder, subject)
     mask, affine = truth.brain_mask, truth.grid.affine
@@ -117,6 +117,7 @@ def write_subject_truth(folder: Path, subject: str, truth: ScanTruth) -> None:
     for desc, (volume, units, description) in maps.items():
         path = files.path(suffix="Chimap", desc=desc, space="subject")
         content = {**bids_keys(path), "Units": units, "Description": description, "Frame": "subject"}
+        content["MagneticFieldStrength"] = protocol.b0
         write_image(path, volume, affine, content)
     path = files.path(suffix="mask", desc="brain", space="subject")
     content = {**bids_keys(path), "Type": "Brain", "Description": "brain"}

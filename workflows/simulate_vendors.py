@@ -80,10 +80,11 @@ def digitised(echo: Echo, stored: Iterable[StoredImage], vendor: Vendor) -> Echo
     Siemens, Philips: phase in 12 bits; GE: phase of whole real and imaginary parts, the signs of slices restored.
     """
     codes = {image.part: image.codes for image in stored}
-    magnitude = codes["mag"] / np.float32(_COUNTS)
+    magnitude = (codes["mag"] / np.float32(_COUNTS)).astype(np.float32)
     if vendor == "ge":
         signs = _alternating_signs(echo)
-        return replace(echo, magnitude=magnitude, phase=np.arctan2(signs * codes["imag"], signs * codes["real"]))
+        phase = np.arctan2(signs * codes["imag"], signs * codes["real"]).astype(np.float32)
+        return replace(echo, magnitude=magnitude, phase=phase)
     highest = 4096 if vendor == "siemens" else _TWELVE_BITS
     phase = PhaseScale(0, highest).to_radians(codes["phase"].astype(np.float32))
     return replace(echo, magnitude=magnitude, phase=phase)
