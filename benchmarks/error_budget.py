@@ -1,4 +1,4 @@
-"""What each step costs the labels, alone and together: python benchmarks/error_budget.py SIMULATED OUT [--fits …].
+"""What each step costs the labels, alone and together: python benchmarks/error_budget.py SIMULATED OUT [--fits …] [--rows …].
 
 SIMULATED: of `chi33 simulate`, with its truth; OUT: of `chi33 run` on it. In each row one step is the run's own and all
 others are the truth; the first has the fit alone, the last the run as it is. Printed is, for each fit, the error of
@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--subject", default="01")
     parser.add_argument("--fits", nargs="+", default=FITS, choices=FITS)
+    parser.add_argument("--rows", nargs="+", choices=tuple(steps()), help="only these")
     asked = parser.parse_args()
     (subject,) = find_subjects(asked.simulated, [asked.subject])
     truth = Derivatives(asked.simulated / "derivatives" / "truth", subject.label)
@@ -176,6 +177,8 @@ def main() -> None:
     print(f"| the run's own | {' | '.join(f'χ33, {fit}' for fit in asked.fits)} | local field |")
     print("| --- |" + " --- |" * (len(asked.fits) + 1))
     for name, make in steps().items():
+        if asked.rows and name not in asked.rows:
+            continue
         given = [make(scan) for scan in scans]
         cells = []
         for fit in asked.fits:
