@@ -1,4 +1,4 @@
-"""What each step costs the labels, alone and together: python benchmarks/error_budget.py SIMULATED OUT [--fits …] [--rows …].
+"""What each step costs the labels, alone and together: python benchmarks/error_budget.py SIMULATED OUT [--fits …].
 
 SIMULATED: of `chi33 simulate`, with its truth; OUT: of `chi33 run` on it. In each row one step is the run's own and all
 others are the truth; the first has the fit alone, the last the run as it is. Printed is, for each fit, the error of
