@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from .progress import progress_lines
+from .store_options import bounds, parse_grid, print_summary, subject_labels, tell_what_is_kept
+
 if TYPE_CHECKING:
-    from ..datasets.build import BuildSummary
+    pass
 
 _Labels = Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())]
 
@@ -21,21 +21,30 @@ def build_dataset(
     store: Path,
     /,
     *,
-    patch_size: int = 48,
-    min_brain: float = 0.8,
-    patches_per_scan: int = 300,
+    patch_rule: Literal["modl-qsm", "isdu", "lpcnn", "grid", "random"] = "modl-qsm",
+    patch_size: int | None = None,
+    min_brain: float | None = None,
+    patches_per_scan: int | None = None,
+    patch_stride: int | None = None,
+    patch_grid: str | None = None,
     augment: int = 0,
+    augmentation: Literal["tensor", "cosmos"] | None = None,
     max_angle: float = 30.0,
+    augment_snr: str | None = None,
+    augment_scale: str | None = None,
     val_subjects: _Labels = None,
     test_subjects: _Labels = None,
     materialise: Annotated[bool, Parameter(negative="")] = False,
     seed: int = 0,
+    n_procs: int | None = None,
+    dask: str | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Pack label maps into one HDF5 store: volumes, tensors, a table of random patches, statistics.
+    """Pack label maps into one HDF5 store: volumes, tensors, a table of patches, statistics.
 
     Subjects, never patches, are split. Without --val-subjects the last fifth of the subjects validates (at least
-    one: of two the second); a single subject only trains.
+    one: of two the second); a single subject only trains. A build that died goes on when the command is repeated:
+    what is finished is kept in a hidden folder beside the store, .store.h5.parts, until the store is there.
 
     Parameters
     ----------
@@ -43,16 +52,30 @@ def build_dataset(
         Output folder of `chi33 run`, or derivatives/truth of `chi33 simulate`.
     store
         The store to write, such as store.h5.
+    patch_rule
+        Which patches: modl-qsm (48 voxels, random, at most 20 % background), isdu (64 voxels, evenly over the
+        brain's box, 66 % overlap), lpcnn (64 voxels, every 32, more than 12.5 % brain), grid (like lpcnn, every half
+        patch), random (like modl-qsm). The options below change a rule's own values.
     patch_size
         Edge of the cubic patches, in voxels.
     min_brain
         Least fraction of a patch inside the mask, 0 to 1.
     patches_per_scan
-        Random patches per scan; fewer where fewer positions hold enough brain.
+        Random patches per scan, 300 by default; fewer where fewer positions hold enough brain.
+    patch_stride
+        Voxels from one patch of a grid to the next.
+    patch_grid
+        Positions along x, y and z of the rule isdu, instead of a stride: 6,8,7 are the paper's 336.
     augment
         Turned copies per training subject, their fields recomputed from the turned tensor.
+    augmentation
+        What is turned: tensor, or cosmos as a scalar; by default the tensor where there is one.
     max_angle
         Largest turn of a copy, in degrees.
+    augment_snr
+        Add noise to the field of every copy, at a signal-to-noise ratio between these two, such as 10,50.
+    augment_scale
+        Multiply the susceptibilities and the field of every copy by a factor between these two, such as 0.5,2.
     val_subjects
         Labels of the subjects to validate on: `02 03` or `02,03`; `none` for nobody.
     test_subjects
@@ -61,54 +84,42 @@ def build_dataset(
         Also store the cropped patches, one chunk each: faster to read, larger.
     seed
         Seed of the patches and the turns, 0 or more.
+    n_procs
+        Volumes made at a time, each in a process of its own that takes about 1 GB at 210×224×160; by default the
+        number of cores, or 1 for small data.
+    dask
+        Address of a running Dask scheduler to build on, tcp://host:8786; its workers must see the same files.
     overwrite
         Replace an existing store.
     """
-    from ..datasets.build import BuildConfig, build_store
+    from ..datasets.build import build_store
+    from ..datasets.build_config import BuildConfig
 
     config = BuildConfig(
+        patch_rule=patch_rule,
         patch_size=patch_size,
         min_brain=min_brain,
         patches_per_scan=patches_per_scan,
+        patch_stride=patch_stride,
+        patch_grid=parse_grid(patch_grid),
         augment=augment,
+        augmentation=augmentation,
         max_angle=max_angle,
-        val_subjects=_labels(val_subjects),
-        test_subjects=_labels(test_subjects),
+        augment_snr=bounds("--augment-snr", augment_snr),
+        augment_scale=bounds("--augment-scale", augment_scale),
+        val_subjects=subject_labels(val_subjects),
+        test_subjects=subject_labels(test_subjects),
         materialise=materialise,
         seed=seed,
     )
-    with _progress() as progress:
-        summary = build_store(out_dir, store, config, overwrite=overwrite, progress=progress)
-    _print_summary(summary, store)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on a terminal, a plain line per volume elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total, what: print(f"{done}/{total} {what}", file=sys.stderr, flush=True)
-        return
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("build-dataset")
-        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
-
-
-def _labels(named: list[str] | None) -> tuple[str, ...] | None:
-    """`02 03` and `02,03` alike; `none` is nobody."""
-    if named is None:
-        return None
-    labels = tuple(label.strip() for word in named for label in word.split(",") if label.strip())
-    return () if labels == ("none",) else labels
-
-
-def _print_summary(summary: BuildSummary, store: Path) -> None:
-    for split, subjects in summary.subjects.items():
-        names = " ".join(f"sub-{label}" for label in subjects)
-        print(f"{split}: {names}; {summary.volumes[split]} volumes, {summary.patches[split]} patches")
-    print(
-        f"{store}: {sum(summary.volumes.values())} volumes ({summary.augmented} augmented), {summary.size / 1e6:.1f} MB"
-    )
+    with progress_lines("build-dataset") as progress, tell_what_is_kept(store):
+        summary = build_store(
+            out_dir,
+            store,
+            config,
+            overwrite=overwrite,
+            progress=progress,
+            n_procs=n_procs,
+            scheduler=dask,
+        )
+    print_summary(summary, store)

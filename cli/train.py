@@ -21,11 +21,13 @@ def train(
     *,
     model: str | None = None,
     config: Path | None = None,
+    val_store: Path | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
     samples_per_epoch: int | None = None,
     val_samples: int | None = None,
+    draw: Literal["index", "random", "turned"] | None = None,
     dropout: float | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
     precision: Literal["auto", "32-true", "bf16-mixed"] | None = None,
@@ -51,6 +53,8 @@ def train(
         The network: modl-qsm.
     config
         TOML file of the training's settings; the config.toml of a run is one.
+    val_store
+        Another HDF5 store, whose val subjects validate instead of those of STORE; none of them may train.
     epochs
         Passes over the training samples (40).
     batch_size
@@ -61,6 +65,9 @@ def train(
         Random patches an epoch; all by default.
     val_samples
         Validation patches; by default a quarter of the training samples of an epoch.
+    draw
+        Which patches: those of the store's index, random ones anew every epoch, or turned: of heads that are turned
+        while training, on the device that trains (up to 30 degrees; more settings in the config file).
     dropout
         Probability inside the residual blocks (0.5); a run of a few minutes learns faster with 0.
     device
@@ -92,6 +99,7 @@ def train(
         "model": model, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
         "samples_per_epoch": samples_per_epoch, "val_samples": val_samples, "network.dropout": dropout,
         "device": device, "precision": precision, "threads": threads, "num_workers": num_workers,
+        "draw": draw, "val_store": str(val_store.absolute()) if val_store else None,
     }  # fmt: skip
     with _progress() as progress:
         result = run(

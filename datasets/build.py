@@ -1,67 +1,39 @@
-"""Builds a store from a derivatives folder: volumes, tensors, augmented copies, patch tables, statistics."""
+"""Builds a store: its parts in parallel, then joined, checked and put in place; what is finished survives a kill."""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
+import h5py
 from numpy.typing import NDArray
 
 from ..pipeline.errors import Chi33Warning, InputError
-from .augmentation import random_rotation, turn_scalar, turn_tensor
-from .derivatives_reader import (
-    ScanFiles,
-    SubjectFiles,
-    find_derivatives,
-    map_shape,
-    read_cosmos,
-    read_scan,
-    read_tensor,
-)
-from .patches import draw_patches, join_tables, no_patch_message
+from .build_config import BuildConfig, Copies
+from .build_lock import PartsFolder, parts_folder, remove_leftovers
+from .build_tasks import DigestTask, Made, PatchesTask, VolumeTask, digest_groups, make_patches, make_volume
+from .build_workers import Workers, workers
+from .guarded_file import DiskFullError
+from .patches import join_tables
 from .splits import split_subjects
 from .statistics import MaskedMoments
-from .store_writer import StoreWriter, check_finite, check_free_space, check_target
-from .volume import FIELD, SPLITS, ScalarVolume, TensorVolume, Volume
+from .store_writer import ReadBackError, StoreWriter, check_free_space, check_target
+from .subject_source import SubjectSource, sources_of
+from .volume import SPLITS
+from .volume_part import part_moments
+
+__all__ = ["BuildConfig", "BuildSummary", "Copies", "build_from", "build_store"]
 
 Progress = Callable[[int, int, str], None]
 _COMPRESSED = 0.5  # of float32 volumes whose surroundings are zero: a floor, not a promise
-
-
-@dataclass(frozen=True)
-class BuildConfig:
-    """How a store is built.
-
-    patch_size in voxels; min_brain: fraction 0 to 1 of a patch inside the mask; patches_per_scan: 300 gives the 27,000
-    of 90 scans (MoDL-QSM); augment: turned copies per training subject; max_angle in degrees; val_subjects and
-    test_subjects: labels, None for the rule of split_subjects; materialise: also store the cropped patches.
-    """
-
-    patch_size: int = 48
-    min_brain: float = 0.8
-    patches_per_scan: int = 300
-    augment: int = 0
-    max_angle: float = 30.0
-    val_subjects: tuple[str, ...] | None = None
-    test_subjects: tuple[str, ...] | None = None
-    materialise: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("patch_size", "patches_per_scan"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
-        for name in ("augment", "seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--{name} must be at least 0, got {getattr(self, name)}.")
-        if not 0 < self.min_brain <= 1:
-            raise InputError(f"--min-brain must be above 0 and at most 1, got {self.min_brain:g}.")
-        if not 0 < self.max_angle <= 90:
-            raise InputError(f"--max-angle must be above 0 and at most 90 degrees, got {self.max_angle:g}.")
+_WORTH_WORKERS = 200e6  # bytes: some ten seconds of writing
+_COPIES_ON_DISK = 2  # the parts and the store, until the parts are removed
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -75,38 +47,6 @@ class BuildSummary:
     size: int
 
 
-@dataclass
-class _Tables:
-    """The patch tables and moments gathered while volumes go by."""
-
-    config: BuildConfig
-    by_split: dict[str, list[NDArray[Any]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
-    refused: list[str] = field(default_factory=list)
-    moments: MaskedMoments = field(default_factory=MaskedMoments)
-
-    def add(self, volume: Volume, split: str) -> None:
-        config = self.config
-        rows, best = draw_patches(
-            volume.mask,
-            volume.id,
-            patch_size=config.patch_size,
-            min_brain=config.min_brain,
-            number=config.patches_per_scan,
-            seed=config.seed,
-        )
-        if len(rows) == 0:
-            self.refused.append(no_patch_message(volume.id, config.patch_size, config.min_brain, best))
-        self.by_split[split].append(rows)
-        if split == "train":
-            self.moments.add(volume)
-
-    def check(self) -> None:
-        if sum(len(rows) for rows in self.by_split["train"]) == 0:
-            raise InputError(self.refused[0])
-        for message in self.refused:
-            warnings.warn(f"Left out, {message}", Chi33Warning, stacklevel=3)
-
-
 def build_store(
     derivatives: Path,
     path: Path,
@@ -114,115 +54,245 @@ def build_store(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
+    n_procs: int | None = 1,
+    scheduler: str | None = None,
 ) -> BuildSummary:
-    """Write the store `path` from the label maps under `derivatives`, holding one volume in memory at a time.
-
-    progress(done, total, what) is called before every volume. Raises InputError for unusable input (missing or
-    damaged maps, splits, patch size, an existing store, too little disk) and StepError where the disk runs full; then
-    nothing is left behind. Warns of volumes without an admissible patch.
-    """
-    config = config or BuildConfig()
+    """Write the store `path` from the label maps under `derivatives`; see build_from."""
+    remove_leftovers(path)
     check_target(path, overwrite=overwrite)
-    subjects = find_derivatives(derivatives)
-    splits = split_subjects([s.subject for s in subjects], config.val_subjects, config.test_subjects)
-    check_free_space(path, _estimated_bytes(subjects, splits, config))
-    with StoreWriter(path, asdict(config), overwrite=overwrite) as writer:
-        tables = _Tables(config)
-        augmented = _write_volumes(writer, tables, subjects, splits, config, progress or (lambda *_: None))
-        tables.check()
-        patches = {}
-        for split in sorted(set(splits.values()), key=SPLITS.index):
-            rows = join_tables(tables.by_split[split])
-            patches[split] = len(rows)
-            writer.add_patches(split, rows, patch_size=config.patch_size, min_brain=config.min_brain, seed=config.seed)
-            if config.materialise:
-                writer.materialise(split)
-        writer.add_statistics(tables.moments.result())
-    named = {split: tuple(s for s, of in splits.items() if of == split) for split in patches}
-    volumes = {split: len(tables.by_split[split]) for split in patches}
-    return BuildSummary(named, volumes, augmented, patches, path.stat().st_size)
+    return build_from(
+        sources_of(derivatives),
+        path,
+        config,
+        overwrite=overwrite,
+        progress=progress,
+        n_procs=n_procs,
+        scheduler=scheduler,
+    )
 
 
-def _write_volumes(
-    writer: StoreWriter,
-    tables: _Tables,
-    subjects: tuple[SubjectFiles, ...],
-    splits: dict[str, str],
-    config: BuildConfig,
-    progress: Progress,
-) -> int:
-    copies = {s.subject: config.augment if splits[s.subject] == "train" else 0 for s in subjects}
-    total = sum(len(s.scans) + copies[s.subject] for s in subjects)
-    done = 0
-    for subject in subjects:
-        split = splits[subject.subject]
-        for scan in subject.scans:
-            progress(done, total, scan.id)
-            _write(writer, tables, read_scan(scan), split)
-            done += 1
-        tensor = read_tensor(subject) if "tensor" in subject.space else None
-        if tensor is not None:
-            writer.add_tensor(tensor, split)
-        if copies[subject.subject]:
-            head = _Head.of(subject, tensor)
-            for number in range(1, copies[subject.subject] + 1):
-                progress(done, total, f"sub-{subject.subject}/aug-{number:03d}")
-                _write(writer, tables, head.turned(number, config), split)
-                done += 1
-    progress(total, total, "checking")
-    return sum(copies.values())
+def build_from(
+    sources: Sequence[SubjectSource],
+    path: Path,
+    config: BuildConfig | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    n_procs: int | None = 1,
+    scheduler: str | None = None,
+) -> BuildSummary:
+    """Write the store `path` from the maps of subjects, holding one volume in the memory of each worker at a time.
+
+    progress(done, total, what): how many steps are finished, and what is being made; n_procs: worker processes, None
+    for as many as cores where the maps are large enough to be worth starting them; scheduler: address of a Dask
+    scheduler whose workers see the same files, instead. The content does not depend on them.
+    What is finished is kept beside the store until the store is: a build that died goes on when repeated.
+    Raises InputError for unusable input (missing or damaged maps, splits, patch rule, an existing store, another
+    build of it, too little disk) and StepError where the disk runs full; then nothing is left behind. Warns of
+    volumes without an admissible patch.
+    """
+    path, config = Path(path).absolute(), config or BuildConfig()
+    remove_leftovers(path)
+    check_target(path, overwrite=overwrite)
+    _check_sources(sources)
+    splits = split_subjects([source.subject for source in sources], config.val_subjects, config.test_subjects)
+    plan = _Plan.of(sources, splits, config, parts_folder(path))
+    check_free_space(path, plan.estimated_bytes() - plan.bytes_done())
+    with PartsFolder(path) as parts:
+        parts.keep_only(task.part.stem for task in plan.tasks)
+        try:
+            processes = plan.worthwhile_workers() if n_procs is None else n_procs
+            with workers(processes, scheduler, len(plan.tasks)) as crew:
+                build = _Build(plan, crew, progress or (lambda *_: None))
+                volumes = build.make_volumes()
+                summary = build.join(path, volumes, overwrite=overwrite, parts=parts)
+        except (DiskFullError, ReadBackError):
+            parts.remove()
+            raise
+        parts.remove()
+    return summary
 
 
-def _write(writer: StoreWriter, tables: _Tables, volume: Volume, split: str) -> None:
-    check_finite(volume.id, volume.channels.items())
-    writer.add_volume(volume, split)
-    tables.add(volume, split)
+def _check_sources(sources: Sequence[SubjectSource]) -> None:
+    if not sources:
+        raise InputError("there is no subject to build a store from: give at least one.")
+    ids = [name for source in sources for name in (f"sub-{source.subject}", *source.scan_ids)]
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        raise InputError(f"{', '.join(twice)} is given twice: give every subject and scan a label of its own.")
 
 
 @dataclass(frozen=True)
-class _Head:
-    """What of a subject is turned: its tensor, or the COSMOS map as a scalar where there is no tensor."""
+class _Plan:
+    """The tasks of a build in the order of the store, and in which split each subject is."""
 
-    subject: str
-    labels: tuple[str, ...]
-    tensor: TensorVolume | None
-    cosmos: ScalarVolume | None
+    config: BuildConfig
+    sources: Sequence[SubjectSource]
+    splits: Mapping[str, str]
+    tasks: tuple[VolumeTask, ...]
 
     @classmethod
-    def of(cls, files: SubjectFiles, tensor: TensorVolume | None) -> _Head:
-        labels = files.scans[0].labels
-        cosmos = read_cosmos(files) if "cosmos" in labels else None
-        if cosmos is None and (tensor is None or "chi33" not in labels):
-            raise InputError(
-                f"sub-{files.subject} has neither a tensor nor a COSMOS map to turn: repeat `chi33 run`, or leave out "
-                "--augment."
-            )
-        return cls(files.subject, labels, tensor if "chi33" in labels else None, cosmos)
+    def of(
+        cls, sources: Sequence[SubjectSource], splits: Mapping[str, str], config: BuildConfig, folder: Path
+    ) -> _Plan:
+        tasks: list[VolumeTask] = []
+        for source in sources:
+            common = (folder, config.rule, config.copies)
+            fingerprint = source.fingerprint()
+            copies = config.augment if splits[source.subject] == "train" else 0
+            steps = [("scan", number) for number in range(len(source.scan_ids))] + [("tensor", 0)]
+            steps += [("copy", number) for number in range(1, copies + 1)]
+            tasks += [VolumeTask(source, fingerprint, kind, number, *common) for kind, number in steps]
+        return cls(config, sources, splits, tuple(tasks))
 
-    def turned(self, number: int, config: BuildConfig) -> Volume:
-        rotation = random_rotation(self.subject, number, max_angle=config.max_angle, seed=config.seed)
-        name = f"aug-{number:03d}"
-        if self.tensor is not None:
-            return turn_tensor(self.tensor, rotation, name, cosmos=self.cosmos)
-        assert self.cosmos is not None  # of() made sure
-        return turn_scalar(self.cosmos, rotation, name, labels=self.labels)
+    def split(self, task: VolumeTask) -> str:
+        return self.splits[task.source.subject]
+
+    def used_splits(self) -> list[str]:
+        return sorted(set(self.splits.values()), key=SPLITS.index)
+
+    def worthwhile_workers(self) -> int:
+        """The number of cores, or 1 where processes take longer to start than the maps to be written."""
+        return (os.cpu_count() or 1) if self.estimated_bytes() > _WORTH_WORKERS else 1
+
+    def bytes_done(self) -> int:
+        """The bytes of the parts that an earlier build left."""
+        return sum(task.part.stat().st_size for task in self.tasks if task.part.is_file())
+
+    def estimated_bytes(self) -> int:
+        """About the bytes that are on the disk at once: float32 channels, half of which compression saves."""
+        total = 0
+        rule = self.config.rule
+        for source in self.sources:
+            copies = self.config.augment if self.splits[source.subject] == "train" else 0
+            channels, largest = 2 + len(source.labels), max(source.voxels)
+            total += 4 * channels * (sum(source.voxels) + copies * largest)
+            total += 4 * 6 * largest if "chi33" in source.labels else 0
+            if self.config.materialise:
+                patches = rule.number or largest / (rule.stride or rule.size) ** 3
+                total += 4 * channels * int((len(source.voxels) + copies) * patches * rule.size**3)
+        return int(_COPIES_ON_DISK * _COMPRESSED * total)
 
 
-def _estimated_bytes(subjects: tuple[SubjectFiles, ...], splits: dict[str, str], config: BuildConfig) -> int:
-    """About the bytes of the store: float32 channels, half of which compression saves."""
-    total = 0
-    for subject in subjects:
-        sizes = [_voxels(scan) for scan in subject.scans]
-        channels = 2 + len(subject.scans[0].labels)
-        copies = config.augment if splits[subject.subject] == "train" else 0
-        scans = len(sizes) + copies
-        total += 4 * channels * (sum(sizes) + copies * max(sizes))
-        if "tensor" in subject.space:
-            total += 4 * int(np.prod(map_shape(subject.space["tensor"])))
-        if config.materialise:
-            total += 4 * channels * scans * config.patches_per_scan * config.patch_size**3
-    return int(_COMPRESSED * total)
+@dataclass
+class _Build:
+    """One build under way."""
+
+    plan: _Plan
+    crew: Workers
+    progress: Progress
+    done: int = 0
+
+    @property
+    def total(self) -> int:
+        tasks = self.plan.tasks
+        cropped = sum(task.kind != "tensor" for task in tasks) if self.plan.config.materialise else 0
+        return len(tasks) + cropped
+
+    def make_volumes(self) -> list[tuple[VolumeTask, Made]]:
+        """Make the parts of all volumes and tensors; raises InputError where nothing is left to train on."""
+        tasks = self.plan.tasks
+        made = list(zip(tasks, self._run(make_volume, tasks, [task.id for task in tasks]), strict=True))
+        refused = [one.refused for _, one in made if one.refused is not None]
+        in_train = [one.rows for task, one in made if self.plan.split(task) == "train" and one.rows is not None]
+        if not any(len(rows) for rows in in_train):
+            raise InputError(refused[0])
+        for message in refused:
+            warnings.warn(f"Left out, {message}", Chi33Warning, stacklevel=4)
+        return [(task, one) for task, one in made if one.part is not None]
+
+    def join(
+        self, path: Path, volumes: list[tuple[VolumeTask, Made]], *, overwrite: bool, parts: PartsFolder
+    ) -> BuildSummary:
+        """Copy the parts into the store, add tables and statistics, check it and put it in place."""
+        plan = self.plan
+        cropped = self._crop(volumes) if plan.config.materialise else {}
+        self.progress(self.total, self.total, "joining")
+        groups = tuple(task.group for task, _ in volumes)
+        moments = MaskedMoments()
+        with StoreWriter(
+            path,
+            plan.config.record(),
+            overwrite=overwrite,
+            reread=lambda partial: self._reread(partial, groups),
+            ready=parts.mark_done,
+        ) as writer:
+            for task, made in volumes:
+                assert made.part is not None
+                writer.add_part(made.part, task.group, plan.split(task))
+                if made.rows is not None and plan.split(task) == "train":
+                    with h5py.File(made.part, "r") as handle:
+                        moments.merge(part_moments(handle))
+            tables = {split: join_tables(self._rows(volumes, split)) for split in plan.used_splits()}
+            for split, rows in tables.items():
+                writer.add_table(split, rows, plan.config.rule)
+                if split in cropped:
+                    writer.add_cropped(split, *cropped[split])
+            writer.add_statistics(moments.result())
+        return self._summary(path, volumes, tables)
+
+    def _rows(self, volumes: list[tuple[VolumeTask, Made]], split: str) -> list[NDArray[Any]]:
+        return [made.rows for task, made in volumes if made.rows is not None and self.plan.split(task) == split]
+
+    def _crop(
+        self, volumes: list[tuple[VolumeTask, Made]]
+    ) -> dict[str, tuple[tuple[str, ...], list[tuple[slice, Path]]]]:
+        """Cut the patches of every volume into parts: per split its channels, and the rows of each part."""
+        tasks: list[PatchesTask] = []
+        cropped: dict[str, tuple[tuple[str, ...], list[tuple[slice, Path]]]] = {}
+        for split in self.plan.used_splits():
+            found = [(t, m) for t, m in volumes if m.rows is not None and len(m.rows) and self.plan.split(t) == split]
+            if not found:
+                continue
+            channels = _common_channels(found)
+            start, slices = 0, []
+            for _, made in found:
+                assert made.part is not None
+                assert made.rows is not None
+                tasks.append(PatchesTask(made.part, made.rows, self.plan.config.rule.size, channels))
+                slices.append((slice(start, start + len(made.rows)), tasks[-1].part))
+                start += len(made.rows)
+            cropped[split] = (channels, slices)
+        self.done = len(self.plan.tasks)
+        names = [f"patches of {task.rows['volume'][0].decode()}" for task in tasks]
+        self._run(make_patches, tasks, names)
+        return cropped
+
+    def _reread(self, partial: Path, groups: Iterable[str]) -> dict[str, str]:
+        self.progress(self.total, self.total, "checking")
+        tasks = [DigestTask(partial, (group,)) for group in (*groups, "patches")]
+        digests: dict[str, str] = {}
+        for _, found in self.crew.map(digest_groups, tasks):
+            digests.update(found)
+        return digests
+
+    def _run(self, function: Callable[[Task], Result], tasks: Sequence[Task], names: Sequence[str]) -> list[Result]:
+        """Return the results of tasks in their order, with progress."""
+        results: dict[int, Result] = {}
+        self.progress(self.done, self.total, names[0])
+        for index, result in self.crew.map(function, tasks):
+            results[index] = result
+            if len(results) < len(tasks):
+                self.progress(self.done + len(results), self.total, names[len(results)])
+        return [results[index] for index in range(len(tasks))]
+
+    def _summary(
+        self, path: Path, volumes: list[tuple[VolumeTask, Made]], tables: Mapping[str, NDArray[Any]]
+    ) -> BuildSummary:
+        splits = self.plan.splits
+        return BuildSummary(
+            subjects={split: tuple(s for s, of in splits.items() if of == split) for split in tables},
+            volumes={split: len(self._rows(volumes, split)) for split in tables},
+            augmented=sum(task.kind == "copy" for task, _ in volumes),
+            patches={split: len(rows) for split, rows in tables.items()},
+            size=path.stat().st_size,
+        )
 
 
-def _voxels(scan: ScanFiles) -> int:
-    return int(np.prod(map_shape(scan.paths[FIELD])))
+def _common_channels(volumes: list[tuple[VolumeTask, Made]]) -> tuple[str, ...]:
+    common: set[str] | None = None
+    for task, made in volumes:
+        with h5py.File(made.part, "r") as handle:
+            own = set(handle[task.group])
+        common = own if common is None else common & own
+    return tuple(sorted(common or ()))

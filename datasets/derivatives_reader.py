@@ -190,6 +190,11 @@ def read_cosmos(files: SubjectFiles) -> ScalarVolume | None:
     return ScalarVolume(source, files.subject, chi, mask, _geometry(path, geometry.affine))
 
 
+def sidecar_of(path: Path) -> Path:
+    """Return where the JSON sidecar of a NIfTI file lies."""
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+
+
 def map_shape(path: Path) -> tuple[int, ...]:
     """Return the shape of a NIfTI file from its header; raises InputError where it cannot be read."""
     return tuple(int(n) for n in _open(path).shape)
@@ -263,7 +268,7 @@ def _check_grid(
 
 def _geometry(path: Path, affine: FloatArray) -> Geometry:
     """The geometry of a map; its sidecar's B0_dir (voxel frame) overrides the direction the affine gives."""
-    sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    sidecar = sidecar_of(path)
     entries: dict[str, Any] = {}
     if sidecar.is_file():
         try:

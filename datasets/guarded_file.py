@@ -8,12 +8,29 @@ writer asks after every step.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
 from pathlib import Path
 
-from ..pipeline.errors import InputError
+from ..pipeline.errors import InputError, StepError
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class DiskFullError(StepError):
+    """The disk ran full; what was being written is gone."""
+
+
+def disk_full(error: BaseException, path: Path) -> DiskFullError | None:
+    """Return what to raise where an error means that the disk of path ran full, else None."""
+    if not isinstance(error, OSError) or error.errno not in _NO_SPACE:
+        return None
+    return DiskFullError(
+        f"the disk ran full while {path} was written, and nothing was left behind: free some space, or choose another "
+        "disk."
+    )
 
 
 class GuardedFile(io.RawIOBase):

@@ -1,114 +1,112 @@
-"""Map-style torch datasets over a store: patches to train on, whole volumes to validate on.
-
-No file handle is ever pickled or carried across a fork: it is opened on first use in each process, and closed
-before a fork in the process that forks.
-"""
+"""Map-style torch datasets over a store: patches to train on, whole volumes to validate on."""
 
 from __future__ import annotations
 
 import os
-import threading
-import weakref
-from collections.abc import Iterator, Sequence
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from ..pipeline.errors import InputError
+from ..pipeline.errors import Chi33Warning, InputError
+from .corners import AdmissibleCorners
+from .epoch_sampler import EpochSampler
+from .leakage import check_disjoint
+from .patches import no_patch_message
 from .store import PatchTable, Store, VolumeEntry, open_store
+from .store_reader import CACHE_BYTES, StoreReader
 from .volume import FIELD, MASK, Float32Array
+
+__all__ = [
+    "TRAINING_CHANNELS",
+    "EpochSampler",
+    "PatchDataset",
+    "PatchKey",
+    "Patches",
+    "RandomPatchDataset",
+    "StoreReader",
+    "VolumeDataset",
+    "check_disjoint",
+]
 
 TRAINING_CHANNELS = (FIELD, "chi33", "deltab", MASK)
 
-_lock = threading.RLock()
-_readers: weakref.WeakSet[StoreReader] = weakref.WeakSet()
+PatchKey = int | tuple[int, int]
 
 
-class StoreReader:
-    """Reads the maps of volumes from a store, through a handle of its own in every process.
+@dataclass(frozen=True)
+class PatchPlace:
+    """Where a patch lies: its volume and its corner in voxels."""
 
-    in_memory: keep every volume that was read, uncompressed; processes forked later share what is there by then.
-    """
-
-    def __init__(self, store: Store, *, in_memory: bool = False) -> None:
-        self.store = store
-        self.in_memory = in_memory
-        self._kept: dict[tuple[str, str], Float32Array] = {}
-        self._handle: h5py.File | None = None
-        self._pid = -1
-        _readers.add(self)
-
-    def maps(self, volume: str, channels: Sequence[str], box: Any = ()) -> dict[str, Float32Array]:
-        """Return a box of the named channels of a volume as float32; the field is 0 outside the mask."""
-        if self.in_memory:
-            return {name: self._whole(volume, name)[box].copy() for name in channels}
-        maps = {name: self.read(f"volumes/{volume}/{name}", box) for name in channels}
-        if FIELD in maps:
-            maps[FIELD] *= self.read(f"volumes/{volume}/{MASK}", box) if MASK not in maps else maps[MASK]
-        return maps
-
-    def read(self, name: str, box: Any = ()) -> Float32Array:
-        """Return a part of a dataset of the file as float32."""
-        with _lock:
-            return np.asarray(self._open()[name][box], np.float32)
-
-    def close(self) -> None:
-        """Close the handle of this process; the next read opens it again."""
-        with _lock:
-            if self._handle is not None and self._pid == os.getpid():
-                self._handle.close()
-                self._handle = None
-
-    def _whole(self, volume: str, name: str) -> Float32Array:
-        if (volume, name) not in self._kept:
-            array = self.read(f"volumes/{volume}/{name}")
-            self._kept[volume, name] = array * self._whole(volume, MASK) if name == FIELD else array
-        return self._kept[volume, name]
-
-    def _open(self) -> h5py.File:
-        if self._handle is None or self._pid != os.getpid():
-            try:
-                self._handle = self.store.open()
-            except OSError as error:
-                raise InputError(f"{self.store.path} cannot be opened again ({error}): was it moved?") from error
-            self._pid = os.getpid()
-            if self._handle.attrs["content_hash"] != self.store.content_hash:
-                raise InputError(f"{self.store.path} was replaced by another store while it was in use: start again.")
-        return self._handle
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"store": self.store, "in_memory": self.in_memory}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    volume: VolumeEntry
+    corner: tuple[int, int, int]
 
 
-def _before_fork() -> None:
-    _lock.acquire()
-    for reader in list(_readers):
-        reader.close()
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=lambda: _lock.release(), after_in_child=_after_fork_in_child)
-
-
-class PatchDataset(Dataset[dict[str, Any]]):
-    """The patches of one split of a store.
+class Patches(Dataset[dict[str, Any]]):
+    """Patches of one split of a store; which ones, its subclasses say.
 
     An item holds, per channel, a float32 tensor (1, p, p, p) in ppm (mask 0 or 1; the field is 0 outside the mask,
     as it is only known inside), and `volume` (id), `corner` (3,) int64 voxels, `volume_shape` (3,) int64,
     `voxel_size` (3,) float32 mm, `b0_direction` (3,) float32 in the voxel frame.
-    table: other patches than the store's index (any size, see draw_patches); in_memory: hold the split's volumes
-    uncompressed. Raises InputError where the split has no patches or a volume lacks a channel.
+    in_memory: hold the split's volumes uncompressed; cache_bytes: of decoded chunks kept otherwise (see StoreReader).
+    Raises InputError where a volume lacks a channel, or the volumes are larger than the machine's memory.
+    """
+
+    def __init__(
+        self, store: Store, split: str, channels: Sequence[str], patch_size: int, in_memory: bool, cache_bytes: int
+    ) -> None:
+        self.store = store
+        self.split = split
+        self.channels = tuple(channels)
+        self.patch_size = patch_size
+        self.volumes = store.of_split(split)
+        _check_channels(store, self.volumes, self.channels)
+        self.reader = StoreReader(store, in_memory=in_memory, cache_bytes=cache_bytes)
+        self._geometry = {volume.id: _geometry(volume) for volume in self.volumes}
+        if in_memory:
+            check_room(store, self.volumes, len(self.channels), physical_memory(), "this machine's memory")
+            for volume in self.volumes:
+                self.reader.hold(volume.id, self.channels)
+
+    @abstractmethod
+    def place(self, key: PatchKey) -> PatchPlace:
+        """Return where a patch lies."""
+
+    def stack(self, key: PatchKey, place: PatchPlace) -> Float32Array:
+        """Return the voxels of a patch (channel, p, p, p)."""
+        box = tuple(slice(start, start + self.patch_size) for start in place.corner)
+        return self.reader.stack(place.volume.id, self.channels, box)
+
+    def __getitem__(self, key: PatchKey) -> dict[str, Any]:
+        place = self.place(key)
+        stack = torch.from_numpy(self.stack(key, place))
+        return {
+            **{name: stack[number : number + 1] for number, name in enumerate(self.channels)},
+            **self.describe(place),
+        }
+
+    def describe(self, place: PatchPlace) -> dict[str, Any]:
+        """Return what an item holds beside its voxels."""
+        return {
+            "volume": place.volume.id,
+            "corner": torch.tensor(place.corner),
+            "volume_shape": torch.tensor(place.volume.shape),
+            **{name: tensor.clone() for name, tensor in self._geometry[place.volume.id].items()},
+        }
+
+
+class PatchDataset(Patches):
+    """The patches of the store's own index, or of another table (any size, see draw_patches).
+
+    Items and options are those of Patches. Materialised patches are read where the store has them for all channels.
+    Raises InputError where the split has no patches.
     """
 
     def __init__(
@@ -119,48 +117,114 @@ class PatchDataset(Dataset[dict[str, Any]]):
         *,
         table: PatchTable | None = None,
         in_memory: bool = False,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        self.store = _opened(store)
-        self.split = split
-        self.channels = tuple(channels)
-        volumes = self.store.of_split(split)
-        own = table is None
-        found = self.store.patches.get(split) if table is None else table
+        opened = _opened(store)
+        opened.of_split(split)
+        found = opened.patches.get(split) if table is None else table
         if found is None or len(found) == 0:
-            raise InputError(f"{self.store.path} has no {split} patches: build it with subjects for this split.")
+            raise InputError(f"{opened.path} has no {split} patches: build it with subjects for this split.")
+        super().__init__(opened, split, channels, found.patch_size, in_memory, cache_bytes)
         self.table = found
-        _check_channels(self.store, volumes, self.channels)
-        self._volumes = {volume.id: volume for volume in volumes}
-        self._materialised = own and not in_memory and {*self.channels, MASK} <= set(found.data_channels)
-        self._reader = StoreReader(self.store, in_memory=in_memory)
-        if in_memory:
-            for volume in volumes:
-                self._reader.maps(volume.id, self.channels, np.s_[:0])
+        self._volumes = {volume.id: volume for volume in self.volumes}
+        self._materialised = table is None and not in_memory and {*self.channels, MASK} <= set(found.data_channels)
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.table.rows[index]
-        volume = self._volumes[row["volume"].decode()]
-        corner = tuple(int(row[axis]) for axis in "ijk")
-        patches = self._read(index % len(self.table), volume.id, corner)
-        return {
-            **_as_tensors(patches, self.channels),
-            "volume": volume.id,
-            "corner": torch.tensor(corner),
-            "volume_shape": torch.tensor(volume.shape),
-            **_geometry(volume),
-        }
+    def place(self, key: PatchKey) -> PatchPlace:
+        """Return the place in row `key` of the table."""
+        row = self.table.rows[_index(key)]
+        return PatchPlace(self._volumes[row["volume"].decode()], (int(row["i"]), int(row["j"]), int(row["k"])))
 
-    def _read(self, index: int, volume: str, corner: tuple[int, ...]) -> dict[str, Float32Array]:
-        if self._materialised:
-            patch = self._reader.read(f"patches/{self.split}_data", index)
-            maps = dict(zip(self.table.data_channels, patch, strict=True))
-            maps[FIELD] = maps[FIELD] * maps[MASK]
-            return maps
-        box = tuple(slice(start, start + self.table.patch_size) for start in corner)
-        return self._reader.maps(volume, self.channels, box)
+    def stack(self, key: PatchKey, place: PatchPlace) -> Float32Array:
+        """Return the voxels of a patch (channel, p, p, p)."""
+        if not self._materialised:
+            return super().stack(key, place)
+        number = _index(key) % len(self.table)
+        patch = self.reader.row(f"patches/{self.split}_data", number)
+        names = self.table.data_channels
+        stack = patch[[names.index(name) for name in self.channels]]
+        if FIELD in self.channels:
+            stack[self.channels.index(FIELD)] *= patch[names.index(MASK)]
+        return stack
+
+
+class RandomPatchDataset(Patches):
+    """New random patches every epoch: a volume, each as likely, then a corner, each admissible one as likely.
+
+    patch_size in voxels and min_brain (0 to 1), by default those of the store's index; number of patches an epoch, by
+    default as many as the index has. A patch depends on the seed, the epoch and its index alone, whichever process
+    reads it. An index n is of the epoch given to set_epoch; a key (epoch, n), which EpochSampler gives with
+    with_epoch, says the epoch itself, so that it also reaches worker processes that live on. Items and further options
+    are those of Patches.
+
+    Raises InputError where the split has no volumes or none has a patch with so much brain; warns of volumes without.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | Path,
+        split: str = "train",
+        patch_size: int | None = None,
+        min_brain: float | None = None,
+        number: int | None = None,
+        *,
+        seed: int = 0,
+        channels: Sequence[str] = TRAINING_CHANNELS,
+        in_memory: bool = False,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        opened = _opened(store)
+        if not opened.of_split(split):
+            raise InputError(f"{opened.path} has no {split} volumes: build it with subjects for this split.")
+        table = opened.patches.get(split)
+        size = _default("patch_size", patch_size, table and table.patch_size)
+        self.min_brain = _default("min_brain", min_brain, table and table.min_brain)
+        self.number = _default("number", number, table and len(table))
+        if not 0 < self.min_brain <= 1:
+            raise InputError(f"min_brain must be above 0 and at most 1, got {self.min_brain:g}.")
+        if self.number < 1:
+            raise InputError(f"the patches per epoch must be at least 1, got {self.number}.")
+        super().__init__(opened, split, channels, size, in_memory, cache_bytes)
+        self.seed = seed
+        self.epoch = 0
+        self._corners = self._find_corners()
+        self._usable = [volume for volume in self.volumes if len(self._corners[volume.id])]
+
+    def _find_corners(self) -> dict[str, AdmissibleCorners]:
+        def find(volume: VolumeEntry) -> AdmissibleCorners:
+            mask = self.reader.read(f"volumes/{volume.id}/{MASK}")
+            return AdmissibleCorners.of(mask, self.patch_size, self.min_brain)
+
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            corners = dict(zip([v.id for v in self.volumes], pool.map(find, self.volumes), strict=True))
+        refused = [
+            no_patch_message(name, self.patch_size, self.min_brain, found.best)
+            for name, found in corners.items()
+            if not len(found)
+        ]
+        if len(refused) == len(corners):
+            raise InputError(refused[0])
+        for message in refused:
+            warnings.warn(f"Left out, {message}", Chi33Warning, stacklevel=3)
+        return corners
+
+    def __len__(self) -> int:
+        return self.number
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose patches plain indices stand for."""
+        self.epoch = epoch
+
+    def place(self, key: PatchKey) -> PatchPlace:
+        """Return the place drawn for an index of this epoch, or for a key (epoch, index)."""
+        epoch, index = key if isinstance(key, tuple) else (self.epoch, key)
+        if not -self.number <= index < self.number:
+            raise IndexError(f"index {index} is out of range for {self.number} patches")
+        generator = np.random.default_rng([self.seed, epoch, index % self.number])
+        volume = self._usable[int(generator.integers(len(self._usable)))]
+        return PatchPlace(volume, self._corners[volume.id].draw(generator))
 
 
 class VolumeDataset(Dataset[dict[str, Any]]):
@@ -180,16 +244,16 @@ class VolumeDataset(Dataset[dict[str, Any]]):
         if not self.volumes:
             raise InputError(f"{self.store.path} has no {split} volumes: build it with subjects for this split.")
         _check_channels(self.store, self.volumes, self.channels)
-        self._reader = StoreReader(self.store)
+        self.reader = StoreReader(self.store)
 
     def __len__(self) -> int:
         return len(self.volumes)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         volume = self.volumes[index]
-        maps = self._reader.maps(volume.id, self.channels)
+        stack = torch.from_numpy(self.reader.stack(volume.id, self.channels))
         return {
-            **_as_tensors(maps, self.channels),
+            **{name: stack[number : number + 1] for number, name in enumerate(self.channels)},
             "volume": volume.id,
             "subject": volume.subject,
             "source": volume.source,
@@ -199,44 +263,29 @@ class VolumeDataset(Dataset[dict[str, Any]]):
         }
 
 
-class EpochSampler(Sampler[int]):
-    """Random indices without repetition, the same for a seed and an epoch, so that a resumed training repeats none.
-
-    length: of the dataset; number: indices per epoch (all when not given; ISDU-QSMNet's random samples).
-    """
-
-    def __init__(self, length: int, number: int | None = None, *, seed: int = 0) -> None:
-        if number is not None and not 1 <= number <= length:
-            raise InputError(f"the samples per epoch must be between 1 and {length}, got {number}.")
-        self.length = length
-        self.number = length if number is None else number
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose draw comes next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.number
-
-    def __iter__(self) -> Iterator[int]:
-        generator = np.random.default_rng([self.seed, self.epoch])
-        return iter(generator.permutation(self.length)[: self.number].tolist())
-
-
-def check_disjoint(
-    train_store: Store | str | Path, train_split: str, val_store: Store | str | Path, val_split: str
-) -> None:
-    """Raise InputError where a subject is in both splits (of one store or of two)."""
-    first, second = _opened(train_store), _opened(val_store)
-    both = sorted(set(first.subjects(train_split)) & set(second.subjects(val_split)))
-    if both:
-        names = ", ".join(f"sub-{label}" for label in both)
+def check_room(store: Store, volumes: Sequence[VolumeEntry], channels: int, room: int, where: str) -> None:
+    """Raise InputError where the channels of volumes, uncompressed, take more bytes than there is room."""
+    needed = 4 * channels * sum(int(np.prod(volume.shape)) for volume in volumes)
+    if needed > room:
         raise InputError(
-            f"{names} is in {train_split} of {first.path} and in {val_split} of {second.path}: a subject may be in "
-            "one of the two only; build the store with --val-subjects and --test-subjects."
+            f"the volumes of {store.path} take {needed / 1e9:.2f} GB uncompressed, but {where} has {room / 1e9:.2f} "
+            "GB: read them from the store instead."
         )
+
+
+def physical_memory() -> int:
+    """Return the bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _index(key: PatchKey) -> int:
+    return key[1] if isinstance(key, tuple) else key
+
+
+def _default(name: str, given: Any, of_index: Any) -> Any:
+    if given is None and of_index is None:
+        raise InputError(f"{name} must be given, as the store has no patch index for this split.")
+    return of_index if given is None else given
 
 
 def _opened(store: Store | str | Path) -> Store:
@@ -251,10 +300,6 @@ def _check_channels(store: Store, volumes: Sequence[VolumeEntry], channels: Sequ
                 f"{volume.id} in {store.path} has no {', '.join(missing)} (it has {', '.join(volume.channels)}): build "
                 "the store from label maps that have it, or choose another model."
             )
-
-
-def _as_tensors(maps: dict[str, Float32Array], channels: Sequence[str]) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(np.ascontiguousarray(maps[name][None])) for name in channels}
 
 
 def _geometry(volume: VolumeEntry) -> dict[str, torch.Tensor]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..pipeline.errors import Chi33Warning, InputError
 
@@ -45,6 +47,12 @@ def split_subjects(
         **dict.fromkeys(val, "val"),
         **dict.fromkeys(test, "test"),
     }
+
+
+def split_hash(splits: Mapping[str, str]) -> str:
+    """Return the SHA-256 of who is in which split; splits maps subject labels to "train", "val" or "test"."""
+    members = {split: sorted(s for s, of in splits.items() if of == split) for split in set(splits.values())}
+    return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()
 
 
 def _known(names: Sequence[str], labels: Sequence[str], purpose: str) -> list[str]:

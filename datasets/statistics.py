@@ -1,12 +1,16 @@
-"""Mean and standard deviation of every channel inside the mask, one volume at a time."""
+"""Figures of the volumes inside their masks: mean and deviation per channel, and what the labels do not explain."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .volume import MASK, Volume
+from ..pipeline.tensor_field import dipole_field
+from .volume import FIELD, MASK, Volume
+
+Moments = Mapping[str, tuple[int, float, float]]
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,19 @@ class ChannelStatistics:
     count: int
 
 
+def masked_moments(volume: Volume) -> Moments:
+    """Return voxel count, mean and sum of squared deviations inside the mask of every channel of a volume."""
+    inside = volume.mask
+    moments = {}
+    for name, channel in volume.channels.items():
+        if name == MASK:
+            continue
+        values = np.asarray(channel)[inside].astype(np.float64)
+        mean = float(values.mean())
+        moments[name] = (values.size, mean, float(np.square(values - mean).sum()))
+    return moments
+
+
 @dataclass
 class MaskedMoments:
     """Collects volumes; memory does not grow with their number (Chan, Golub and LeVeque 1983, eq. 2.1)."""
@@ -26,20 +43,16 @@ class MaskedMoments:
 
     def add(self, volume: Volume) -> None:
         """Count the voxels inside the mask of every channel of a volume."""
-        inside = volume.mask
-        for name, channel in volume.channels.items():
-            if name == MASK:
-                continue
-            values = np.asarray(channel)[inside].astype(np.float64)
-            mean = float(values.mean())
-            self._merge(name, values.size, mean, float(np.square(values - mean).sum()))
+        self.merge(masked_moments(volume))
 
-    def _merge(self, name: str, count: int, mean: float, squares: float) -> None:
-        old_count, old_mean, old_squares = self._moments.get(name, (0, 0.0, 0.0))
-        total = old_count + count
-        step = mean - old_mean
-        squares += old_squares + step**2 * old_count * count / total
-        self._moments[name] = (total, old_mean + step * count / total, squares)
+    def merge(self, moments: Moments) -> None:
+        """Count what masked_moments found in a volume."""
+        for name, (count, mean, squares) in moments.items():
+            old_count, old_mean, old_squares = self._moments.get(name, (0, 0.0, 0.0))
+            total = old_count + count
+            step = mean - old_mean
+            summed = squares + old_squares + step**2 * old_count * count / total
+            self._moments[name] = (total, old_mean + step * count / total, summed)
 
     def result(self) -> dict[str, ChannelStatistics]:
         """Return the statistics per channel name."""
@@ -47,3 +60,18 @@ class MaskedMoments:
             name: ChannelStatistics(mean, float(np.sqrt(squares / count)), count)
             for name, (count, mean, squares) in self._moments.items()
         }
+
+
+def residual_rms(volume: Volume) -> float | None:
+    """Return how much of the field the labels leave unexplained, in ppm: the rms of field - (D * chi33 + deltab).
+
+    Inside the mask, relative to its mean there; D in free space along the volume's B0. None where the volume has no
+    chi33 or no deltab.
+    """
+    if not {"chi33", "deltab"} <= set(volume.channels):
+        return None
+    geometry, inside = volume.geometry, volume.mask
+    explained = dipole_field(volume.channels["chi33"], geometry.voxel_size, geometry.b0_direction)
+    explained += volume.channels["deltab"]
+    residual = (volume.channels[FIELD] - explained)[inside].astype(np.float64)
+    return float(residual.std())

@@ -1,19 +1,23 @@
 """The store: one HDF5 file of volumes, tensors, patch tables and statistics, and how it is opened.
 
-/                          attrs: schema "chi33-store", version, chi33_version, config (JSON), content_hash
+/                          attrs: schema "chi33-store", version, chi33_version, config (JSON), content_hash, split_hash
 /volumes/<sub>/<ori>/      field chi33 deltab cosmos mask [magnitude chi33sd]
-                           attrs: affine voxel_size b0_direction B0 subject split source parent rotation units
-/tensors/<sub>/            chi (6,x,y,z) mask, attrs as above, frame
-/patches/<split>           table: volume, i, j, k, brain_fraction; attrs: patch_size, min_brain, rule, seed
+                           attrs: affine voxel_size b0_direction B0 subject split source parent rotation units,
+                           residual_rms (ppm, with chi33 and deltab) snr susceptibility_scale fingerprint
+/tensors/<sub>/            chi (6,x,y,z) mask, attrs as above up to units, frame
+/patches/<split>           table: volume, i, j, k, brain_fraction; attrs: patch_size, min_brain, rule, seed, and where
+                           the rule is a grid stride or grid
 /patches/<split>_data      optional: (n, channel, p, p, p), one chunk a patch; attrs: channels
 /statistics/<channel>      attrs: mean, std, count over the training split, inside the mask
+
+Version 2 added split_hash, residual_rms, snr, susceptibility_scale, fingerprint, and the named patch rules.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +28,23 @@ from numpy.typing import NDArray
 
 from ..pipeline.errors import InputError
 from ..pipeline.frames import FloatArray
+from .splits import split_hash
 from .statistics import ChannelStatistics
 from .volume import SPLITS, Geometry
 
 SCHEMA = "chi33-store"
-VERSION = 1
+VERSION = 2
+DIGESTED = ("volumes", "tensors", "patches")
 _DAMAGED = "copy it again, or build it again with `chi33 build-dataset`"
 
 
 @dataclass(frozen=True)
 class VolumeEntry:
-    """One volume of a store without its voxels; id is `sub-01/acq-ori01`, its group /volumes/<id>."""
+    """One volume of a store without its voxels; id is `sub-01/acq-ori01`, its group /volumes/<id>.
+
+    fingerprint: SHA-256 of the field and the mask of an acquired volume, else ""; residual_rms: what the labels leave
+    of the field, in ppm, NaN where unknown; snr and susceptibility_scale as in Volume.
+    """
 
     id: str
     subject: str
@@ -45,11 +55,18 @@ class VolumeEntry:
     geometry: Geometry
     shape: tuple[int, int, int]
     channels: tuple[str, ...]
+    fingerprint: str = ""
+    residual_rms: float = float("nan")
+    snr: float = float("inf")
+    susceptibility_scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class PatchTable:
-    """The patches of one split: rows (volume, i, j, k, brain_fraction), edge in voxels, and how they were chosen."""
+    """The patches of one split: rows (volume, i, j, k, brain_fraction), edge in voxels, and how they were chosen.
+
+    stride (voxels) or grid (positions per axis) where the rule is a grid.
+    """
 
     rows: NDArray[Any]
     patch_size: int
@@ -57,6 +74,8 @@ class PatchTable:
     rule: str
     seed: int
     data_channels: tuple[str, ...]
+    stride: int | None = None
+    grid: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -75,6 +94,7 @@ class Store:
     tensors: tuple[str, ...]
     patches: Mapping[str, PatchTable]
     statistics: Mapping[str, ChannelStatistics]
+    split_hash: str = ""
 
     def of_split(self, split: str) -> tuple[VolumeEntry, ...]:
         """Return the volumes of a split; raises InputError where the split is unknown."""
@@ -158,6 +178,7 @@ def _read_store(handle: h5py.File, path: Path) -> Store:
         tensors=tuple(handle["tensors"]),
         patches=patches,
         statistics=statistics,
+        split_hash=str(handle.attrs.get("split_hash") or split_hash({v.subject: v.split for v in volumes})),
     )
 
 
@@ -177,6 +198,10 @@ def _read_entry(volume_id: str, group: h5py.Group) -> VolumeEntry:
         geometry=geometry,
         shape=(int(x), int(y), int(z)),
         channels=tuple(group),
+        fingerprint=str(attrs.get("fingerprint", "")),
+        residual_rms=float(attrs.get("residual_rms", "nan")),
+        snr=float(attrs.get("snr", "inf")),
+        susceptibility_scale=float(attrs.get("susceptibility_scale", 1.0)),
     )
 
 
@@ -190,6 +215,8 @@ def _read_patches(handle: h5py.File, split: str) -> PatchTable:
         rule=str(table.attrs["rule"]),
         seed=int(table.attrs["seed"]),
         data_channels=() if data is None else tuple(json.loads(data.attrs["channels"])),
+        stride=int(table.attrs["stride"]) if "stride" in table.attrs else None,
+        grid=tuple(int(n) for n in table.attrs["grid"]) if "grid" in table.attrs else None,
     )
 
 
@@ -218,10 +245,10 @@ def content_hash(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def store_digests(handle: h5py.File) -> dict[str, str]:
+def store_digests(handle: h5py.File, groups: Sequence[str] = DIGESTED) -> dict[str, str]:
     """Return the digests of all a training reads: datasets (by name) and attributes (name@), one at a time in memory.
 
-    The materialised patches are copies of these and left out.
+    groups: which of the file's. The materialised patches are copies of these and left out.
     """
     digests: dict[str, str] = {}
 
@@ -233,6 +260,7 @@ def store_digests(handle: h5py.File) -> dict[str, str]:
         if len(item.attrs):
             digests[f"{item.name}@"] = attrs_digest(item.name, item.attrs)
 
-    for root in ("volumes", "tensors", "patches"):
-        handle[root].visititems(visit)
+    for name in groups:
+        visit(name, handle[name])
+        handle[name].visititems(visit)
     return digests

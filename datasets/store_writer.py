@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,36 +17,52 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..pipeline.errors import InputError, StepError
-from .guarded_file import GuardedFile
-from .patches import RULE
+from .guarded_file import GuardedFile, disk_full
+from .patches import DEFAULT_RULE, PatchRule
+from .splits import split_hash
 from .statistics import ChannelStatistics
 from .store import SCHEMA, VERSION, array_digest, attrs_digest, content_hash, open_store, store_digests
-from .volume import MASK, Geometry, TensorVolume, Volume
+from .volume import TensorVolume, Volume
+from .volume_group import FILTERS, write_tensor, write_volume
+from .volume_part import PATCHES, part_digests
 
-_CHUNK = 32
-_FILTERS: dict[str, Any] = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+Reread = Callable[[Path], Mapping[str, str]]
+
+
+class ReadBackError(StepError):
+    """A store reads back differently from what was written."""
 
 
 class StoreWriter:
     """A context manager that fills a new store one volume at a time and puts it in place when it ends well.
 
-    path: the store; config: recorded as JSON; overwrite: replace an existing store (only at the very end).
+    path: the store; config: recorded as JSON; overwrite: replace an existing store (only at the very end); reread:
+    what digests the finished file, store_digests by default; ready: called with the content hash of the checked
+    file, before it is put in place.
     Raises InputError where the store exists or its folder cannot be written, StepError where the disk fills up.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        config: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        reread: Reread | None = None,
+        ready: Callable[[str], None] | None = None,
+    ) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(f".{self.path.name}.partial")
         self._digests: dict[str, str] = {}
+        self._splits: dict[str, str] = {}
+        self._reread = reread or _digests_of
+        self._ready = ready or (lambda content_hash: None)
         check_target(self.path, overwrite=overwrite)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = GuardedFile(self.partial)
         except OSError as error:
-            raise InputError(
-                f"{self.path} cannot be written ({error.strerror}): choose a folder that can be."
-            ) from error
+            raise cannot_write(self.path, error) from error
         self.handle = h5py.File(self._file, "w")
         self.handle.attrs.update(schema=SCHEMA, version=VERSION, chi33_version=__version__)
         self.handle.attrs["config"] = json.dumps(dict(config), sort_keys=True)
@@ -71,28 +86,57 @@ class StoreWriter:
 
     def add_volume(self, volume: Volume, split: str) -> None:
         """Write the channels of a volume, float32 and the mask uint8, with its geometry and split."""
-        group = self.handle.create_group(f"volumes/{volume.id}")
-        for name, channel in volume.channels.items():
-            self._write(group, name, np.asarray(channel, np.uint8 if name == MASK else np.float32))
-        _describe(group, volume.geometry, volume.subject, split, volume.source, volume.parent)
-        if volume.rotation is not None:
-            group.attrs["rotation"] = volume.rotation
-        self._record(group)
+        self._digests.update(write_volume(self.handle, volume, self._file.check))
+        self._place(self.handle[f"volumes/{volume.id}"], split)
 
     def add_tensor(self, tensor: TensorVolume, split: str) -> None:
         """Write a subject's tensor and its mask."""
-        group = self.handle.create_group(f"tensors/sub-{tensor.subject}")
-        self._write(group, "chi", np.asarray(tensor.chi, np.float32))
-        self._write(group, MASK, np.asarray(tensor.mask, np.uint8))
-        _describe(group, tensor.geometry, tensor.subject, split, "acquired", "")
-        group.attrs["frame"] = "world"
-        self._record(group)
+        self._digests.update(write_tensor(self.handle, tensor, self._file.check))
+        self._place(self.handle[f"tensors/sub-{tensor.subject}"], split)
 
-    def add_patches(self, split: str, rows: NDArray[Any], *, patch_size: int, min_brain: float, seed: int) -> None:
-        """Write the patch table of a split."""
+    def add_part(self, part: Path, name: str, split: str) -> None:
+        """Copy the group `name` (volumes/sub-01/acq-ori01, tensors/sub-01) from a part, its chunks as they are."""
+        parent, _, last = name.rpartition("/")
+        with h5py.File(part, "r") as source:
+            source.copy(source[name], self.handle.require_group(parent), name=last)
+            self._digests.update(part_digests(source))
+        self._place(self.handle[name], split)
+
+    def add_patches(
+        self,
+        split: str,
+        rows: NDArray[Any],
+        *,
+        patch_size: int,
+        min_brain: float,
+        seed: int,
+        rule: str = DEFAULT_RULE,
+        stride: int | None = None,
+        grid: tuple[int, ...] | None = None,
+    ) -> None:
+        """Write the patch table of a split, and the rule it was made by."""
         table = self.handle.create_dataset(f"patches/{split}", data=rows)
-        table.attrs.update(patch_size=patch_size, min_brain=min_brain, rule=RULE, seed=seed)
-        self._record(table, rows)
+        table.attrs.update(patch_size=patch_size, min_brain=min_brain, rule=rule, seed=seed)
+        if stride is not None:
+            table.attrs["stride"] = stride
+        if grid is not None:
+            table.attrs["grid"] = np.asarray(grid, np.int64)
+        table.flush()
+        self._digests[table.name] = array_digest(table.name, rows)
+        self._record(table)
+
+    def add_table(self, split: str, rows: NDArray[Any], rule: PatchRule) -> None:
+        """Write the patch table of a split made by a rule."""
+        self.add_patches(
+            split,
+            rows,
+            patch_size=rule.size,
+            min_brain=rule.min_brain,
+            seed=rule.seed,
+            rule=rule.name,
+            stride=rule.stride,
+            grid=rule.grid,
+        )
 
     def add_statistics(self, statistics: Mapping[str, ChannelStatistics]) -> None:
         """Write mean, standard deviation and voxel count per channel."""
@@ -100,55 +144,52 @@ class StoreWriter:
             group = self.handle.create_group(f"statistics/{name}")
             group.attrs.update(mean=values.mean, std=values.std, count=values.count)
 
-    def materialise(self, split: str) -> None:
-        """Copy the patches of a split out of the volumes, one volume in memory at a time and one chunk a patch."""
+    def add_cropped(self, split: str, channels: Sequence[str], parts: Iterable[tuple[slice, Path]]) -> None:
+        """Copy the cropped patches of a split from parts, each for a slice of its table, chunks as they are."""
         table = self.handle[f"patches/{split}"]
-        rows, size = table[()], int(table.attrs["patch_size"])
-        names = sorted(set(rows["volume"].tolist()))
-        if not names:
-            return
-        groups = {name: self.handle[f"volumes/{name.decode()}"] for name in names}
-        channels = sorted(set.intersection(*(set(group) for group in groups.values())))
+        size = int(table.attrs["patch_size"])
         patch = (len(channels), size, size, size)
         data = self.handle.create_dataset(
-            f"patches/{split}_data", (len(rows), *patch), np.float32, chunks=(1, *patch), **_FILTERS
+            f"patches/{split}_data", (len(table), *patch), np.float32, chunks=(1, *patch), **FILTERS
         )
-        data.attrs["channels"] = json.dumps(channels)
-        for name, group in groups.items():
-            volume = np.stack([group[channel][()].astype(np.float32) for channel in channels])
-            for row in np.flatnonzero(rows["volume"] == name):
-                i, j, k = (int(rows[row][axis]) for axis in "ijk")
-                data[row] = volume[:, i : i + size, j : j + size, k : k + size]
+        data.attrs["channels"] = json.dumps(list(channels))
+        for rows, part in parts:
+            with h5py.File(part, "r") as source:
+                cropped = source[PATCHES]
+                for number, row in enumerate(range(rows.start, rows.stop)):
+                    mask, chunk = cropped.id.read_direct_chunk((number, 0, 0, 0, 0))
+                    data.id.write_direct_chunk((row, 0, 0, 0, 0), chunk, mask)
             self._file.check()
 
-    def _write(self, group: h5py.Group, name: str, array: NDArray[Any]) -> None:
-        leading = (1,) * (array.ndim - 3)
-        chunks = (*leading, *(min(_CHUNK, n) for n in array.shape[-3:]))
-        dataset = group.create_dataset(name, data=array, chunks=chunks, **_FILTERS)
-        self._record(dataset, array)
+    def _place(self, group: h5py.Group, split: str) -> None:
+        group.attrs["split"] = split
+        self._splits[str(group.attrs["subject"])] = split
+        group.file.flush()
+        self._record(group)
 
-    def _record(self, item: h5py.Group | h5py.Dataset, array: NDArray[Any] | None = None) -> None:
-        """Digest what was written, from memory, and ask whether it arrived."""
-        if array is not None:
-            self._digests[item.name] = array_digest(item.name, array)
-            item.flush()
-        if len(item.attrs):
-            self._digests[f"{item.name}@"] = attrs_digest(item.name, item.attrs)
+    def _record(self, item: h5py.Group | h5py.Dataset) -> None:
+        """Digest the attributes, and ask whether what was written arrived."""
+        self._digests[f"{item.name}@"] = attrs_digest(item.name, item.attrs)
         self._file.check()
 
     def _finish(self) -> None:
-        self.handle.attrs["content_hash"] = content_hash(self._digests)
+        found = content_hash(self._digests)
+        self.handle.attrs.update(split_hash=split_hash(self._splits), content_hash=found)
         self.handle.close()
         self._file.settle()
         self._verify()
+        self._ready(found)
         os.replace(self.partial, self.path)
         self._file.close()
 
     def _verify(self) -> None:
-        store = open_store(self.partial)
-        with store.open() as handle:
-            if store_digests(handle) != self._digests:
-                raise StepError(f"{self.path} reads back differently from what was written: check the disk.")
+        try:
+            open_store(self.partial)
+            same = self._reread(self.partial) == self._digests
+        except (InputError, OSError) as error:
+            raise ReadBackError(f"{self.path} cannot be read back ({' '.join(str(error).split())}).") from error
+        if not same:
+            raise ReadBackError(f"{self.path} reads back differently from what was written: check the disk.")
 
     def _give_up(self, error: BaseException) -> None:
         """Leave nothing behind, and raise a full disk as one sentence."""
@@ -156,12 +197,19 @@ class StoreWriter:
             self.handle.close()
         self.partial.unlink(missing_ok=True)
         self._file.close()
-        first = self._file.error or error
-        if isinstance(first, OSError) and first.errno in _NO_SPACE:
-            raise StepError(
-                f"the disk ran full while {self.path} was written, and nothing was left behind: free some space, or "
-                "choose another disk."
-            ) from error
+        full = disk_full(self._file.error or error, self.path)
+        if full is not None:
+            raise full from error
+
+
+def _digests_of(path: Path) -> dict[str, str]:
+    with h5py.File(path, "r") as handle:
+        return store_digests(handle)
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """Return the sentence for a store whose folder refuses to be written to."""
+    return InputError(f"{path} cannot be written ({error.strerror}): choose a folder that can be.")
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
@@ -188,17 +236,3 @@ def check_finite(volume_id: str, channels: Iterable[tuple[str, NDArray[Any]]]) -
     for name, channel in channels:
         if not np.isfinite(channel).all():
             raise StepError(f"{name} of {volume_id} came out with values that are not finite: check its tensor.")
-
-
-def _describe(group: h5py.Group, geometry: Geometry, subject: str, split: str, source: str, parent: str) -> None:
-    group.attrs.update(
-        affine=geometry.affine,
-        voxel_size=geometry.voxel_size,
-        b0_direction=geometry.b0_direction,
-        B0=geometry.b0,
-        subject=subject,
-        split=split,
-        source=source,
-        parent=parent,
-        units="ppm",
-    )

@@ -41,7 +41,9 @@ class Volume:
     """The maps of one scan on its own grid, all (x, y, z): float32 in ppm, the mask uint8.
 
     id is `sub-01/acq-ori01`; source is "acquired" or "augmented"; an augmented volume names the group it was turned
-    from (parent) and its rotation (3, 3), world to world.
+    from (parent) and its rotation (3, 3), world to world. snr: root mean square of the field inside the mask over the
+    standard deviation of the noise that was added, infinite where none was; susceptibility_scale: what the
+    susceptibilities and the field were multiplied with.
     """
 
     id: str
@@ -51,6 +53,8 @@ class Volume:
     source: str = "acquired"
     parent: str = ""
     rotation: FloatArray | None = None
+    snr: float = float("inf")
+    susceptibility_scale: float = 1.0
 
     @property
     def mask(self) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..datasets.loaders import Draw, Keep, Turn
 from ..pipeline.config import read_config, to_table
 from ..pipeline.errors import InputError
 from .backbone import DropoutKind
@@ -41,7 +42,11 @@ class TrainConfig:
     sum of squares; 5e-4 in the published code), samples_per_epoch and val_samples (patches; all, and a quarter of the
     training samples, when not given), patch_rule (the physics on a patch), seed, precision ("auto": bf16-mixed on a
     GPU, 32-true on a CPU), num_workers (loader processes), threads (of the CPU; the library's choice when not given),
-    checkpoint_minutes (between two checkpoints within an epoch).
+    checkpoint_minutes (between two checkpoints within an epoch), val_store (a store whose val split validates instead
+    of the training store's), draw ("index" for the store's patches, "random" for new ones every epoch, "turned" for
+    those of heads turned while training, of patch_size voxels), keep (decoded "chunks", at most cache_mb megabytes; the
+    split in host "memory"; or on the "device"), turn, max_angle, patches_per_turn, snr and scale (of turned heads, as
+    in LoaderConfig).
     """
 
     model: str = "modl-qsm"
@@ -60,15 +65,25 @@ class TrainConfig:
     num_workers: int = 0
     threads: int | None = None
     checkpoint_minutes: float = 2.0
+    val_store: str | None = None
+    draw: Draw = "index"
+    patch_size: int | None = None
+    keep: Keep = "chunks"
+    cache_mb: int = 1024
+    turn: Turn = "auto"
+    max_angle: float = 30.0
+    patches_per_turn: int = 4
+    snr: tuple[float, float] | None = None
+    scale: tuple[float, float] | None = None
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
     def __post_init__(self) -> None:
         """Check the ranges; raises InputError naming the key."""
-        for key in ("epochs", "batch_size", "samples_per_epoch", "val_samples", "threads"):
+        for key in ("epochs", "batch_size", "samples_per_epoch", "val_samples", "threads", "patch_size"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise InputError(f"{key} must be at least 1, got {value}.")
-        for key in ("num_workers", "seed", "plateau_patience", "l2", "checkpoint_minutes"):
+        for key in ("num_workers", "seed", "plateau_patience", "l2", "checkpoint_minutes", "cache_mb"):
             if getattr(self, key) < 0:
                 raise InputError(f"{key} must be at least 0, got {getattr(self, key)}.")
         if not 0 < self.learning_rate < 1:
@@ -78,7 +93,10 @@ class TrainConfig:
 
 
 # What may differ when a training is resumed: how long and on what it runs, not what it computes.
-RESUMABLE = ("epochs", "device", "precision", "num_workers", "threads", "checkpoint_minutes")
+RESUMABLE = (
+    "epochs", "device", "precision", "num_workers", "threads", "checkpoint_minutes", "keep", "cache_mb",
+    "val_store",  # its content is compared instead, so it may have moved
+)  # fmt: skip
 
 
 def load_config(path: str | Path) -> TrainConfig:

@@ -23,7 +23,7 @@ from .atomic import write_text
 from .computer import choose_device, choose_precision, denormals_flushed, prepare_cpu
 from .config import TrainConfig, check_resumable, load_config, to_toml
 from .lit_module import UnrolledModule
-from .loading import train_loader, validation_loader
+from .loading import samples_per_epoch, train_loader, validation_loader
 from .models import find_model
 from .modl_qsm import Normalisation
 from .recorder import AtomicCheckpointIO, EpochRow, Recorder, RecorderOptions, StopTraining
@@ -75,7 +75,7 @@ def train(
     (of the best epoch, for `predict`) and checkpoints/last.ckpt and best.ckpt. resume continues at the last checkpoint,
     with the optimiser, the learning rate, the order of the patches and the random numbers as if it had never stopped;
     where there is none it starts. Without a validation split the training loss decides, with a warning. max_minutes
-    ends the run cleanly after so long.
+    ends the run cleanly after so long. With config.val_store the val split of that store validates instead.
 
     Raises InputError for a store or config that does not fit, for a run_dir that exists without resume or overwrite,
     and
@@ -88,10 +88,12 @@ def train(
     device = choose_device(config.device)
     opened = open_store(store)
     normalisation = store_normalisation(opened)
-    validation = validation_loader(opened, config)
+    val_store = open_store(config.val_store) if config.val_store else None
+    validation = validation_loader(opened, config, val_store, device)
     run = Path(run_dir)
-    total = _total_steps(opened, config)
-    last = _prepare_run_dir(run, opened, config, resume=resume, overwrite=overwrite)
+    total = config.epochs * math.ceil(samples_per_epoch(config, opened) / config.batch_size)
+    provenance = _provenance(opened, val_store or opened)
+    last = _prepare_run_dir(run, opened, provenance, config, resume=resume, overwrite=overwrite)
     if validation is None:
         warnings.warn(
             f"{opened.path} has no val patches, so the training loss alone tells how it goes: add subjects to the "
@@ -112,7 +114,7 @@ def train(
         )
         recorder = Recorder(options, validation, _reporter(progress, total))
         stopped = _fit(module, recorder, opened, config, device, last)
-    return _finish(run, opened, recorder, total, stopped)
+    return _finish(run, provenance, recorder, total, stopped)
 
 
 def store_normalisation(store: Store) -> Normalisation:
@@ -128,15 +130,9 @@ def store_normalisation(store: Store) -> Normalisation:
     return Normalisation((chi33.mean, deltab.mean), (chi33.std, deltab.std))
 
 
-def _total_steps(store: Store, config: TrainConfig) -> int:
-    available = len(store.patches.get("train", ()))
-    if available == 0:
-        raise InputError(f"{store.path} has no train patches: build it with subjects to train on.")
-    samples = available if config.samples_per_epoch is None else min(config.samples_per_epoch, available)
-    return config.epochs * math.ceil(samples / config.batch_size)
-
-
-def _prepare_run_dir(run: Path, store: Store, config: TrainConfig, *, resume: bool, overwrite: bool) -> Path | None:
+def _prepare_run_dir(
+    run: Path, store: Store, provenance: dict[str, Any], config: TrainConfig, *, resume: bool, overwrite: bool
+) -> Path | None:
     """Return the checkpoint to resume from, or None after having made a fresh run folder."""
     if run.is_file():
         raise InputError(f"{run} is a file: give a folder for the run.")
@@ -148,25 +144,38 @@ def _prepare_run_dir(run: Path, store: Store, config: TrainConfig, *, resume: bo
     if resume and (run / LAST).is_file():
         check_resumable(load_config(run / CONFIG), config)
         load_network(run / LAST)  # a damaged checkpoint is refused here, in one sentence
-        recorded = json.loads((run / METRICS).read_text(encoding="utf-8"))["content_hash"]
-        if recorded != store.content_hash:
-            raise InputError(f"{run} was trained on another store than {store.path}: give that store, or a new folder.")
+        _check_same_stores(run, store, provenance, config)
     elif began:
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
         for name in (WEIGHTS, METRICS, CONFIG):
             (run / name).unlink(missing_ok=True)
-    write_text(run / METRICS, json.dumps(_provenance(store), indent=2) + "\n")
+    write_text(run / METRICS, json.dumps(provenance, indent=2) + "\n")
     write_text(run / CONFIG, to_toml(config))
     return run / LAST if (run / LAST).is_file() else None
 
 
-def _provenance(store: Store) -> dict[str, Any]:
+def _check_same_stores(run: Path, store: Store, provenance: dict[str, Any], config: TrainConfig) -> None:
+    recorded = json.loads((run / METRICS).read_text(encoding="utf-8"))
+    if recorded["content_hash"] != provenance["content_hash"]:
+        raise InputError(f"{run} was trained on another store than {store.path}: give that store, or a new folder.")
+    if recorded.get("val_content_hash", recorded["content_hash"]) != provenance["val_content_hash"]:
+        raise InputError(
+            f"{run} was validated on another store than {config.val_store or store.path}: give that store with "
+            "--val-store, or a new folder."
+        )
+
+
+def _provenance(store: Store, val_store: Store) -> dict[str, Any]:
     return {
         "chi33_version": __version__,
         "store": store.path.name,
         "content_hash": store.content_hash,
+        "split_hash": store.split_hash,
         "train_subjects": list(store.subjects("train")),
-        "val_subjects": list(store.subjects("val")),
+        "val_store": val_store.path.name,
+        "val_content_hash": val_store.content_hash,
+        "val_split_hash": val_store.split_hash,
+        "val_subjects": list(val_store.subjects("val")),
     }
 
 
@@ -191,7 +200,7 @@ def _fit(
         enable_model_summary=False,
         default_root_dir=recorder.options.run_dir,
     )
-    loader = train_loader(store, config, lambda: trainer.global_step)
+    loader = train_loader(store, config, lambda: trainer.global_step, device)
     try:
         trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=False)
     except StopTraining as stop:
@@ -199,7 +208,7 @@ def _fit(
     return ""
 
 
-def _finish(run: Path, store: Store, recorder: Recorder, total: int, stopped: str) -> TrainResult:
+def _finish(run: Path, provenance: dict[str, Any], recorder: Recorder, total: int, stopped: str) -> TrainResult:
     baselines, rows = recorder.baselines, recorder.rows
     assert baselines is not None
     result = TrainResult(
@@ -221,7 +230,7 @@ def _finish(run: Path, store: Store, recorder: Recorder, total: int, stopped: st
         "untrained_loss": None if math.isnan(baselines.untrained) else baselines.untrained,
         "seconds": result.seconds,
     }
-    write_text(run / METRICS, json.dumps({**_provenance(store), **figures}, indent=2) + "\n")
+    write_text(run / METRICS, json.dumps({**provenance, **figures}, indent=2) + "\n")
     return result
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
-from ..datasets.patch_dataset import EpochSampler, PatchDataset, check_disjoint
+from ..datasets.epoch_sampler import EpochSampler
+from ..datasets.leakage import check_disjoint
+from ..datasets.loaders import Loader, LoaderConfig, loader_of, patches_of, sampler_of
+from ..datasets.patch_dataset import PatchKey
 from ..datasets.store import Store
+from ..pipeline.errors import InputError
 from .config import TrainConfig
 
 
-class StepSampler(Sampler[list[int]]):
+class StepSampler(Sampler[list[PatchKey]]):
     """The batches of a whole training, epoch after epoch, from the step that `position` tells when iteration starts.
 
     epochs: an EpochSampler (its draw depends on seed and epoch alone); batch_size: patches; total_steps: of the
@@ -34,8 +36,8 @@ class StepSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         return self.total_steps
 
-    def __iter__(self) -> Iterator[list[int]]:
-        indices: list[int] = []
+    def __iter__(self) -> Iterator[list[PatchKey]]:
+        indices: list[PatchKey] = []
         drawn = -1
         for step in range(self.position(), self.total_steps):
             epoch, batch = divmod(step, self.steps_per_epoch)
@@ -45,44 +47,74 @@ class StepSampler(Sampler[list[int]]):
             yield indices[batch * self.batch_size : (batch + 1) * self.batch_size]
 
 
-def samples_per_epoch(config: TrainConfig, available: int) -> int:
-    """Return the patches of an epoch: as configured, at most those there are."""
-    return available if config.samples_per_epoch is None else min(config.samples_per_epoch, available)
+def loader_config(config: TrainConfig) -> LoaderConfig:
+    """Return how a training reads its stores."""
+    return LoaderConfig(
+        batch_size=config.batch_size,
+        draw=config.draw,
+        patch_size=config.patch_size,
+        samples_per_epoch=config.samples_per_epoch,
+        val_samples=config.val_samples,
+        keep=config.keep,
+        cache_mb=config.cache_mb,
+        num_workers=config.num_workers,
+        seed=config.seed,
+        turn=config.turn,
+        max_angle=config.max_angle,
+        patches_per_turn=config.patches_per_turn,
+        snr=config.snr,
+        scale=config.scale,
+    )
 
 
-def train_loader(store: Store, config: TrainConfig, position: Callable[[], int]) -> DataLoader[dict[str, Any]]:
-    """Return the loader of all the steps of a training on the store's train split."""
-    dataset = PatchDataset(store, "train")
-    epochs = EpochSampler(len(dataset), samples_per_epoch(config, len(dataset)), seed=config.seed)
+def samples_per_epoch(config: TrainConfig, store: Store) -> int:
+    """Return the patches of an epoch: as configured, and of the index at most those there are.
+
+    Raises InputError where the store has no training patches.
+    """
+    available = len(store.patches.get("train", ()))
+    if available == 0:
+        raise InputError(f"{store.path} has no train patches: build it with subjects to train on.")
+    if config.samples_per_epoch is None:
+        return available
+    return min(config.samples_per_epoch, available) if config.draw == "index" else config.samples_per_epoch
+
+
+def train_loader(
+    store: Store, config: TrainConfig, position: Callable[[], int], device: torch.device | str = "cpu"
+) -> Loader:
+    """Return the loader of all the steps of a training on the store's train split.
+
+    position: tells the steps already taken; device: that trains, which turns heads and keeps them with keep = "device".
+    """
+    reading = loader_config(config)
+    patches = patches_of(store, "train", reading, device=device)
+    epochs = sampler_of(patches, config.samples_per_epoch, reading)
     steps_per_epoch = math.ceil(len(epochs) / config.batch_size)
     sampler = StepSampler(epochs, config.batch_size, config.epochs * steps_per_epoch, position)
-    return _loader(dataset, config, sampler)
+    return loader_of(patches, sampler, reading, device)
 
 
-def validation_loader(store: Store, config: TrainConfig) -> DataLoader[dict[str, Any]] | None:
+def validation_loader(
+    store: Store, config: TrainConfig, val_store: Store | None = None, device: torch.device | str = "cpu"
+) -> Loader | None:
     """Return the loader of the validation patches, spread evenly over the split, or None where the store has none.
 
     They are as many as config.val_samples says; otherwise a quarter of the training samples of an epoch (the paper's
-    80 to 20). Raises InputError where a subject both trains and validates.
+    80 to 20). val_store: the store whose val split validates, when not `store`. Raises InputError where a subject both
+    trains and validates, or a val_store has no patches to validate on.
     """
-    if len(store.patches.get("val", ())) == 0:
+    reading = loader_config(config).for_validation()
+    source = store if val_store is None else val_store
+    available = len(source.patches.get("val", ()))
+    if available == 0:
+        if val_store is not None:
+            raise InputError(f"{source.path} has no val patches: build it with subjects to validate on.")
         return None
-    check_disjoint(store, "train", store, "val")
-    dataset = PatchDataset(store, "val")
+    check_disjoint(store, "train", source, "val")
     wanted = config.val_samples
     if wanted is None:
-        wanted = math.ceil(samples_per_epoch(config, len(store.patches["train"])) / 4)
-    count = min(max(wanted, 1), len(dataset))
-    chosen = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
-    batches = [chosen[i : i + config.batch_size] for i in range(0, count, config.batch_size)]
-    return _loader(dataset, config, batches)
-
-
-def _loader(dataset: Any, config: TrainConfig, batches: Any) -> DataLoader[dict[str, Any]]:
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=config.num_workers,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(config.seed),  # so that the global one is left to the dropout
-    )
+        wanted = math.ceil(samples_per_epoch(config, store) / 4)
+    patches = patches_of(source, "val", reading)
+    epochs = sampler_of(patches, min(wanted, available), reading, shuffle=False)
+    return loader_of(patches, epochs, reading, device)

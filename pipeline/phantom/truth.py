@@ -19,8 +19,8 @@ from .poses import HeadPose, ScanGrid
 from .sampling import sample_grid, sample_points, spline_coefficients, subvoxel_offsets, transform_points
 
 Float32Array = NDArray[np.float32]
-# Voxel edges; k-space ends at the Nyquist frequency, so that a scan does not alias: its point spread has a full width of
-# 1.2 voxels without a filter and 1.8 with Hamming's. With the template's own width this gives about 1.45.
+# In voxel edges. A scan's k-space ends at the Nyquist frequency, so that it does not alias: its point spread has a full
+# width of 1.2 voxels without a filter and 1.8 with Hamming's. With the template's own width this gives about 1.45.
 _SIGMA = 0.65
 _SMALLEST_BRAIN = 0.5  # of the brain that a scan must hold
 

@@ -64,7 +64,7 @@ def test_options_reach_the_store_and_the_summary_tells(maps: Path, tmp_path: Pat
     assert "train: sub-01 sub-02 sub-03; 9 volumes, 63 patches" in out
     assert "val: sub-04; 1 volumes, 7 patches" in out
     assert f"{store}: 10 volumes (6 augmented)" in out
-    assert "0/10 sub-01/acq-ori01" in err
+    assert "0/24 sub-01/acq-ori01" in err
     opened = open_store(store, verify=True)
     table = opened.patches["train"]
     assert (table.patch_size, table.min_brain, table.seed, len(table)) == (6, 0.9, 4, 63)
@@ -90,3 +90,50 @@ def test_unusable_input_is_one_sentence(maps: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not fit a volume of shape"):
         command(maps, tmp_path / "s.h5")
     assert not (tmp_path / "s.h5").exists()
+
+
+def test_rules_and_augmentation_come_from_the_command_line(maps: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s.h5"
+    command(
+        maps, store, "--patch-rule", "isdu", "--patch-size", "6", "--patch-grid", "3, 2,1", "--augment", "1",
+        "--augmentation", "cosmos", "--augment-snr", "5,10", "--augment-scale", "2,2", "--n-procs", "1",
+    )  # fmt: skip
+    opened = open_store(store, verify=True)
+    table = opened.patches["val"]
+    assert (table.rule, table.grid, len(table)) == ("isdu", (3, 2, 1), 6)
+    copies = [volume for volume in opened.volumes if volume.source == "augmented"]
+    assert len(copies) == 3
+    assert all(5 <= copy.snr <= 10 and copy.susceptibility_scale == 2 for copy in copies)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--patch-rule", "isdu", "--patch-grid", "6,8"],
+            "--patch-grid must be three counts .* such as 6,8,7, got '6,8'",
+        ),
+        (["--augment", "1", "--augment-snr", "high"], "--augment-snr must be two numbers .* such as 0.5,2, got 'high'"),
+        (["--augment", "1", "--augment-scale", "1,2,3"], "--augment-scale must be two numbers .* got '1,2,3'"),
+        (["--patch-size", "6", "--n-procs", "0"], "--n-procs must be at least 1, got 0"),
+        (["--patch-size", "6", "--dask", "here"], "--dask must be the address of a scheduler .* got 'here'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(maps: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        command(maps, tmp_path / "s.h5", *words)
+    assert not (tmp_path / "s.h5").exists()
+
+
+def test_a_failed_build_says_what_is_kept(maps: Path, tmp_path: Path, capsys) -> None:
+    label = maps / "sub-03" / "anat" / "sub-03_acq-ori01_desc-chi33_Chimap.nii.gz"
+    whole = label.read_bytes()
+    label.write_bytes(whole[:100])
+    with pytest.raises(InputError, match="cannot be read as NIfTI"):
+        command(maps, tmp_path / "s.h5", "--patch-size", "6")
+    folder = tmp_path / ".s.h5.parts"
+    assert f"2 finished parts are kept in {folder}: repeat the command to go on." in capsys.readouterr().err
+    label.write_bytes(whole)
+    command(maps, tmp_path / "s.h5", "--patch-size", "6")
+    assert not folder.exists()
+    assert open_store(tmp_path / "s.h5", verify=True).subjects("val") == ("04",)

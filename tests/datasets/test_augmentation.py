@@ -7,16 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chi33.datasets.augmentation import random_rotation, turn_scalar, turn_tensor, turned_grid
+from chi33.datasets.augmentation import (
+    draw_scale,
+    draw_snr,
+    outline,
+    random_rotation,
+    reorient,
+    turn_scalar,
+    turn_tensor,
+    turned_grid,
+    vary,
+)
 from chi33.datasets.build import BuildConfig, build_store
 from chi33.datasets.store import open_store
-from chi33.datasets.volume import Geometry, ScalarVolume, TensorVolume
+from chi33.datasets.volume import Geometry, ScalarVolume, TensorVolume, Volume
 from chi33.pipeline.errors import InputError
-from chi33.pipeline.frames import b0_direction_from_affine, rotation_angle
+from chi33.pipeline.frames import b0_direction_from_affine, rotation_angle, voxel_frame
 from chi33.pipeline.labels import reference_to_mask
 from chi33.pipeline.resample import resample
 from chi33.pipeline.tensor_field import dipole_field, tensor_field
-from chi33.pipeline.tensors import rotate_components
+from chi33.pipeline.tensors import chi33, rotate_components
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
@@ -46,9 +56,128 @@ def oblique(degrees: float, sizes: tuple[float, float, float]) -> np.ndarray:
     return affine
 
 
-def consistency(channels, size) -> float:
-    predicted = dipole_field(channels["chi33"], size, B0) + channels["deltab"]
+def consistency(channels, size, h: np.ndarray = B0) -> float:
+    predicted = dipole_field(channels["chi33"], size, h) + channels["deltab"]
     return float(np.abs(channels["field"] - predicted).max() / np.abs(channels["field"]).max())
+
+
+def turned_kind(kind: str) -> Volume:
+    tensor = head(oblique(12, (1.0, 1.3, 2.0)))
+    rotation = Rotation.from_rotvec([0.3, -0.2, 0.25]).as_matrix()
+    if kind == "reoriented":
+        return reorient(tensor, [0.48, -0.6, 0.64], "b0-001")
+    if kind == "cosmos":
+        scalar = ScalarVolume("sub-01", "01", tensor.chi[0], tensor.mask, tensor.geometry)
+        return turn_scalar(scalar, rotation, "aug-001", labels=("chi33", "deltab", "cosmos"))
+    return turn_tensor(tensor, rotation, "aug-001")
+
+
+@pytest.mark.parametrize("kind", ["tensor", "cosmos", "reoriented"])
+def test_every_kind_is_consistent_also_when_scaled(kind: str) -> None:
+    volume = turned_kind(kind)
+    size, h = volume.geometry.voxel_size, volume.geometry.b0_direction
+    assert consistency(volume.channels, size, h) < 1e-5
+    assert consistency(vary(volume, snr=None, scale=1.7, rng=np.random.default_rng(0)).channels, size, h) < 1e-5
+    assert (np.abs(volume.channels["deltab"]).max() > 1e-3) == (kind != "cosmos")
+
+
+def test_reorienting_turns_b0_and_interpolates_nothing() -> None:
+    affine = oblique(12, (1.0, 1.3, 2.0))
+    tensor, h = head(affine), np.array([0.48, -0.6, 0.64])
+    volume = reorient(tensor, h, "b0-001")
+    frame = voxel_frame(affine)
+    np.testing.assert_allclose(frame @ volume.geometry.b0_direction, h, atol=1e-12)
+    np.testing.assert_array_equal(volume.geometry.affine, affine)
+    np.testing.assert_allclose(volume.channels["chi33"], chi33(tensor.chi, h), atol=1e-6)
+    expected = tensor_field(rotate_components(tensor.chi, frame.T), (1.0, 1.3, 2.0), frame.T @ h)
+    assert np.abs(volume.channels["field"] - expected).max() < 2e-6 * np.ptp(expected)
+    assert volume.id == "sub-01/b0-001"
+    assert volume.parent == "/tensors/sub-01"
+    with pytest.raises(InputError, match=r"b0_direction must be a unit vector, got \|h\| = 2"):
+        reorient(tensor, [0, 0, 2], "b0-001")
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+def test_a_quarter_turn_of_a_rough_tensor_is_exact(axis: str) -> None:
+    mask = brain()
+    chi = (np.random.default_rng(3).standard_normal((6, *mask.shape)) * mask).astype(np.float32)
+    tensor = TensorVolume("01", reference_to_mask(chi, mask), mask, Geometry(np.diag([2.0, 2, 2, 1]), B0, 3.0))
+    rotation = Rotation.from_euler(axis, 90, degrees=True).as_matrix()
+    volume = turn_tensor(tensor, rotation, "aug-001")
+    planes = {"x": (2, 3), "y": (3, 1), "z": (1, 2)}[axis]
+    expected = rotate_components(np.rot90(tensor.chi, 1, planes), rotation)[5]
+    assert np.abs(volume.channels["chi33"] - expected).max() < 1e-6 * np.ptp(expected)
+    field = tensor_field(rotate_components(np.rot90(tensor.chi, 1, planes), rotation), (2, 2, 2), B0)
+    assert np.abs(volume.channels["field"] - field).max() < 2e-6 * np.ptp(field)
+
+
+def test_noise_has_the_given_ratio_inside_the_mask() -> None:
+    volume = turned_kind("tensor")
+    noisy = vary(volume, snr=12.5, scale=1.0, rng=np.random.default_rng(0))
+    mask, added = volume.mask, noisy.channels["field"] - volume.channels["field"]
+    assert not added[~mask].any()
+    level = np.sqrt(np.mean(volume.channels["field"][mask] ** 2))
+    assert level / added[mask].std() == pytest.approx(12.5, rel=4 / np.sqrt(2 * mask.sum()))
+    assert abs(added[mask].mean()) < 4 * level / 12.5 / np.sqrt(mask.sum())
+    for name in ("chi33", "deltab", "mask"):
+        np.testing.assert_array_equal(noisy.channels[name], volume.channels[name])
+    assert (noisy.snr, noisy.susceptibility_scale) == (12.5, 1.0)
+    again = vary(volume, snr=12.5, scale=1.0, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(again.channels["field"], noisy.channels["field"])
+
+
+def test_scale_multiplies_susceptibilities_and_field_together() -> None:
+    volume = turned_kind("cosmos")
+    before = {name: values.copy() for name, values in volume.channels.items()}
+    scaled = vary(volume, snr=np.inf, scale=2.5, rng=np.random.default_rng(0))
+    for name in ("field", "chi33", "deltab", "cosmos"):
+        np.testing.assert_allclose(scaled.channels[name], 2.5 * before[name], rtol=1e-6)
+        np.testing.assert_array_equal(volume.channels[name], before[name])  # the original is left alone
+    np.testing.assert_array_equal(scaled.channels["mask"], before["mask"])
+    assert (scaled.snr, scaled.susceptibility_scale) == (np.inf, 2.5)
+    assert vary(scaled, snr=None, scale=2.0, rng=np.random.default_rng(0)).susceptibility_scale == 5
+    noisy = vary(volume, snr=4, scale=2.5, rng=np.random.default_rng(0)).channels["field"]
+    added = (noisy - scaled.channels["field"])[volume.mask]  # the ratio is that of the scaled field
+    expected = np.sqrt(np.mean(scaled.channels["field"][volume.mask] ** 2)) / 4
+    assert added.std() == pytest.approx(expected, rel=4 / np.sqrt(2 * added.size))
+
+
+def test_scales_are_drawn_evenly_between_half_and_double() -> None:
+    rng = np.random.default_rng(0)
+    scales = np.array([draw_scale((0.5, 2.0), rng) for _ in range(2000)])
+    assert 0.5 <= scales.min() < 0.51
+    assert 1.97 < scales.max() <= 2.0
+    assert (scales < 1).mean() == pytest.approx(0.5, abs=0.05)
+    assert draw_scale((3.0, 3.0), rng) == 3.0
+    assert 5 <= draw_snr((5, 40), rng) <= 40
+
+
+@pytest.mark.parametrize("bounds", [(0, 2), (2, 1), (1, np.inf), (np.nan, 2)])
+def test_unfit_bounds_are_refused(bounds: tuple[float, float]) -> None:
+    for draw, option in ((draw_scale, "--augment-scale"), (draw_snr, "--augment-snr")):
+        with pytest.raises(InputError, match=f"{option} must be two rising numbers above 0, LOW,HIGH, got"):
+            draw(bounds, np.random.default_rng(0))
+
+
+def test_unfit_variations_are_refused() -> None:
+    volume, rng = turned_kind("cosmos"), np.random.default_rng(0)
+    for scale in (0, -1, np.nan, np.inf):
+        with pytest.raises(InputError, match=f"scale must be a finite number above 0, got {scale:g}"):
+            vary(volume, snr=None, scale=scale, rng=rng)
+    for snr in (0, -3, np.nan):
+        with pytest.raises(InputError, match=f"snr must be above 0, got {snr:g}: give None for no noise"):
+            vary(volume, snr=snr, scale=1, rng=rng)
+
+
+def test_an_empty_mask_has_no_head_to_turn() -> None:
+    with pytest.raises(InputError, match="the mask is empty: there is no head to turn"):
+        outline(np.zeros((4, 4, 4)))
+
+
+def test_an_outline_reaches_as_far_as_its_mask() -> None:
+    mask = np.random.default_rng(0).random((9, 8, 7)) < 0.1
+    for direction in np.random.default_rng(1).standard_normal((50, 3)):
+        assert (outline(mask) @ direction).max() == (np.argwhere(mask) @ direction).max()
 
 
 def test_every_augmented_volume_in_a_store_is_consistent(derivatives: Path, tmp_path: Path) -> None:

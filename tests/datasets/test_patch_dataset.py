@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from chi33.datasets.build import BuildConfig, build_store
-from chi33.datasets.patch_dataset import EpochSampler, PatchDataset, VolumeDataset
+from chi33.datasets.patch_dataset import PatchDataset, VolumeDataset
 from chi33.datasets.patches import draw_patches
 from chi33.datasets.store import PatchTable, open_store
 from chi33.pipeline.errors import InputError
@@ -65,23 +65,45 @@ def test_workers_give_what_one_process_gives(store_path: Path, context: str, in_
     assert torch.equal(dataset[3]["field"], expected[0]["field"][3])
 
 
-def test_no_handle_is_pickled_or_crosses_a_fork(store_path: Path) -> None:
+def open_files(path: Path) -> int:
+    found = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    return found.count(str(path.resolve()))
+
+
+def test_no_file_is_open_before_it_is_read_nor_pickled_nor_in_a_fork(store_path: Path) -> None:
     dataset = PatchDataset(store_path, "train")
+    before = open_files(store_path)
     first = dataset[0]["field"]
-    assert dataset._reader._handle
-    assert pickle.loads(pickle.dumps(dataset))._reader._handle is None
+    assert open_files(store_path) == before + 1
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert open_files(store_path) == before + 1
+    assert torch.equal(copy[0]["field"], first)
+    copy.reader.close()
     read, write = os.pipe()
     child = os.fork()
-    if child == 0:  # tell the parent whether a handle came across, and what a read gives here
-        inherited = dataset._reader._handle is not None
+    if child == 0:  # tell the parent how many files came across, and what a read gives here
+        inherited = open_files(store_path)
         same = torch.equal(dataset[0]["field"], first)
         os.write(write, bytes([inherited, same]))
         os._exit(0)
     os.close(write)
     os.waitpid(child, 0)
-    assert os.read(read, 2) == bytes([False, True])
+    assert os.read(read, 2) == bytes([0, True])
     os.close(read)
     assert torch.equal(dataset[0]["field"], first)
+    dataset.reader.close()
+    assert open_files(store_path) == before
+
+
+def test_other_handles_on_the_same_file_are_no_hindrance(store_path: Path) -> None:
+    dataset = PatchDataset(store_path, "train")
+    with h5py.File(store_path, "r", locking=True):
+        dataset[0]
+    with h5py.File(store_path, "r", locking=False):
+        dataset[1]
+    for locking in (True, False):
+        with h5py.File(store_path, "r", locking=locking) as handle:
+            assert "volumes" in handle
 
 
 def test_volumes_held_in_memory_are_neither_altered_nor_pickled(store_path: Path) -> None:
@@ -168,18 +190,3 @@ def test_a_store_that_was_moved_is_named(store_path: Path, tmp_path: Path) -> No
     copy.unlink()
     with pytest.raises(InputError, match=r"copy.h5 cannot be opened again .* was it moved\?"):
         dataset[0]
-
-
-def test_epochs_draw_without_repetition_and_repeat_exactly() -> None:
-    sampler = EpochSampler(100, 30, seed=1)
-    first = list(sampler)
-    assert len(first) == len(set(first)) == len(sampler) == 30
-    assert list(sampler) == first
-    sampler.set_epoch(1)
-    assert list(sampler) != first
-    resumed = EpochSampler(100, 30, seed=1)
-    resumed.set_epoch(1)
-    assert list(resumed) == list(sampler)
-    assert sorted(EpochSampler(7)) == list(range(7))
-    with pytest.raises(InputError, match="between 1 and 100, got 101"):
-        EpochSampler(100, 101)

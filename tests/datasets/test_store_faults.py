@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections import namedtuple
@@ -13,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from chi33.datasets import build, store_writer
+from chi33.datasets import build, build_tasks, store_writer, volume_group
 from chi33.datasets.build import BuildConfig, build_store
 from chi33.datasets.patch_dataset import PatchDataset
 from chi33.datasets.store import open_store
@@ -59,8 +57,8 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
 
 def test_a_newer_version_is_refused(copy: Path) -> None:
     with h5py.File(copy, "r+") as handle:
-        handle.attrs["version"] = 2
-    with pytest.raises(InputError, match="has store version 2, but this chi33 reads up to version 1: install a newer"):
+        handle.attrs["version"] = 3
+    with pytest.raises(InputError, match="has store version 3, but this chi33 reads up to version 2: install a newer"):
         open_store(copy)
 
 
@@ -114,35 +112,50 @@ def test_a_folder_in_place_of_the_store_is_refused(derivatives: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
-@pytest.mark.parametrize("step", ["turn_tensor", "read_scan", "join_tables"])
-def test_an_error_half_way_leaves_nothing(derivatives: Path, tmp_path: Path, monkeypatch, step: str, error) -> None:
+@pytest.mark.parametrize("step", ["make_volume", "add_part", "add_statistics"])
+def test_an_error_half_way_leaves_no_store(derivatives: Path, tmp_path: Path, monkeypatch, step: str, error) -> None:
+    owner = build if step == "make_volume" else StoreWriter
+    original = getattr(owner, step)
     calls = []
-    original = getattr(build, step)
 
     def fail_later(*args, **kwargs):
         calls.append(1)
-        if step == "read_scan" and len(calls) < 4:
+        if len(calls) < 4 and step != "add_statistics":
             return original(*args, **kwargs)
         raise error
 
-    monkeypatch.setattr(build, step, fail_later)
+    monkeypatch.setattr(owner, step, fail_later)
     with pytest.raises(type(error)):
         build_store(derivatives, tmp_path / "s.h5", CONFIG)
     assert calls
+    assert list(tmp_path.iterdir()) == [tmp_path / ".s.h5.parts"]
+    assert not list(tmp_path.glob(".s.h5.parts/*.tmp"))
+    monkeypatch.undo()
+    build_store(derivatives, tmp_path / "s.h5", CONFIG)
+    assert list(tmp_path.iterdir()) == [tmp_path / "s.h5"]
+
+
+def test_an_error_before_anything_is_finished_leaves_nothing(derivatives: Path, tmp_path: Path, monkeypatch) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(build, "make_volume", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        build_store(derivatives, tmp_path / "s.h5", CONFIG)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_overwrite_keeps_the_old_store(derivatives: Path, copy: Path, monkeypatch) -> None:
     before = copy.read_bytes()
-    monkeypatch.setattr(store_writer, "open_store", lambda path: (_ for _ in ()).throw(StepError("unreadable")))
-    with pytest.raises(StepError, match="unreadable"):
+    monkeypatch.setattr(store_writer, "open_store", lambda path: (_ for _ in ()).throw(InputError("unreadable")))
+    with pytest.raises(StepError, match=r"copy.h5 cannot be read back \(unreadable\)"):
         build_store(derivatives, copy, CONFIG, overwrite=True)
     assert copy.read_bytes() == before
     assert list(copy.parent.iterdir()) == [copy]
 
 
 def test_what_reads_back_differently_is_not_put_in_place(derivatives: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(store_writer, "array_digest", lambda name, array: "0")
+    monkeypatch.setattr(volume_group, "array_digest", lambda name, array: "0")
     with pytest.raises(StepError, match="reads back differently from what was written"):
         build_store(derivatives, tmp_path / "s.h5", CONFIG)
     assert list(tmp_path.iterdir()) == []
@@ -154,11 +167,11 @@ def test_values_that_come_out_infinite_are_refused(derivatives: Path, tmp_path: 
         result.channels["chi33"][0, 0, 0] = np.inf
         return result
 
-    original = build.turn_tensor
-    monkeypatch.setattr(build, "turn_tensor", infinite)
+    original = build_tasks.turn_tensor
+    monkeypatch.setattr(build_tasks, "turn_tensor", infinite)
     with pytest.raises(StepError, match="chi33 of sub-01/aug-001 came out with values that are not finite"):
         build_store(derivatives, tmp_path / "s.h5", CONFIG)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / ".s.h5.parts"]
 
 
 def test_too_little_disk_is_refused_before_the_start(derivatives: Path, tmp_path: Path, monkeypatch) -> None:
@@ -200,35 +213,6 @@ def test_a_disk_that_runs_full_half_way_leaves_one_sentence_and_nothing_else(
     assert list(folder.iterdir()) == []
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-from chi33.datasets.build import BuildConfig, build_store
-def slow(done, total, what):
-    print(what, flush=True)
-    if done == 3:
-        time.sleep(600)
-config = BuildConfig(patch_size=10, patches_per_scan=5, augment=1)
-build_store(Path(sys.argv[1]), Path(sys.argv[2]), config, progress=slow)
-"""
-
-
-def test_a_killed_build_leaves_no_store_and_is_repeated(derivatives: Path, tmp_path: Path) -> None:
-    path = tmp_path / "s.h5"
-    command = [sys.executable, "-c", KILLED, derivatives, path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for _ in range(4):
-            assert process.stdout.readline()
-        with pytest.raises(InputError, match="is being written by another process"):
-            build_store(derivatives, path, CONFIG)
-        os.kill(process.pid, signal.SIGKILL)
-    assert not path.exists()
-    build_store(derivatives, path, CONFIG)
-    open_store(path, verify=True)
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_reading_does_not_hinder_overwriting(derivatives: Path, copy: Path) -> None:
     with open_store(copy).open() as handle:
         build_store(derivatives, copy, CONFIG, overwrite=True)
@@ -258,6 +242,11 @@ def test_writer_refuses_a_second_writer_in_this_process(tmp_path: Path) -> None:
         ({"min_brain": 0.0}, "--min-brain must be above 0 and at most 1, got 0"),
         ({"min_brain": 1.2}, "--min-brain must be above 0 and at most 1, got 1.2"),
         ({"max_angle": 120.0}, "--max-angle must be above 0 and at most 90 degrees, got 120"),
+        ({"augmentation": "turn", "augment": 1}, "--augmentation must be tensor or cosmos, got 'turn'"),
+        ({"augment_snr": (5.0, 9.0)}, "--augment-snr needs turned copies: give their number .* with --augment"),
+        ({"augmentation": "cosmos"}, "--augmentation needs turned copies"),
+        ({"augment_snr": (9.0, 5.0), "augment": 1}, "--augment-snr must be two positive numbers.*, got 9,5"),
+        ({"augment_scale": (0.0, 2.0), "augment": 1}, "--augment-scale must be two positive numbers.*, got 0,2"),
     ],
 )
 def test_nonsense_options_are_refused(options: dict, message: str) -> None:

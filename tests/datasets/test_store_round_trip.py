@@ -65,7 +65,7 @@ def test_layout_needs_no_plugin_and_chunks_are_32(store_path: Path) -> None:
         table = handle["patches/train"]
         assert table.dtype.names == ("volume", "i", "j", "k", "brain_fraction")
         assert table.attrs["patch_size"] == 10
-        assert table.attrs["rule"] == "random"
+        assert table.attrs["rule"] == "modl-qsm"
         assert table.attrs["seed"] == 5
 
 

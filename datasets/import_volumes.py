@@ -1,0 +1,200 @@
+"""A store from maps made elsewhere: NIfTI files of field, label and mask, with COSMOS or chi33 as the label."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..pipeline.errors import Chi33Warning, InputError
+from ..pipeline.frames import check_b0_direction
+from .build import BuildSummary, Progress, build_from
+from .build_config import BuildConfig
+from .derivatives_reader import ScanFiles, SubjectFiles, map_shape, read_cosmos, read_scan, sidecar_of
+from .plausibility import agreement, agreement_problem, is_unexplained, label_field, size_problem
+from .splits import split_subjects
+from .store_writer import check_target
+from .subject_source import files_fingerprint
+from .volume import FIELD, MASK, ScalarVolume, TensorVolume, Volume
+
+KINDS = ("cosmos", "chi33")
+_SUBJECT = re.compile(r"[A-Za-z0-9]+")
+_SCAN = re.compile(r"(?:ses-[A-Za-z0-9]+_)?(?:acq|run)-[A-Za-z0-9]+")
+
+
+@dataclass(frozen=True)
+class ImportedScan:
+    """The files of one scan, all on one grid: field, label, mask and, beside chi33, delta_b_prime; ppm, the mask > 0.5.
+
+    subject: label without sub-; scan: `acq-ori01`, the second half of the volume's id; b0_direction: unit vector of B0
+    in the voxel frame, None to take the field's sidecar (B0_dir) or affine.
+    """
+
+    subject: str
+    scan: str
+    field: Path
+    label: Path
+    mask: Path
+    deltab: Path | None = None
+    b0_direction: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class ImportedSubject:
+    """A subject of imported scans, as the builder of a store reads it (a SubjectSource)."""
+
+    subject: str
+    scans: tuple[ImportedScan, ...]
+    kind: str
+
+    @property
+    def scan_ids(self) -> tuple[str, ...]:
+        """`sub-01/acq-ori01` of every scan."""
+        return tuple(f"sub-{self.subject}/{scan.scan}" for scan in self.scans)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """cosmos, or chi33 and deltab where every scan has both, or chi33."""
+        if self.kind == "cosmos":
+            return ("cosmos",)
+        return ("chi33", "deltab") if self.scans[0].deltab is not None else ("chi33",)
+
+    @property
+    def voxels(self) -> tuple[int, ...]:
+        """The voxels of every scan's grid."""
+        return tuple(int(np.prod(map_shape(scan.field))) for scan in self.scans)
+
+    def read_scan(self, number: int) -> Volume:
+        """Return the maps of a scan; raises InputError where a file is unreadable, not finite, or on another grid."""
+        volume = read_scan(self._files(self.scans[number]))
+        direction = self.scans[number].b0_direction
+        if direction is None:
+            return volume
+        h = check_b0_direction(direction, f"the B0 direction of {volume.id}")
+        return replace(volume, geometry=replace(volume.geometry, b0_direction=h))
+
+    def read_tensor(self) -> TensorVolume | None:
+        """Return None: no tensor is imported."""
+        return None
+
+    def read_cosmos(self) -> ScalarVolume | None:
+        """Return the COSMOS map of the first scan, None where the label is chi33."""
+        if self.kind != "cosmos":
+            return None
+        return read_cosmos(SubjectFiles(self.subject, tuple(self._files(scan) for scan in self.scans)))
+
+    def fingerprint(self) -> str:
+        """Return the hash of the files, their sidecars, and the directions given."""
+        maps = [path for scan in self.scans for path in self._files(scan).paths.values()]
+        directions = tuple(scan.b0_direction for scan in self.scans)
+        return f"{files_fingerprint([*maps, *(sidecar_of(path) for path in maps)])} {self.kind} {directions}"
+
+    def _files(self, scan: ImportedScan) -> ScanFiles:
+        paths = {FIELD: scan.field, self.kind: scan.label, MASK: scan.mask}
+        if scan.deltab is not None:
+            paths["deltab"] = scan.deltab
+        return ScanFiles(self.subject, scan.scan, paths)
+
+
+def import_volumes(
+    scans: Sequence[ImportedScan],
+    path: Path,
+    config: BuildConfig | None = None,
+    *,
+    kind: str = "cosmos",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    n_procs: int | None = 1,
+) -> BuildSummary:
+    """Write the store `path` from files of field, label and mask; kind: cosmos or chi33, what the label is.
+
+    Every scan is read and checked first: one grid, finite, a mask with voxels, and sizes that ppm allow; a field that
+    is several times its label's field, or of the opposite sign, is refused, and one that its label does not explain is
+    warned of. Raises InputError with the first of these and how many more there are; StepError where the disk is full.
+    """
+    config = config or BuildConfig()
+    check_target(path, overwrite=overwrite)
+    subjects = group_subjects(scans, kind)
+    if kind == "chi33" and config.augment:
+        raise InputError("--augment needs COSMOS maps or tensors to turn, and χ33 is neither: leave it out.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Chi33Warning)  # the builder says it again
+        split_subjects([subject.subject for subject in subjects], config.val_subjects, config.test_subjects)
+    _check_scans(subjects, progress or (lambda *_: None))
+    return build_from(subjects, path, config, overwrite=overwrite, progress=progress, n_procs=n_procs)
+
+
+def _check_scans(subjects: Sequence[ImportedSubject], progress: Progress) -> None:
+    """Read and check every scan, one in memory at a time; raises InputError with the first problem and their number."""
+    places = [(subject, number) for subject in subjects for number in range(len(subject.scans))]
+    problems = []
+    for done, (subject, number) in enumerate(places):
+        progress(done, len(places), f"checking {subject.scan_ids[number]}")
+        try:
+            check_scan(subject.read_scan(number), subject.scans[number])
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        more = len(problems) - 1
+        others = f" ({more} more scan{'s' if more > 1 else ''} cannot be imported either.)" if more else ""
+        raise InputError(problems[0] + others)
+
+
+def group_subjects(scans: Sequence[ImportedScan], kind: str) -> tuple[ImportedSubject, ...]:
+    """Return scans as subjects, sorted by label; raises InputError for labels and names that cannot be or are twice."""
+    if kind not in KINDS:
+        raise InputError(f"--label-kind must be one of {', '.join(KINDS)}, got {kind!r}.")
+    if not scans:
+        raise InputError("there is no scan to import: give --field, --label, --mask and --subjects, or --table.")
+    if kind == "cosmos" and (given := next((scan.deltab for scan in scans if scan.deltab), None)):
+        raise InputError(f"δB′ ({given}) goes with --label-kind chi33; COSMOS has none: leave it out.")
+    with_deltab = [scan for scan in scans if scan.deltab is not None]
+    if with_deltab and len(with_deltab) < len(scans):
+        without = next(scan for scan in scans if scan.deltab is None)
+        raise InputError(f"sub-{without.subject} {without.scan} has no δB′, but others have: give it for all or none.")
+    grouped: dict[str, list[ImportedScan]] = {}
+    for scan in scans:
+        _check_names(scan)
+        members = grouped.setdefault(scan.subject, [])
+        if any(other.scan == scan.scan for other in members):
+            raise InputError(f"sub-{scan.subject} has two scans named {scan.scan}: give each a name of its own.")
+        members.append(scan)
+    return tuple(ImportedSubject(subject, tuple(grouped[subject]), kind) for subject in sorted(grouped))
+
+
+def _check_names(scan: ImportedScan) -> None:
+    if not _SUBJECT.fullmatch(scan.subject):
+        raise InputError(f"the subject label {scan.subject!r} must be letters and digits: rename it, such as 01.")
+    if not _SCAN.fullmatch(scan.scan):
+        raise InputError(f"the scan name {scan.scan!r} must be like acq-ori01 or run-1: rename it.")
+
+
+def check_scan(volume: Volume, scan: ImportedScan) -> None:
+    """Raise InputError where a scan's maps cannot be in ppm or contradict each other; warn where they do not fit.
+
+    Files are named as they were given. The field is compared with the one of its label: D * label, plus delta_b_prime.
+    """
+    inside = volume.mask
+    label = "cosmos" if "cosmos" in volume.channels else "chi33"
+    files = {FIELD: scan.field, label: scan.label, "deltab": scan.deltab}
+    for name, path in files.items():
+        if name in volume.channels and (wrong := size_problem(name, volume.channels[name][inside])):
+            raise InputError(
+                f"{path} {wrong}: give {'the susceptibility' if name == label else 'the field'} in ppm (a field in Hz "
+                "divided by 42.577 times B0 in tesla)."
+            )
+    model = label_field(volume.channels[label], volume.channels.get("deltab"), volume.geometry, inside)
+    found = agreement(volume.channels[FIELD], model, inside)
+    if wrong := agreement_problem(found):
+        raise InputError(f"{scan.field} {wrong}.")
+    if is_unexplained(found):
+        warnings.warn(
+            f"{scan.field} has little to do with the field of {scan.label} (correlation {found.correlation:.2f}): "
+            "check that both are of one scan, and its B0 direction.",
+            Chi33Warning,
+            stacklevel=2,
+        )
