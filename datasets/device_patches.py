@@ -47,7 +47,8 @@ class DevicePatches:
 class DeviceLoader:
     """Takes the place of a DataLoader: yields a batch for every list of keys that `batches` gives.
 
-    held: what makes the batches on the device, DevicePatches or a TurnedPatchDataset; sampler: told the epoch by whoever trains, where it has set_epoch.
+    held: what makes the batches on the device, DevicePatches or a TurnedPatchDataset; sampler: told the epoch by
+    whoever trains, where it has set_epoch.
     """
 
     def __init__(
