@@ -3,8 +3,7 @@
     python benchmarks/background.py TRUTH [TRUTH ...] [--found OUT] [--scans 3] [--methods pdf,lbv]
 
 TRUTH is `derivatives/truth` of `chi33 simulate`: total fields and masks are exact. With --found, the output of
-`chi33 run` on the first TRUTH is measured too: its total fields and brain masks, shrunk to where its local field was
-computed (--grow mm around its local masks). One line a method and set, means over scans: error (norm of the difference
+`chi33 run` on the first TRUTH is measured too: its total fields where it trusted them. One line a method and set, means over scans: error (norm of the difference
 over the norm of the truth, both demeaned where valid), slope, share of the brain that is valid, and time as a multiple
 of V-SHARP's.
 """
@@ -22,9 +21,6 @@ import numpy as np
 from chi33.pipeline.background import BACKGROUND_METHODS, LocalField, remove_background
 from chi33.pipeline.frames import b0_direction_from_affine, voxel_size
 from numpy.typing import NDArray
-from scipy import ndimage
-
-GROWTH = 4.5  # mm, V-SHARP's smallest radius, which its local mask lies within the mask it was given
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ def load(path: Path) -> NDArray[np.float32]:
     return np.asarray(nib.load(path).dataobj, np.float32)
 
 
-def cases(truth: Path, found: Path | None, scans: int, growth: float) -> Iterator[Case]:
+def cases(truth: Path, found: Path | None, scans: int) -> Iterator[Case]:
     """Yield scans of the data set, evenly spread: of exact total fields, or of those a run found."""
     paths = sorted(truth.glob("sub-*/anat/*_desc-total_fieldmap.nii.gz"))
     for path in paths[:: max(1, len(paths) // scans)][:scans]:
@@ -64,9 +60,7 @@ def cases(truth: Path, found: Path | None, scans: int, growth: float) -> Iterato
         brain = load(_named(path, "brain_mask")) > 0
         mask = brain
         if found is not None:
-            valid = load(_named(beside, "local_mask")) > 0
-            near = ndimage.distance_transform_edt(~valid, sampling=voxel_size(image.affine)) <= growth
-            mask = near & (load(_named(beside, "brain_mask")) > 0)
+            mask = load(_named(beside, "reliable_mask")) > 0
         yield Case(load(beside), mask, load(_named(path, "local_fieldmap")), brain, image.affine)
 
 
@@ -98,14 +92,13 @@ def main() -> None:
     parser.add_argument("--found", type=Path, help="output of chi33 run on the first data set")
     parser.add_argument("--scans", type=int, default=3, help="of each data set")
     parser.add_argument("--methods", default=",".join(BACKGROUND_METHODS))
-    parser.add_argument("--grow", type=float, default=GROWTH, help="mm around a run's local masks")
     given = parser.parse_args()
     sets: list[tuple[str, Path, Path | None]] = [(str(path), path, None) for path in given.truth]
     if given.found:
         sets.append((str(given.found), given.truth[0], given.found))
     print(f"{'method':8s} {'error':>6s} {'slope':>6s} {'valid':>6s} {'time':>6s}  scans, set")
     for name, truth, found in sets:
-        together = list(cases(truth, found, given.scans, given.grow))
+        together = list(cases(truth, found, given.scans))
         reference = 0.0
         for method in dict.fromkeys(["vsharp", *given.methods.split(",")]):
             scores = [score(method, case) for case in together]

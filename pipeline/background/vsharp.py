@@ -19,7 +19,7 @@ from .spheres import check_radii, sphere_kernel
 LARGEST_RADIUS = 18.0  # mm
 SMALLEST_RADIUS = 4.5  # mm: smaller spheres lose to the strong fields at the brain's edge
 RADIUS_STEP = 1.5  # mm
-THRESHOLD = 0.1
+THRESHOLD = 0.15
 
 
 def vsharp_radii(
