@@ -3,9 +3,9 @@
     python benchmarks/background.py TRUTH [TRUTH ...] [--found OUT] [--scans 3] [--methods pdf,lbv]
 
 TRUTH is `derivatives/truth` of `chi33 simulate`: total fields and masks are exact. With --found, the output of
-`chi33 run` on the first TRUTH is measured too: its total fields where it trusted them. One line a method and set, means over scans: error (norm of the difference
-over the norm of the truth, both demeaned where valid), slope, share of the brain that is valid, and time as a multiple
-of V-SHARP's.
+`chi33 run` on the first TRUTH is measured too: its total fields, where it trusted them. One line a method and set,
+means over scans: error (norm of the difference over the norm of the truth, both demeaned where valid), slope, share of
+the brain that is valid, and time as a multiple of V-SHARP's.
 """
 
 from __future__ import annotations
