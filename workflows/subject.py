@@ -321,9 +321,10 @@ def _export(
 def _export_subject(
     workflow: pe.Workflow, fit_wf: pe.Workflow, place: Derivatives, reference: RawScan, mean: pe.Node | None
 ) -> None:
-    facts = {"ReferenceScan": reference.name, "Frame": _SUBJECT_FRAME}
+    facts: dict[str, Any] = {"MagneticFieldStrength": reference.field_strength}
+    facts |= {"ReferenceScan": reference.name, "Frame": _SUBJECT_FRAME}
     if mean is not None:
-        facts = {"ReferenceScan": MEAN, "Frame": _MEAN_FRAME}
+        facts |= {"ReferenceScan": MEAN, "Frame": _MEAN_FRAME}
         product = _Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
         path = place.path(space="subject", suffix=product.suffix, desc=product.desc)
         _export(workflow, (mean, product.output), product, path, product.output, facts)

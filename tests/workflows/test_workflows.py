@@ -52,6 +52,8 @@ def test_a_subject_exports_every_derivative_of_every_scan(subject: RawSubject, t
         assert sidecar["Description"]
         if path.name.endswith(("fieldmap.nii.gz", "Chimap.nii.gz")) and "pev" not in path.name:
             assert sidecar["Units"] == ("rad" if "desc-echoes" in path.name else "ppm")
+        if "space-subject" in path.name:
+            assert sidecar["MagneticFieldStrength"] == 3.0
         if "acq-" in path.name and not path.name.endswith("xfm.txt"):
             assert sidecar["EchoTimes"] == [0.005, 0.012]
             assert sidecar["MagneticFieldStrength"] == 3.0
