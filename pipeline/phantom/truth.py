@@ -19,9 +19,10 @@ from .poses import HeadPose, ScanGrid
 from .sampling import sample_grid, sample_points, spline_coefficients, subvoxel_offsets, transform_points
 
 Float32Array = NDArray[np.float32]
-# In voxel edges. A scan's k-space ends at the Nyquist frequency, so that it does not alias: its point spread has a full
-# width of 1.2 voxels without a filter and 1.8 with Hamming's. With the template's own width this gives about 1.45.
-_SIGMA = 0.65
+# A scan's k-space ends at the Nyquist frequency, so that it does not alias: its point spread has a full width of 1.2
+# voxels without a filter and 1.8 with Hamming's; here 1.4, of which the voxels of the head's own maps are a part.
+_SIGMA = 0.6  # voxel edges
+_OWN_SIGMA = 0.25  # mm
 _SMALLEST_BRAIN = 0.5  # of the brain that a scan must hold
 
 
@@ -48,15 +49,13 @@ class SmoothedHead:
 
 
 def smooth_head(head: Head, edge: float) -> SmoothedHead:
-    """Return the head prepared for voxels whose smallest edge is `edge` mm; 1 mm and below need no smoothing."""
+    """Return the head prepared for voxels whose smallest edge is `edge` mm, at least 1."""
     tensor = np.stack([spline_coefficients(_smoothed(part, edge), 3) for part in head.tensor])
     return SmoothedHead(head, edge, _smoothed(head.brain, edge), tensor)
 
 
 def _smoothed(volume: Float32Array, edge: float) -> Float32Array:
-    if edge <= 1.01:
-        return volume
-    return ndimage.gaussian_filter(volume, _SIGMA * np.sqrt(edge**2 - 1), truncate=3.0)
+    return ndimage.gaussian_filter(volume, np.sqrt((_SIGMA * edge) ** 2 - _OWN_SIGMA**2), truncate=3.0)
 
 
 @dataclass(frozen=True)
