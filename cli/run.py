@@ -25,7 +25,7 @@ def run(
     unwrap: Literal["romeo", "laplacian"] | None = None,
     combination: Literal["fit", "average"] | None = None,
     background: Literal["vsharp", "resharp", "pdf", "lbv"] | None = None,
-    fit: Literal["closed", "masked", "single-step"] | None = None,
+    fit: Literal["closed", "masked", "single-step", "none"] | None = None,
     phase_sign: Literal["1", "-1"] | None = None,
     reference: str | None = None,
     masks: Path | None = None,
@@ -75,8 +75,8 @@ def run(
     background
         Removal of the background field from the local fields: V-SHARP (the default), RESHARP, PDF or LBV.
     fit
-        Susceptibility fit: single-step (of total fields, the default), masked (of local fields, each in its mask), or
-        closed (of local fields, closed form).
+        Susceptibility fit: single-step (of total fields, the default), masked (of local fields, each in its mask),
+        closed (of local fields, closed form), or none: masks, fields and transforms alone, also of a single scan.
     phase_sign
         -1 where the scanner's phase falls with a rising field and paramagnetic tissue comes out dark.
     reference

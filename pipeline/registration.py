@@ -291,7 +291,10 @@ def _information(fixed: _Scan, moving: _Scan, world: NDArray[np.float64]) -> flo
     grid = _at_spacing(fixed.image, SPACINGS[-1])
     method = _metric(grid)
     method.SetInitialTransform(transform)
-    return -float(method.MetricEvaluate(grid, _at_spacing(moving.image, SPACINGS[-1])))
+    try:
+        return -float(method.MetricEvaluate(grid, _at_spacing(moving.image, SPACINGS[-1])))
+    except RuntimeError:  # the images do not overlap
+        return 0.0
 
 
 def _attempt(fixed: _Scan, moving: _Scan, tilts: Sequence[float], followed: int) -> list[Registration]:

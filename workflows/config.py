@@ -10,11 +10,12 @@ from typing import Literal
 from ..pipeline.background import LARGEST_RADIUS, SMALLEST_RADIUS, THRESHOLD
 from ..pipeline.echoes import RESIDUAL_LIMIT, Combination
 from ..pipeline.errors import InputError
-from ..pipeline.fits.methods import FitOptions, Method
+from ..pipeline.fits.methods import FitOptions
 from ..pipeline.fits.prior import Prior
 
 Backend = Literal["auto", "fsl", "builtin"]
 Unwrapping = Literal["romeo", "laplacian"]
+Fit = Literal["single-step", "masked", "closed", "none"]
 Background = Literal["vsharp", "resharp", "pdf", "lbv"]
 
 
@@ -29,11 +30,12 @@ class RunConfig:
     background: removal of the background from the local field (the single-step fit takes total fields);
     vsharp_largest_radius, vsharp_smallest_radius: mm; vsharp_threshold: of its deconvolution, 0-1;
     residual_limit: voxels whose echoes depart farther from a line (rad, rms) are left out of the field;
-    fit: "single-step" (of total fields), "masked" or "closed" (of local fields); prior_iso, prior_aniso: standard
-    deviations of the tensor's parts in ppm; noise: standard deviation of the fields in ppm, estimated when not given;
-    iterations: limit, the method's own when not given; weights: of the voxels, from the "magnitude" or the "mask"
-    alone; draws, jackknife: of the uncertainty, 0 for none; dask: "threads", "local" or a scheduler's address;
-    fit_memory: GB that scans may take in a fit before they go to temporary files; device: "cpu" or "cuda";
+    fit: "single-step" (of total fields), "masked" or "closed" (of local fields), or "none": fields alone;
+    prior_iso, prior_aniso: standard deviations of the tensor's parts in ppm; noise: standard deviation of the fields in
+    ppm, estimated when not given; iterations: limit, the method's own when not given; weights: of the voxels, from the
+    "magnitude" or the "mask" alone; draws, jackknife: of the uncertainty, 0 for none; dask: "threads", "local" or a
+    scheduler's address; fit_memory: GB that scans may take in a fit before they go to temporary files; device: "cpu" or
+    "cuda";
     reference: label of the reference scan (acq-ori01), the first when not given, or "mean": of all scans, in the mean
     of their frames; masks: folder of the user's brain masks, named as the run's own; mask_consensus: brain masks that
     disagree with those of the other scans are repaired (three scans or more); echo_times (s) and field_strength
@@ -51,7 +53,7 @@ class RunConfig:
     vsharp_smallest_radius: float = SMALLEST_RADIUS
     vsharp_threshold: float = THRESHOLD
     residual_limit: float = RESIDUAL_LIMIT
-    fit: Method = "single-step"
+    fit: Fit = "single-step"
     prior_iso: float = 0.03
     prior_aniso: float = 0.004
     noise: float | None = None
@@ -71,8 +73,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Check the ranges; raises InputError naming the key."""
         FitOptions(
-            method=self.fit, prior=self.prior, noise=self.noise, iterations=self.iterations, draws=self.draws,
-            jackknife=self.jackknife,
+            method="closed" if self.fit == "none" else self.fit, prior=self.prior, noise=self.noise,
+            iterations=self.iterations, draws=self.draws, jackknife=self.jackknife,
         )  # fmt: skip
         if not 0 < self.bet_threshold < 1:
             raise InputError(f"bet_threshold must lie between 0 and 1, got {self.bet_threshold}.")

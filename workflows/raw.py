@@ -140,19 +140,20 @@ def _subject(folder: Path, sidecars: Sidecars, given: _Given, problems: list[str
     return RawSubject(subject, tuple(sorted(scans, key=lambda scan: scan.name)))
 
 
-def check_raw(subjects: Iterable[RawSubject], *, data: bool = True) -> None:
-    """Check the images of every scan, and that each subject has more than one head orientation.
+def check_raw(subjects: Iterable[RawSubject], *, data: bool = True, fewest: int = 2) -> None:
+    """Check the images of every scan, and that each subject has at least `fewest` head orientations.
 
     data=False reads headers only; otherwise every file is read once (`check_scan_data`). Raises InputError with every
     problem of the dataset in one report.
     """
     problems: list[str] = []
     for subject in subjects:
-        if len(subject.scans) < 2:
+        if len(subject.scans) < fewest:
             found = ", ".join(scan.name for scan in subject.scans) or "none"
             problems.append(
                 f"sub-{subject.label} has {len(subject.scans)} head orientation ({found}), but COSMOS and STI need "
-                "several: add scans with the head turned, told apart by acq- or run-."
+                "several: add scans with the head turned, told apart by acq- or run-, or give --fit none for its "
+                "fields alone."
             )
         _note_mixed_echoes(subject)
         for scan in subject.scans:

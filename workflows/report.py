@@ -28,7 +28,7 @@ from .report_measures import (
     measure_scans,
     measure_subject,
 )
-from .report_methods import fit_rows, flatten, recorded, uncertainty_words, write_methods
+from .report_methods import fit_rows, flatten, lookup, recorded, uncertainty_words, write_methods
 from .report_pictures import (
     TITLES,
     Picture,
@@ -60,6 +60,7 @@ _COLUMNS = (  # number, title, unit, digits, factor
 )
 
 
+_Column = tuple[str, str, str, int, float]  # key, title, unit, digits, factor
 _DEVIATION_COLUMNS = (
     ("chi33sd_median", "χ33", "median, ppm"),
     ("chi33sd_p95", "χ33", "95th percentile, ppm"),
@@ -86,7 +87,8 @@ def write_subject_report(
     scans = measure_scans(found)
     in_subject = measure_subject(files)
     directions = [scan.b0_direction for scan in scans if scan.b0_direction is not None]
-    orientations = assess_orientations(directions) if len(directions) == len(scans) else None
+    alone = len(scans) == 1 and lookup(provenance, "fit") == "none"
+    orientations = assess_orientations(directions) if len(directions) == len(scans) and not alone else None
     record = in_subject.record
     checks = (*check_scans(scans), *check_sign(in_subject, provenance), *check_fit(record))
     warnings = collect_warnings(scans, checks, orientations, provenance)
@@ -104,7 +106,7 @@ def write_subject_report(
         warnings=warnings,
         columns=[
             {"title": "Voxels", "unit": "mm"},
-            *({"title": title, "unit": unit} for _, title, unit, *_ in _COLUMNS),
+            *({"title": title, "unit": unit} for _, title, unit, *_ in _columns(scans)),
         ],
         scans=_scan_sections(scans, registrations),
         sphere=_sphere(directions) if orientations else None,
@@ -180,13 +182,18 @@ def _scan_sections(scans: Sequence[ScanMeasures], registrations: Mapping[str, Pi
         pictures = scan_pictures(scan, scales)
         if scan.name in registrations:
             pictures.append(registrations[scan.name])
-        sections.append({"name": scan.name, "cells": _cells(scan), "pictures": pictures})
+        sections.append({"name": scan.name, "cells": _cells(scan, _columns(scans)), "pictures": pictures})
     return sections
 
 
-def _cells(scan: ScanMeasures) -> list[str]:
+def _columns(scans: Sequence[ScanMeasures]) -> list[_Column]:
+    """The columns of which any scan has a number."""
+    return [column for column in _COLUMNS if any(scan.number(column[0]) is not None for scan in scans)]
+
+
+def _cells(scan: ScanMeasures, columns: Sequence[_Column]) -> list[str]:
     cells = [" × ".join(f"{edge:.3g}" for edge in scan.voxel_size)]
-    for key, _, _, digits, factor in _COLUMNS:
+    for key, _, _, digits, factor in columns:
         value = scan.number(key)
         cells.append(quantity(None if value is None else factor * value, digits))
     return cells

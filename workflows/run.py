@@ -120,14 +120,14 @@ def run_participants(
     backend = choose_backend(config)
     work = Path(work_dir).absolute() if work_dir else out_dir.with_name(out_dir.name + "-work")
     if dry_run:
-        check_raw(subjects, data=False)
+        check_raw(subjects, data=False, fewest=_fewest(config))
         for subject in subjects:
             for line in plan_lines(subject, config, backend, init_subject_wf(subject, config, backend, out_dir)):
                 announce(line)
         return []
     _check_compute(config)
     announce(f"checking {sum(len(s.scans) for s in subjects)} scans of {len(subjects)} subject(s)")
-    check_raw(subjects)
+    check_raw(subjects, fewest=_fewest(config))
     _check_given_masks(subjects, config)
     _check_space(subjects, out_dir, work)
     check_output_folder(out_dir, bids_dir)
@@ -140,8 +140,15 @@ def run_participants(
     return reports
 
 
+def _fewest(config: RunConfig) -> int:
+    """Return how many scans a subject needs at least."""
+    return 1 if config.fit == "none" else 2
+
+
 def _check_compute(config: RunConfig) -> None:
     """Raise InputError where the fit's device or Dask scheduler is not there: the fit comes after the long steps."""
+    if config.fit == "none":
+        return
     check_device(config.device)
     if config.dask not in ("threads", "local"):
         Execution(config.dask).close()
@@ -236,12 +243,12 @@ def _run_subject(
         _execute(workflow, clock, processes, work / "crash", subject.label)
     remove_stale(subject, config, out_dir)
     provenance = _provenance(subject, config, backend, clock, began, processes)
-    fit = read_json(
-        sidecar_path(Derivatives(out_dir, subject.label).path(space="subject", desc="tensor", suffix="Chimap"))
-    )
-    provenance |= {"noise": fit["FieldNoisePpm"], "warnings": fit["Warnings"]}
-    for warning in fit["Warnings"]:
-        announce(f"warning: sub-{subject.label}: {warning}")
+    if config.fit != "none":
+        tensor = Derivatives(out_dir, subject.label).path(space="subject", desc="tensor", suffix="Chimap")
+        fit = read_json(sidecar_path(tensor))
+        provenance |= {"noise": fit["FieldNoisePpm"], "warnings": fit["Warnings"]}
+        for warning in fit["Warnings"]:
+            announce(f"warning: sub-{subject.label}: {warning}")
     write_json(provenance_file, provenance)
     for stage in provenance["stages"]:
         announce(f"{stage['stage']}: {stage['seconds']:.1f} s")

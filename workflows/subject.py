@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,55 +95,79 @@ def reference_scan(subject: RawSubject, config: RunConfig) -> RawScan:
 def init_subject_wf(
     subject: RawSubject, config: RunConfig, backend: str, out_dir: Path, *, name: str | None = None
 ) -> pe.Workflow:
-    """Return the whole workflow of a subject, from raw scans to exported label maps.
+    """Return the whole workflow of a subject, from raw scans to exported label maps (to fields, where none is fitted).
 
     backend: "fsl" or "builtin"; out_dir: the derivatives folder, where names follow Derivatives.
     """
     workflow = pe.Workflow(name=name or f"sub_{node_name(subject.label)}_wf")
-    reference = reference_scan(subject, config)
     frame = _place_scans(workflow, subject, config, backend)
-    fit_wf = init_fit_wf(subject.scans, config)
-    sources = fit_sources(config)
-    merges = {one: pe.Node(niu.Merge(len(subject.scans)), name=f"all_{one}") for one in (*sources, "transforms")}
+    scans: list[_PlacedScan] = []
     for index, scan in enumerate(subject.scans):
-        tag, number = node_name(scan.name), f"in{index + 1}"
+        tag = node_name(scan.name)
         mask, transform, quality, record = frame.of(workflow, index, tag)
         scan_wf = init_scan_wf(scan, config, name=f"scan_{tag}_wf")
-        labels_wf = init_scan_labels_wf(scan, index, name=f"labels_{tag}_wf")
-        fitted = ("tensor_file", "cosmos_file", "uncertainty_file")
-        workflow.connect(
-            [
-                (mask[0], scan_wf, [(mask[1], "inputnode.brain_mask")]),
-                *((scan_wf, merges[one], [(f"outputnode.{source}", number)]) for one, source in sources.items()),
-                (transform[0], merges["transforms"], [(transform[1], number)]),
-                (fit_wf, labels_wf, [(f"outputnode.{one}", f"inputnode.{one}") for one in fitted]),
-                (
-                    scan_wf,
-                    labels_wf,
-                    [(f"outputnode.{one}", f"inputnode.{one}") for one in ("local_field", "local_mask")],
-                ),
-                (transform[0], labels_wf, [(transform[1], "inputnode.transform_file")]),
-            ]
-        )
-        if scan is reference and frame.mean is None:
-            workflow.connect([(scan_wf, fit_wf, [("outputnode.brain_mask", "inputnode.reference_file")])])
+        workflow.connect([(mask[0], scan_wf, [(mask[1], "inputnode.brain_mask")])])
         place = Derivatives(out_dir, subject.label, scan.session)
-        products = (*_LABEL_PRODUCTS, *(_DEVIATION_PRODUCTS if config.draws or config.jackknife else ()))
-        facts = _scan_facts(scan, config)
+        scans.append(_PlacedScan(scan, scan_wf, transform, place))
         for product in _SCAN_PRODUCTS:
             beside = record if product.output == "brain_mask" else None
             source = (scan_wf, f"outputnode.{product.output}")
-            _export_scan_map(workflow, source, product, scan, place, facts, beside)
-        for product in products:
-            source = (labels_wf, f"outputnode.{product.output}")
-            _export_scan_map(workflow, source, product, scan, place, facts, (fit_wf, "outputnode.sidecar_file"))
+            _export_scan_map(workflow, source, product, scan, place, _scan_facts(scan, config), beside)
         product = _Product("transform_file", "xfm", None, None, "World of the scan to the subject frame, mm, 4x4")
         _export(workflow, transform, product, place.transform(scan.label), f"{tag}_xfm", {}, record=quality)
+    place = Derivatives(out_dir, subject.label)
+    reference = reference_scan(subject, config)
     if frame.mean is not None:
-        workflow.connect([(frame.mean, fit_wf, [("brain_file", "inputnode.reference_file")])])
-    workflow.connect([(merge, fit_wf, [("out", f"inputnode.{one}")]) for one, merge in merges.items()])
-    _export_subject(workflow, fit_wf, Derivatives(out_dir, subject.label), reference, frame.mean)
+        _export_mean(workflow, frame.mean, place, reference)
+    if config.fit != "none":
+        fit_wf = _add_fit(workflow, scans, reference, config, frame.mean)
+        _export_subject(workflow, fit_wf, place, reference, mean=frame.mean is not None)
     return workflow
+
+
+@dataclass(frozen=True)
+class _PlacedScan:
+    """A scan, its workflow, the source of its transform to the subject frame, and where its maps go."""
+
+    raw: RawScan
+    workflow: pe.Workflow
+    transform: _Source
+    place: Derivatives
+
+
+def _add_fit(
+    workflow: pe.Workflow, scans: Sequence[_PlacedScan], reference: RawScan, config: RunConfig, mean: pe.Node | None
+) -> pe.Workflow:
+    """Add the fit of all scans and the labels of each to a subject's workflow; return the fit's workflow."""
+    fit_wf = init_fit_wf([scan.raw for scan in scans], config)
+    sources = fit_sources(config)
+    merges = {one: pe.Node(niu.Merge(len(scans)), name=f"all_{one}") for one in (*sources, "transforms")}
+    products = (*_LABEL_PRODUCTS, *(_DEVIATION_PRODUCTS if config.draws or config.jackknife else ()))
+    for index, scan in enumerate(scans):
+        number, own, transform = f"in{index + 1}", scan.workflow, scan.transform
+        labels_wf = init_scan_labels_wf(scan.raw, index, name=f"labels_{node_name(scan.raw.name)}_wf")
+        fitted = ("tensor_file", "cosmos_file", "uncertainty_file")
+        local = ("local_field", "local_mask")
+        workflow.connect(
+            [
+                *((own, merges[one], [(f"outputnode.{source}", number)]) for one, source in sources.items()),
+                (transform[0], merges["transforms"], [(transform[1], number)]),
+                (fit_wf, labels_wf, [(f"outputnode.{one}", f"inputnode.{one}") for one in fitted]),
+                (own, labels_wf, [(f"outputnode.{one}", f"inputnode.{one}") for one in local]),
+                (transform[0], labels_wf, [(transform[1], "inputnode.transform_file")]),
+            ]
+        )
+        if scan.raw is reference and mean is None:
+            workflow.connect([(own, fit_wf, [("outputnode.brain_mask", "inputnode.reference_file")])])
+        facts = _scan_facts(scan.raw, config)
+        for product in products:
+            source = (labels_wf, f"outputnode.{product.output}")
+            record = (fit_wf, "outputnode.sidecar_file")
+            _export_scan_map(workflow, source, product, scan.raw, scan.place, facts, record)
+    if mean is not None:
+        workflow.connect([(mean, fit_wf, [("brain_file", "inputnode.reference_file")])])
+    workflow.connect([(merge, fit_wf, [("out", f"inputnode.{one}")]) for one, merge in merges.items()])
+    return fit_wf
 
 
 @dataclass(frozen=True)
@@ -248,7 +272,7 @@ def given_masks(subject: RawSubject, config: RunConfig) -> dict[str, Path]:
 
 def remove_stale(subject: RawSubject, config: RunConfig, out_dir: Path) -> None:
     """Remove the standard deviations that an earlier run wrote of a fit, where this run made none."""
-    if config.draws or config.jackknife:
+    if config.draws or config.jackknife or config.fit == "none":
         return
     for scan in subject.scans:
         place = Derivatives(out_dir, subject.label, scan.session)
@@ -318,16 +342,23 @@ def _export(
         workflow.connect([(record[0], node, [(record[1], "sidecar_file")])])
 
 
-def _export_subject(
-    workflow: pe.Workflow, fit_wf: pe.Workflow, place: Derivatives, reference: RawScan, mean: pe.Node | None
-) -> None:
+def _frame_facts(reference: RawScan, *, mean: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {"MagneticFieldStrength": reference.field_strength}
-    facts |= {"ReferenceScan": reference.name, "Frame": _SUBJECT_FRAME}
-    if mean is not None:
-        facts |= {"ReferenceScan": MEAN, "Frame": _MEAN_FRAME}
-        product = _Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
-        path = place.path(space="subject", suffix=product.suffix, desc=product.desc)
-        _export(workflow, (mean, product.output), product, path, product.output, facts)
+    if mean:
+        return facts | {"ReferenceScan": MEAN, "Frame": _MEAN_FRAME}
+    return facts | {"ReferenceScan": reference.name, "Frame": _SUBJECT_FRAME}
+
+
+def _export_mean(workflow: pe.Workflow, mean: pe.Node, place: Derivatives, reference: RawScan) -> None:
+    product = _Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
+    path = place.path(space="subject", suffix=product.suffix, desc=product.desc)
+    _export(workflow, (mean, product.output), product, path, product.output, _frame_facts(reference, mean=True))
+
+
+def _export_subject(
+    workflow: pe.Workflow, fit_wf: pe.Workflow, place: Derivatives, reference: RawScan, *, mean: bool
+) -> None:
+    facts = _frame_facts(reference, mean=mean)
     for product in _SUBJECT_PRODUCTS:
         path = place.path(space="subject", suffix=product.suffix, desc=product.desc)
         source = (fit_wf, f"outputnode.{product.output}")

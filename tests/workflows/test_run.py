@@ -310,7 +310,7 @@ def test_what_the_fit_needs_and_is_not_there_is_refused_before_work(
 
 def test_a_full_disk_is_refused_before_work(turning_head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**5))
-    with pytest.raises(InputError, match=r"out has 0\.0 GB free but about .* GB are needed: free some space or choose"):
+    with pytest.raises(InputError, match=r"out has 0\.1 MB free but about .* MB are needed: free some space or choose"):
         _run(turning_head, tmp_path / "out", RunConfig(backend="builtin"))
     assert list(tmp_path.iterdir()) == []
 
