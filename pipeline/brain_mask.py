@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from .echoes import smooth_inside
 from .errors import InputError, StepError
-from .frames import check_affine, voxel_size
+from .frames import check_affine, voxel_frame, voxel_size
 from .masks import clean_mask
 from .resample import resample
 
@@ -26,12 +26,27 @@ _PADDING = 30  # voxels; the surface may leave the image while it inflates
 _SHADING_WIDTH = 30.0  # mm
 _MINIMUM_VOLUME = 200.0  # ml
 _OPENING = 6.0  # mm; a nerve or a vein that the surface follows out of the brain is thinner than twice this
-_RUN = (
-    "import sys, nibabel, numpy; from brainextractor import BrainExtractor; "
-    "bet = BrainExtractor(nibabel.load(sys.argv[1]), bt=float(sys.argv[3])); bet.run(400); "
-    "mask = bet.compute_mask().astype(numpy.uint8); "
-    "nibabel.save(nibabel.Nifti1Image(mask, bet.img.affine), sys.argv[2])"
-)
+_LARGEST_VOLUME = 1950.0  # ml; more than that holds eyes or neck
+_USUAL_VOLUME = 1600.0  # ml
+_ATTEMPTS, _STEP, _HIGHEST = 4, 0.05, 0.85  # of the fractional threshold
+_RUN = """
+import sys, nibabel, numpy, trimesh
+from brainextractor import BrainExtractor
+source, target, threshold, *sphere = sys.argv[1:]
+bet = BrainExtractor(nibabel.load(source), bt=float(threshold))
+if sphere:  # centre and radius in voxels, as BET's options -c and -r
+    *centre, radius = map(float, sphere)
+    bet.c, bet.r = numpy.array(centre), radius / 2
+    apart = numpy.indices(bet.shape) - bet.c[:, None, None, None]
+    bet.tm = numpy.median(bet.data[(apart**2).sum(axis=0) < radius**2])
+    bet.surface = trimesh.creation.icosphere(subdivisions=4, radius=bet.r)
+    bet.surface.apply_translation(bet.c)
+    bet.vertices, bet.faces = numpy.array(bet.surface.vertices), numpy.array(bet.surface.faces)
+    bet.update_surface_attributes()
+bet.run(400)
+mask = bet.compute_mask().astype(numpy.uint8)
+nibabel.save(nibabel.Nifti1Image(mask, bet.img.affine), target)
+"""
 
 
 def brain_mask(
@@ -40,8 +55,10 @@ def brain_mask(
     """Return the brain mask (x, y, z) of a gradient-echo magnitude, by BET's deformable surface.
 
     magnitude: (x, y, z), any unit; affine: voxel-to-world (4, 4); fractional_threshold: 0-1, smaller keeps more.
-    Coil shading is divided out, the image is resampled to 2 mm and zero-padded, and the mask is cleaned. Raises
-    InputError for an image without contrast, StepError where no brain is found. Source: Smith 2002 (brainextractor).
+    Coil shading is divided out, the image is resampled to 2 mm and zero-padded, and the mask is cleaned. Where it is
+    larger than any brain, the surface starts again from a sphere at the top of the head, with a higher threshold.
+    Raises InputError for an image without contrast, StepError where no brain is found. Source: Smith 2002
+    (brainextractor).
     """
     image = np.asarray(magnitude, np.float32)
     matrix = check_affine(affine)
@@ -51,8 +68,7 @@ def brain_mask(
         raise InputError(f"fractional_threshold must lie between 0 and 1, got {fractional_threshold}.")
     size = np.round(voxel_size(matrix), _DIGITS)
     coarse = _isotropic(_flattened(image, size), size)
-    found = _extract(np.pad(coarse, _PADDING), fractional_threshold, timeout)
-    core = found[_PADDING:-_PADDING, _PADDING:-_PADDING, _PADDING:-_PADDING]
+    core = _plausible(coarse, _upwards(matrix), fractional_threshold, timeout)
     soft = resample(core.astype(np.float32), np.diag(_COARSE), np.diag([*size, 1.0]), image.shape, order=1)
     mask = clean_mask(soft >= 0.5, size, opening=_OPENING)
     volume = float(mask.sum() * np.prod(size) / 1000)
@@ -61,6 +77,37 @@ def brain_mask(
             f"brain extraction found {volume:.0f} ml, less than any brain: check the magnitude, or give masks yourself."
         )
     return mask
+
+
+def _plausible(
+    coarse: NDArray[np.float32], upwards: NDArray[np.float64], threshold: float, timeout: float
+) -> NDArray[np.bool_]:
+    """Return the mask of a 2 mm image; tried again with BET's robust centre where it is too large for a brain."""
+    sphere: tuple[float, ...] = ()
+    padded = np.pad(coarse, _PADDING)
+    for _ in range(_ATTEMPTS):
+        found = _extract(padded, threshold, timeout, sphere)
+        core = found[_PADDING:-_PADDING, _PADDING:-_PADDING, _PADDING:-_PADDING]
+        if core.sum() * BET_SPACING**3 / 1000 <= _LARGEST_VOLUME or threshold >= _HIGHEST:
+            break
+        sphere = _sphere_at_the_top(core, upwards)
+        threshold = min(threshold + _STEP, _HIGHEST)
+    return core
+
+
+def _sphere_at_the_top(mask: NDArray[np.bool_], upwards: NDArray[np.float64]) -> tuple[float, ...]:
+    """Return centre and radius, in voxels of the padded image, of a usual brain at the top of a mask with a neck."""
+    voxels = np.argwhere(mask)
+    radius = float(np.cbrt(3 * _USUAL_VOLUME * 1000 / (4 * np.pi))) / BET_SPACING
+    centre = voxels.mean(axis=0)
+    height = float(np.percentile(voxels @ upwards, 99.5)) - 0.95 * radius
+    centre = centre + upwards * max(height - float(centre @ upwards), 0.0)
+    return (*(float(c) for c in centre + _PADDING), radius)
+
+
+def _upwards(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the unit vector of the world's +z along the array's axes."""
+    return np.asarray(voxel_frame(affine).T @ [0.0, 0.0, 1.0])
 
 
 def _flattened(image: NDArray[np.float32], size: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -78,12 +125,14 @@ def _isotropic(image: NDArray[np.float32], size: NDArray[np.float64]) -> NDArray
     return resample(smooth, np.diag([*size, 1.0]), np.diag(_COARSE), count.tolist(), order=1)
 
 
-def _extract(volume: NDArray[np.float32], threshold: float, timeout: float) -> NDArray[np.bool_]:
+def _extract(
+    volume: NDArray[np.float32], threshold: float, timeout: float, sphere: tuple[float, ...] = ()
+) -> NDArray[np.bool_]:
     """Run the surface in a process of its own: it can leave the image and take the interpreter with it."""
     with tempfile.TemporaryDirectory(prefix="chi33-bet-") as folder:
         paths = [str(Path(folder) / name) for name in ("magnitude.nii", "mask.nii")]
         nib.save(nib.Nifti1Image(volume, np.diag(_COARSE)), paths[0])
-        command = [sys.executable, "-c", _RUN, *paths, str(threshold)]
+        command = [sys.executable, "-c", _RUN, *paths, str(threshold), *map(str, sphere)]
         environment = {**os.environ, "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         try:
             done = subprocess.run(
