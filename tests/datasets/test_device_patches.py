@@ -65,7 +65,10 @@ def test_a_device_that_is_too_small_is_refused(store_path: Path, monkeypatch: py
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"cache_mb": -1}, "cache_mb must be at least 0, got -1"),
-        ({"patch_size": 32}, 'patch_size and min_brain are those of the store\'s index: choose draw = "random" too'),
+        (
+            {"patch_size": 32},
+            'patch_size and min_brain are those of the store\'s index: choose draw = "random" or "turned" too',
+        ),
         ({"keep": "device", "num_workers": 2}, 'keep = "device" needs no loader processes, got num_workers = 2'),
     ],
 )

@@ -28,8 +28,8 @@ def test_a_file_and_then_options_decide(tmp_path: Path) -> None:
     [
         ("prior_izo = 0.03", "unknown key prior_izo: did you mean prior_iso"),
         ("wholly_other = 1", "unknown key wholly_other: the keys are backend, "),
-        ("[fit]\nprior_iso = 1", "fit in .* must be one of 'closed', 'masked', 'single-step'"),
-        ('fit = "tikhonov"', "fit in .* must be one of 'closed', 'masked', 'single-step', got 'tikhonov'"),
+        ("[fit]\nprior_iso = 1", "fit in .* must be one of 'single-step', 'masked', 'closed', 'none'"),
+        ('fit = "tikhonov"', "fit in .* must be one of 'single-step', 'masked', 'closed', 'none', got 'tikhonov'"),
         ('weights = "ones"', "weights in .* must be one of 'magnitude', 'mask', got 'ones'"),
         ("draws = 2.5", "draws in .* must be a whole number, got 2.5"),
         ('backend = "afni"', "backend in .* must be one of 'auto', 'fsl', 'builtin', got 'afni'"),

