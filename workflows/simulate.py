@@ -25,7 +25,7 @@ from .simulate_vendors import StoredImage, Vendor, bytes_per_voxel, digitised, s
 
 Report = Callable[[str], None]
 Format = Literal["nifti", "dicom", "both"]
-_BYTES_PER_VOXEL = 3  # of an echo's magnitude and phase on disk, compressed
+_BYTES_PER_VOXEL = 3.8  # of an echo's magnitude and phase on disk, compressed
 _TRUTH_BYTES_PER_VOXEL = 30
 
 
@@ -77,7 +77,7 @@ class Simulation:
     def bytes_on_disk(self) -> int:
         """About how much disk the data set takes."""
         voxels = [float(np.prod(self.grid_at(voxel, np.zeros(3), 0.0).shape)) for voxel in self.voxels]
-        raw = _BYTES_PER_VOXEL if self.format != "dicom" else 0
+        raw = _BYTES_PER_VOXEL if self.format != "dicom" else 0.0
         raw += bytes_per_voxel(self.vendor) if self.format != "nifti" else 0
         each = raw * len(self.protocol.echo_times) + _TRUTH_BYTES_PER_VOXEL / 4
         return int(self.subjects * self.orientations * float(np.mean(voxels)) * each)
