@@ -18,6 +18,9 @@ from chi33.cli.main import main
 from chi33.pipeline.errors import Chi33Warning
 from chi33.pipeline.frames import b0_direction_from_affine, radians_per_ppm, voxel_frame
 from chi33.pipeline.phantom.acquisition import Protocol
+from chi33.pipeline.phantom.anatomy import build_head
+from chi33.pipeline.phantom.subjects import HeadParameters
+from chi33.pipeline.phantom.truth import SmoothedHead, smooth_head
 from chi33.pipeline.tensor_field import tensor_field
 from chi33.pipeline.tensors import rotate_components
 from chi33.workflows.derivatives import Derivatives, read_transform, write_image, write_transform
@@ -217,6 +220,12 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def fsl(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> StandIns:
     """Stand-ins of bet and flirt for the simulated heads, for processes of their own."""
     return write_stand_ins(tmp_path_factory.mktemp("fsl") / "stand-ins", simulated)
+
+
+@pytest.fixture(scope="session")
+def smooth_head_of_2_mm() -> SmoothedHead:
+    """A simulated head, prepared for scans of 2 mm; read only."""
+    return smooth_head(build_head(HeadParameters.from_seed(4)), 2.0)
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,9 @@ from chi33.datasets.augmentation import magnetisation_weights, turn_tensor
 from chi33.datasets.volume import Geometry, TensorVolume
 from chi33.pipeline.magnetisation_field import magnetisation_fields
 from chi33.pipeline.masks import dice
-from chi33.pipeline.phantom.anatomy import ROI_LABELS, build_head
+from chi33.pipeline.phantom.anatomy import ROI_LABELS
 from chi33.pipeline.phantom.poses import head_orientations, scan_grid
-from chi33.pipeline.phantom.subjects import HeadParameters
-from chi33.pipeline.phantom.truth import ScanTruth, brain_centred_grid_centre, scan_truth, smooth_head
+from chi33.pipeline.phantom.truth import ScanTruth, SmoothedHead, brain_centred_grid_centre, scan_truth
 from chi33.pipeline.spline_maps import evaluate, spline_maps
 from chi33.pipeline.tensor_field import dipole_field
 from chi33.pipeline.tensors import eigenvalues, principal_eigenvector, rotation_of_components
@@ -38,9 +37,9 @@ class TwoScans:
 
 
 @pytest.fixture(scope="module")
-def scans() -> TwoScans:
-    head = build_head(HeadParameters.from_seed((77, 0)))
-    smooth = smooth_head(head, 2.0)
+def scans(smooth_head_of_2_mm: SmoothedHead) -> TwoScans:
+    smooth = smooth_head_of_2_mm
+    head = smooth.head
     poses = head_orientations(2, 30.0, (77, 0))
     neutral, turned = (
         scan_truth(smooth, pose, scan_grid((VOXEL,) * 3, brain_centred_grid_centre(head, pose, np.eye(3))))

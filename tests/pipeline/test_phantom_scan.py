@@ -45,9 +45,9 @@ def truth_of(smooth: SmoothedHead, pose: int, **grid: object) -> ScanTruth:
 
 
 @pytest.fixture(scope="module")
-def simulated() -> Simulated:
-    head = build_head(HeadParameters.from_seed(4))
-    smooth = smooth_head(head, 2.0)
+def simulated(smooth_head_of_2_mm: SmoothedHead) -> Simulated:
+    smooth = smooth_head_of_2_mm
+    head = smooth.head
     scans = (truth_of(smooth, 0), truth_of(smooth, 1), truth_of(smooth, 3, voxel=(2, 2, 3), axcodes="LPS"))
     return Simulated(head, smooth, contrast(smooth, Protocol()), scans)
 
