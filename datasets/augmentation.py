@@ -9,7 +9,6 @@ within 17 % (benchmarks/augmentation.py). `reorient` turns B0 instead of the hea
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,8 +24,10 @@ from ..pipeline.labels import reference_to_mask
 from ..pipeline.magnetisation_field import magnetisation_fields
 from ..pipeline.spline_maps import evaluate, spline_maps
 from ..pipeline.tensors import rotation_of_components, to_matrix
+from .named_draws import named_generator
 from .volume import FIELD, LABELS, MASK, Geometry, ScalarVolume, TensorVolume, Volume
 
+Bounds = tuple[float, float]
 B0_DIRECTION = np.array([0.0, 0.0, 1.0])
 SUSCEPTIBILITY = (FIELD, *LABELS, "chi33sd")  # what scales with the susceptibility
 _MARGIN = 1  # voxels kept free around a turned mask
@@ -38,8 +39,7 @@ def random_rotation(subject: str, number: int, *, max_angle: float, seed: int) -
 
     Its tilt of the head against B0 is therefore at most max_angle. Depends on seed, subject and number alone.
     """
-    words = np.frombuffer(hashlib.sha256(f"sub-{subject}/{number}".encode()).digest(), np.uint32)
-    return draw_rotation(max_angle, np.random.default_rng([seed, *words.tolist()]))
+    return draw_rotation(max_angle, named_generator(f"sub-{subject}/{number}", seed))
 
 
 def draw_rotation(max_angle: float, rng: np.random.Generator) -> FloatArray:
@@ -51,7 +51,7 @@ def draw_rotation(max_angle: float, rng: np.random.Generator) -> FloatArray:
     return Rotation.from_rotvec(axis / np.linalg.norm(axis) * angle).as_matrix()
 
 
-def draw_scale(bounds: tuple[float, float], rng: np.random.Generator) -> float:
+def draw_scale(bounds: Bounds, rng: np.random.Generator) -> float:
     """Return a susceptibility scale between two bounds, its logarithm uniform: half is as likely as double.
 
     QSMnet+ (Jung 2020) scales susceptibilities so that a network also learns those of haemorrhages.
@@ -59,12 +59,12 @@ def draw_scale(bounds: tuple[float, float], rng: np.random.Generator) -> float:
     return _draw("--augment-scale", bounds, rng)
 
 
-def draw_snr(bounds: tuple[float, float], rng: np.random.Generator) -> float:
+def draw_snr(bounds: Bounds, rng: np.random.Generator) -> float:
     """Return a signal-to-noise ratio of the field between two bounds, its logarithm uniform."""
     return _draw("--augment-snr", bounds, rng)
 
 
-def _draw(option: str, bounds: tuple[float, float], rng: np.random.Generator) -> float:
+def _draw(option: str, bounds: Bounds, rng: np.random.Generator) -> float:
     low, high = (float(one) for one in bounds)
     if not 0 < low <= high < np.inf:
         raise InputError(f"{option} must be two rising numbers above 0, LOW,HIGH, got {low:g},{high:g}.")

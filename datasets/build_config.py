@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..pipeline.errors import InputError
+from .augmentation import Bounds
 from .patches import DEFAULT_RULE, Grid, PatchRule, patch_rule
 
 AUGMENTATIONS = ("tensor", "cosmos")
-Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
 from ..pipeline.errors import InputError
 from .augmentation import draw_scale, draw_snr, random_rotation, turn_scalar, turn_tensor, vary
 from .build_config import Copies
+from .named_draws import named_generator
 from .patches import PatchRule, choose_patches, no_patch_message
 from .store import store_digests
 from .store_writer import check_finite
@@ -141,8 +141,7 @@ def varied(volume: Volume, number: int, copies: Copies) -> Volume:
     """Return a copy with its susceptibilities scaled and noise added, both drawn anew for every number and seed."""
     if copies.snr is None and copies.scale is None:
         return volume
-    words = np.frombuffer(hashlib.sha256(f"sub-{volume.subject}/{number}/vary".encode()).digest(), np.uint32)
-    rng = np.random.default_rng([copies.seed, *words.tolist()])
+    rng = named_generator(f"sub-{volume.subject}/{number}/vary", copies.seed)
     scale = 1.0 if copies.scale is None else draw_scale(copies.scale, rng)
     snr = None if copies.snr is None else draw_snr(copies.snr, rng)
     return vary(volume, snr=snr, scale=scale, rng=rng)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import io
 import os
 from pathlib import Path
 
 from ..pipeline.errors import InputError, StepError
+from .positioned_file import PositionedFile
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -33,19 +33,18 @@ def disk_full(error: BaseException, path: Path) -> DiskFullError | None:
     )
 
 
-class GuardedFile(io.RawIOBase):
+class GuardedFile(PositionedFile):
     """A new file at path, locked against a second writer; raises InputError where another process writes it."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)  # a file in use is not truncated
+        super().__init__(descriptor)
         self._raw = os.fdopen(descriptor, "r+b", buffering=0)
         self.error: OSError | None = None
         if not self._lock(path):
             self._raw.close()
             raise InputError(f"{path} is being written by another process: wait for it to end.")
         os.ftruncate(self._raw.fileno(), 0)
-        self._position = 0
 
     def _lock(self, path: Path) -> bool:
         try:
@@ -62,35 +61,9 @@ class GuardedFile(io.RawIOBase):
         if self.error is not None:
             raise self.error
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
     def writable(self) -> bool:
         """Return True."""
         return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a byte of the file."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._raw.fileno()).st_size}
-        self._position = start[whence] + offset
-        return self._position
-
-    def tell(self) -> int:
-        """Return the byte the next read or write starts at."""
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill a buffer from the file, with zeros after its end."""
-        view = memoryview(buffer).cast("B")
-        count = os.preadv(self._raw.fileno(), [view], self._position)
-        view[count:] = bytes(len(view) - count)
-        self._position += len(view)
-        return len(view)
 
     def write(self, buffer: bytes | memoryview) -> int:  # type: ignore[override]
         """Write a buffer; an error is kept for check() and the rest of the file's life writes nothing."""

@@ -10,10 +10,11 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader
 
 from ..pipeline.errors import InputError
+from .augmentation import Bounds
 from .device_patches import DeviceLoader, DevicePatches
 from .epoch_sampler import EpochSampler
 from .patch_dataset import TRAINING_CHANNELS, PatchDataset, Patches, PatchKey, RandomPatchDataset
-from .rotation_torch import Bounds, TurnedPatchDataset
+from .rotation_torch import TurnedPatchDataset
 from .store import Store
 
 Draw = Literal["index", "random", "turned"]

@@ -17,8 +17,6 @@ from torch.utils.data import Dataset
 
 from ..pipeline.errors import Chi33Warning, InputError
 from .corners import AdmissibleCorners
-from .epoch_sampler import EpochSampler
-from .leakage import check_disjoint
 from .patches import no_patch_message
 from .store import PatchTable, Store, VolumeEntry, open_store
 from .store_reader import CACHE_BYTES, StoreReader
@@ -26,14 +24,11 @@ from .volume import FIELD, MASK, Float32Array
 
 __all__ = [
     "TRAINING_CHANNELS",
-    "EpochSampler",
     "PatchDataset",
     "PatchKey",
     "Patches",
     "RandomPatchDataset",
-    "StoreReader",
     "VolumeDataset",
-    "check_disjoint",
 ]
 
 TRAINING_CHANNELS = (FIELD, "chi33", "deltab", MASK)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..pipeline.errors import InputError
+from ..pipeline.masks import bounding_box
+from .named_draws import named_generator
 
 Grid = tuple[int, int, int]
 
@@ -160,7 +161,7 @@ def choose_patches(mask: ArrayLike, volume_id: str, rule: PatchRule) -> tuple[ND
     chosen = corners[held > least if rule.name == "lpcnn" else held >= np.ceil(least - 1e-6)]
     if rule.random:
         number = min(int(rule.number or 0), chosen.size)
-        chosen = np.sort(_generator(volume_id, rule.seed).choice(chosen, size=number, replace=False))
+        chosen = np.sort(named_generator(volume_id, rule.seed).choice(chosen, size=number, replace=False))
     encoded = volume_id.encode()
     table = np.empty(chosen.size, patch_dtype(len(encoded)))
     table["volume"] = encoded
@@ -185,10 +186,10 @@ def _grid_corners(mask: NDArray[np.bool_], shape: tuple[int, ...], rule: PatchRu
     """Flat indices, among the corners (shape), of a grid's positions; none where the mask is empty."""
     if not mask.any():
         return np.empty(0, np.intp)
-    starts = []
-    for axis, corners in enumerate(shape):
-        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        starts.append(_box_starts(inside, corners, axis, rule) if rule.name == "isdu" else _starts(corners, rule))
+    starts = [
+        _box_starts(held, corners, axis, rule) if rule.name == "isdu" else _starts(corners, rule)
+        for axis, (held, corners) in enumerate(zip(bounding_box(mask), shape, strict=True))
+    ]
     return np.ravel_multi_index(np.ix_(*starts), shape).ravel()
 
 
@@ -197,9 +198,9 @@ def _starts(corners: int, rule: PatchRule) -> NDArray[np.intp]:
     return np.unique([*range(0, corners, rule.stride or 1), corners - 1])
 
 
-def _box_starts(inside: NDArray[np.intp], corners: int, axis: int, rule: PatchRule) -> NDArray[np.intp]:
+def _box_starts(held: slice, corners: int, axis: int, rule: PatchRule) -> NDArray[np.intp]:
     """Evenly from one side of the brain's box to the other; in its middle where the box is smaller than a patch."""
-    low, high = int(inside[0]), int(inside[-1]) + 1 - rule.size
+    low, high = held.start, held.stop - rule.size
     if high <= low:
         return np.array([min(max((low + high) // 2, 0), corners - 1)])
     count = rule.grid[axis] if rule.grid else 1 + max(1, round((high - low) / (rule.stride or 1)))
@@ -221,8 +222,3 @@ def join_tables(tables: list[NDArray[Any]]) -> NDArray[Any]:
     """Return patch tables as one, with room for the longest volume id."""
     length = max((table.dtype["volume"].itemsize for table in tables), default=1)
     return np.concatenate([np.empty(0, patch_dtype(length)), *[table.astype(patch_dtype(length)) for table in tables]])
-
-
-def _generator(volume_id: str, seed: int) -> np.random.Generator:
-    words = np.frombuffer(hashlib.sha256(volume_id.encode()).digest(), np.uint32)
-    return np.random.default_rng([seed, *words.tolist()])

@@ -19,14 +19,13 @@ from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from ..pipeline.errors import InputError
 from ..pipeline.fits.torch_closed_form import torch_device
-from .augmentation import draw_rotation, draw_scale, draw_snr
+from .augmentation import Bounds, draw_rotation, draw_scale, draw_snr
 from .patch_dataset import TRAINING_CHANNELS, PatchKey
 from .patches import brain_counts, no_patch_message
 from .store import Store, open_store
 from .turned_head import TurnableHead, TurnedHead, read_sources
 from .volume import FIELD, MASK
 
-Bounds = tuple[float, float]
 _TURN, _PATCH, _NOISE = 1, 2, 3  # what a random sequence is for
 _MADE = {"tensor": (FIELD, "chi33", "deltab", MASK), "cosmos": (FIELD, "chi33", "deltab", "cosmos", MASK)}
 

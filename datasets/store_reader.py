@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from ..pipeline.errors import InputError
-from .chunks import ChunkCache, ChunkLayout, Index, PositionedFile, Slices, bounds_of, pieces
+from .chunks import ChunkCache, ChunkLayout, Index, Slices, bounds_of, pieces
+from .positioned_file import PositionedFile
 from .store import Store
 from .volume import FIELD, MASK, Float32Array
 

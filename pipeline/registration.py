@@ -272,7 +272,7 @@ def assess(
     floating = _scan("moving", moving, moving_affine, moving_mask, moving_steady)
     world = check_affine(transform, "transform")
     with _one_thread():
-        return _checked(_measured(fixed, floating, world), minimum_quality)
+        return _checked(_measured(fixed, floating, world, _coarse_sides(fixed, floating)), minimum_quality)
 
 
 def _checked(found: Registration, minimum_quality: float) -> Registration:
@@ -355,17 +355,26 @@ def _follow(fixed: _Scan, moving: _Scan, start: sitk.Similarity3DTransform) -> R
         pair = _at_spacing(fixed.image, spacing), _at_spacing(moving.image, spacing)
         transform, _ = _optimise(*pair, transform, spacing, 240)
     world = _to_world(transform)
-    finest = float(max(*voxel_size(fixed.affine), *voxel_size(moving.affine)))
-    coarse = max(_QUALITY_RESOLUTION, finest)
-    world = refine(moving.side(coarse, flat=True), fixed.side(coarse, flat=True), world, degree=2, tolerance=0.03)
+    sides = _coarse_sides(fixed, moving)
+    world = refine(*sides, world, degree=2, tolerance=0.03)
+    finest = _finest(fixed, moving)
     world = refine(moving.side(finest, flat=False), fixed.side(finest, flat=False), world)
-    return _measured(fixed, moving, world)
+    return _measured(fixed, moving, world, sides)
 
 
-def _measured(fixed: _Scan, moving: _Scan, world: NDArray[np.float64]) -> Registration:
-    finest = float(max(*voxel_size(fixed.affine), *voxel_size(moving.affine)))
-    coarse = max(_QUALITY_RESOLUTION, finest)
-    quality, overlap = agreement(moving.side(coarse, flat=True), fixed.side(coarse, flat=True), world)
+def _finest(fixed: _Scan, moving: _Scan) -> float:
+    """Return the largest voxel edge of both, in mm: finer than that no comparison goes."""
+    return float(max(*voxel_size(fixed.affine), *voxel_size(moving.affine)))
+
+
+def _coarse_sides(fixed: _Scan, moving: _Scan) -> tuple[Side, Side]:
+    """Return the moving and the fixed image, without shading, at the resolution of the quality."""
+    coarse = max(_QUALITY_RESOLUTION, _finest(fixed, moving))
+    return moving.side(coarse, flat=True), fixed.side(coarse, flat=True)
+
+
+def _measured(fixed: _Scan, moving: _Scan, world: NDArray[np.float64], coarse_sides: tuple[Side, Side]) -> Registration:
+    quality, overlap = agreement(*coarse_sides, world)
     information = _information(fixed, moving, world)
     return Registration(world, information, _correlation(moving, fixed, world), quality, overlap)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from chi33.datasets.build import BuildConfig, build_store
-from chi33.datasets.patch_dataset import check_disjoint
+from chi33.datasets.leakage import check_disjoint
 from chi33.datasets.splits import split_subjects
 from chi33.pipeline.errors import Chi33Warning, InputError
 
