@@ -15,12 +15,13 @@ import pytest
 from chi33.cli.main import COMMANDS
 
 ROOT = Path(chi33.__file__).resolve().parent
-FOLDERS = ("pipeline", "workflows", "datasets", "training", "cli")
+FOLDERS = ("files", "pipeline", "workflows", "datasets", "training", "cli")
 MAY_IMPORT = {
+    "files": {"files", "pipeline"},
     "pipeline": {"pipeline"},
-    "workflows": {"pipeline", "workflows"},
-    "datasets": {"pipeline", "datasets"},
-    "training": {"pipeline", "datasets", "training"},
+    "workflows": {"files", "pipeline", "workflows"},
+    "datasets": {"files", "pipeline", "datasets"},
+    "training": {"files", "pipeline", "datasets", "training"},
     "cli": set(FOLDERS),
 }
 HEAVY = ("torch", "lightning", "nipype", "SimpleITK", "h5py", "matplotlib", "dask", "numba", "nilearn", "pydicom")
