@@ -15,6 +15,7 @@ from ..pipeline.errors import InputError
 from .derivatives import Derivatives, check_free_space, write_dataset_description
 from .dicom import DicomImage, DicomScan, Grouping, Unplaced, read_images, run_dcm2niix
 from .dicom_groups import group_scans
+from .dicom_headers import is_litter
 from .dicom_map import PlacedScan, check_map_target, map_rows, place_by_map, write_map
 from .dicom_pairing import NO_MAGNITUDE, NO_PHASE
 from .dicom_writer import FINGERPRINT, ConvertedScan, fingerprint, write_scan
@@ -257,7 +258,7 @@ def _labelled(placed: Sequence[PlacedScan], target: _Target) -> list[PlacedScan]
     taken: set[tuple[Path, str]] = set()
     number = 0
     for path in [*target.subject_dir.glob("anat/*_acq-*"), *target.subject_dir.glob("ses-*/anat/*_acq-*")]:
-        if not (found := re.search(r"_acq-([A-Za-z0-9]+)_", path.name)):
+        if is_litter(path) or not (found := re.search(r"_acq-([A-Za-z0-9]+)_", path.name)):
             continue
         if numbered := re.fullmatch(r"ori(\d+)", found[1]):
             number = max(number, int(numbered[1]))

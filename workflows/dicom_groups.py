@@ -118,8 +118,8 @@ def _within(seconds: float | None, times: Iterable[float | None]) -> bool:
 
 
 def _together(one: DicomImage, other: DicomImage) -> bool:
-    """Tell whether two images state the same start."""
-    return _within(one.seconds, [other.seconds])
+    """Tell whether two images of a study state the same start."""
+    return one.study == other.study and _within(one.seconds, [other.seconds])
 
 
 def _same_volume(one: DicomImage, other: DicomImage) -> bool:

@@ -67,7 +67,7 @@ def _decode(text: str, encodings: list[str]) -> str:
     if encodings and encodings[0] != "utf8":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _printable(decode_bytes(stored, encodings, {"^", "="}))
+            return _printable(decode_bytes(stored, encodings, set(b"^=")))
     try:
         return _printable(stored.decode("utf-8"))
     except UnicodeDecodeError:
@@ -100,10 +100,11 @@ def files_beside_gaps(dicom_dir: Path, sidecar: Mapping[str, Any]) -> str:
         stacks[(*map(str, ds.get("ImageType") or ()), part)][along] = path.name
     pairs = []
     for stack in stacks.values():
-        places = np.array(sorted(stack))
+        places = sorted(stack)
         steps = np.diff(places)
-        gaps = np.flatnonzero(steps > 1.5 * np.median(steps)) if len(steps) else []
-        pairs += [f"{stack[places[gap]]} and {stack[places[gap + 1]]}" for gap in gaps]
+        if len(steps):
+            gaps = np.flatnonzero(steps > 1.5 * np.median(steps)).tolist()
+            pairs += [f"{stack[places[gap]]} and {stack[places[gap + 1]]}" for gap in gaps]
     return "between " + "; ".join(pairs[:_NAMED_GAPS]) if pairs else ""
 
 

@@ -44,11 +44,14 @@ def pair(cluster: Sequence[DicomImage], known: Pairing) -> list[DicomScan]:
     images = _without_repeats(_without_coils(cluster, known.reasons), known.reasons)
     if not images:
         return []
-    if images[0].seconds is None:
-        found = _untimed(images, known)
-    else:
-        acquisitions = _acquisitions(images)
-        found = [one for images in acquisitions for one in _of_one_start(images, len(acquisitions) == 1, known)]
+    studies = groups(images, lambda image: image.study)
+    found = []
+    for study in studies if any(map(has_both, studies)) else [images]:
+        if study[0].seconds is None:
+            found += _untimed(study, known)
+        else:
+            acquisitions = _acquisitions(study)
+            found += [one for some in acquisitions for one in _of_one_start(some, len(acquisitions) == 1, known)]
     return [scan for candidates in found if (scan := _scan(candidates, known))]
 
 
@@ -144,21 +147,12 @@ def _ambiguous(image: DicomImage, images: Sequence[DicomImage]) -> Reason:
 
 
 def _of_one_name(images: Sequence[DicomImage]) -> list[list[DicomImage]]:
-    """Split images by study and by the names of their series, unless these tell echoes apart."""
-    found = []
-    for study in _split(images, [image.study for image in images]):
-        found += _split(study, [series_words(image) for image in study])
-    return found
-
-
-def _split(images: Sequence[DicomImage], keys: Sequence[object]) -> list[list[DicomImage]]:
-    named: dict[object, list[DicomImage]] = defaultdict(list)
-    for image, key in zip(images, keys, strict=True):
-        named[key].append(image)
-    times = [{image.echo_time for image in group} for group in named.values()]
+    """Split images by the names of their series, unless these tell echoes apart."""
+    named = groups(images, series_words)
+    times = [{image.echo_time for image in group} for group in named]
     if len(times) > 1 and sum(map(len, times)) == len(set().union(*times)):
         return [list(images)]
-    return list(named.values())
+    return named
 
 
 def _blocks(images: Sequence[DicomImage], numbers: frozenset[int]) -> list[list[DicomImage]]:

@@ -110,7 +110,7 @@ def _correction(scan: DicomScan) -> list[str]:
 
 def _alternating_axes(scan: DicomScan, phase_range: tuple[float, float] | None) -> tuple[int, ...]:
     """Return the array axes along which a scan's signs alternate: the same in all echoes, seen best in the first."""
-    signals = [read_echo(echo, phase_range).signal for echo in scan.echoes[:2]]
-    if len(signals) == 1:
-        return alternating_axes(signals[0])
-    return alternating_axes(*signals, scan.echo_times[:2])
+    first = read_echo(scan.echoes[0], phase_range).signal
+    if len(scan.echoes) == 1:
+        return alternating_axes(first)
+    return alternating_axes(first, read_echo(scan.echoes[1], phase_range).signal, scan.echo_times[:2])

@@ -188,6 +188,17 @@ def test_times_made_equal_are_no_times() -> None:
     assert scans([*images, *both(8, 9, seconds=43200)]) == [(2, 3), (4, 5), (6, 7), (8, 9)]
 
 
+def test_one_time_of_day_in_two_studies_is_two_scans() -> None:
+    images = [
+        *both(2, 3, seconds=100, StudyInstanceUID="1.1"),
+        *both(2, 3, seconds=100, StudyInstanceUID="1.2", SeriesInstanceUID="1.5"),
+        *both(8, 9, seconds=100, StudyInstanceUID="1.3", angle=5),
+    ]
+    unique = [replace(one, path=Path(f"{one.name[:2]}_{i}{one.name[2:]}.nii")) for i, one in enumerate(images)]
+    assert scans(unique) == [(2, 3), (2, 3), (8, 9)]
+    assert scans([replace(one, seconds=None) for one in unique]) == [(2, 3), (2, 3), (8, 9)]
+
+
 def test_one_second_and_one_grid_is_one_acquisition() -> None:
     found = group_scans([*both(2, 3, seconds=100), *both(4, 5, seconds=100.2)])
     assert found.scans == ()
