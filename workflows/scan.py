@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 from nipype.interfaces import fsl
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from ..files.headers import length_unit
+from ..pipeline.errors import InputError
 from .config import RunConfig
 from .frame_interfaces import GivenMask
 from .interfaces import BrainMask, CleanMask, LocalFieldMap, TotalField
@@ -36,6 +39,11 @@ def init_brain_mask_wf(
             [(inputnode, taken, [("in_file", "in_file")]), (taken, outputnode, [("mask_file", "mask_file")])]
         )
         return workflow
+    if backend == "fsl" and (unit := length_unit(nib.load(scan.magnitude[0]))) in ("meter", "micron"):
+        raise InputError(
+            f"{scan.magnitude[0]} states its lengths in {unit}s, which FSL reads as mm: give --backend builtin, or "
+            "convert its header to mm."
+        )
     if backend == "builtin":
         bet = pe.Node(BrainMask(frac=config.bet_threshold), name="bet", mem_gb=1.5)
         workflow.connect([(inputnode, bet, [("in_file", "in_file")]), (bet, outputnode, [("mask_file", "mask_file")])])
@@ -70,7 +78,7 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             magnitude_files=[str(path) for path in scan.magnitude],
             phase_files=[str(path) for path in scan.phase],
             phase_ranges=[(scale.low, scale.high) for scale in scan.phase_scale],
-            phase_sign=scan.phase_sign * config.phase_sign,
+            phase_sign=config.phase_sign or scan.phase_sign,
             echo_times=list(scan.echo_times),
             field_strength=scan.field_strength,
             unwrap=config.unwrap,
