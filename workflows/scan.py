@@ -17,7 +17,8 @@ from .interfaces import BrainMask, CleanMask, LocalFieldMap, TotalField
 from .raw import RawScan
 
 SCAN_OUTPUTS = (
-    "magnitude", "brain_mask", "total_field", "reliable_mask", "weight", "residual", "local_field", "local_mask",
+    "magnitude", "brain_mask", "total_field", "reliable_mask", "weight", "residual", "record", "local_field",
+    "local_mask",
 )  # fmt: skip
 
 
@@ -85,6 +86,7 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             combination=config.combination,
             offset_smoothing=config.offset_smoothing,
             residual_limit=config.residual_limit,
+            filtered=scan.filtered,
         ),
         name="total_field",
         mem_gb=4,
@@ -107,6 +109,7 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             (inputnode, outputnode, [("magnitude", "magnitude"), ("brain_mask", "brain_mask")]),
             (total, outputnode, [("field_file", "total_field"), ("residual_file", "residual")]),
             (total, outputnode, [("reliable_file", "reliable_mask"), ("weight_file", "weight")]),
+            (total, outputnode, [("record_file", "record")]),
             (local, outputnode, [("field_file", "local_field"), ("mask_file", "local_mask")]),
         ]
     )

@@ -111,7 +111,7 @@ def init_subject_wf(
         place = Derivatives(out_dir, subject.label, scan.session)
         scans.append(_PlacedScan(scan, scan_wf, transform, place))
         for product in _SCAN_PRODUCTS:
-            beside = record if product.output == "brain_mask" else None
+            beside = {"brain_mask": record, "total_field": (scan_wf, "outputnode.record")}.get(product.output)
             source = (scan_wf, f"outputnode.{product.output}")
             _export_scan_map(workflow, source, product, scan, place, _scan_facts(scan, config), beside)
         product = _Product("transform_file", "xfm", None, None, "World of the scan to the subject frame, mm, 4x4")

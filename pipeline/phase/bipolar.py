@@ -72,7 +72,11 @@ def bipolar_phase(
         return None
     fits = abs(total) >= _LEAST_COHERENCE * size
     sign = 1.0 if first % 2 else -1.0  # an odd echo in the middle has -4 theta
-    found = BipolarPhase(sign * float(np.angle(total)) / 4, sign * gradient / 4, 0.0, fits)
+    slope = sign * gradient / 4
+    centre = float(slope @ [index.mean() for index in np.nonzero(inside)])
+    constant = sign * float(np.angle(total)) / 4
+    constant -= np.pi / 2 * np.round((constant + centre) / (np.pi / 2))  # nearest 0 in the middle of the brain
+    found = BipolarPhase(float(constant), slope, 0.0, fits)
     theta = found.volume(product.shape)[inside]
     weight = np.abs(product[inside])
     rms = float(np.sqrt((weight * theta**2).sum() / weight.sum()))
