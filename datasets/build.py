@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import h5py
 from numpy.typing import NDArray
 
 from ..pipeline.errors import Chi33Warning, InputError
+from ..pipeline.threads import available_processors
 from .build_config import BuildConfig, Copies
 from .build_lock import PartsFolder, parts_folder, remove_leftovers
 from .build_tasks import DigestTask, Made, PatchesTask, VolumeTask, digest_groups, make_patches, make_volume
@@ -152,8 +152,8 @@ class _Plan:
         return sorted(set(self.splits.values()), key=SPLITS.index)
 
     def worthwhile_workers(self) -> int:
-        """The number of cores, or 1 where processes take longer to start than the maps to be written."""
-        return (os.cpu_count() or 1) if self.estimated_bytes() > _WORTH_WORKERS else 1
+        """The processors granted, or 1 where processes take longer to start than the maps to be written."""
+        return available_processors() if self.estimated_bytes() > _WORTH_WORKERS else 1
 
     def bytes_done(self) -> int:
         """The bytes of the parts that an earlier build left."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from ..pipeline.errors import InputError
+from ..pipeline.threads import available_processors
 from .chunks import ChunkCache, ChunkLayout, Index, Slices, bounds_of, pieces
 from .positioned_file import PositionedFile
 from .store import Store
@@ -156,7 +157,7 @@ class StoreReader:
         return out
 
     def _each(self, work: Callable[[Any], None], items: list[Any]) -> None:
-        threads = self.threads or (1 if get_worker_info() else min(_THREADS, os.cpu_count() or 1))
+        threads = self.threads or (1 if get_worker_info() else min(_THREADS, available_processors()))
         if threads == 1 or len(items) < 2:
             for item in items:
                 work(item)
