@@ -12,7 +12,7 @@ import h5py
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..pipeline.errors import InputError
+from ..pipeline.errors import InputError, StepError
 from .augmentation import draw_scale, draw_snr, random_rotation, turn_scalar, turn_tensor, vary
 from .build_config import Copies
 from .named_draws import named_generator
@@ -95,7 +95,8 @@ class DigestTask:
 def make_volume(task: VolumeTask) -> Made:
     """Make the part of a task where it is not there yet, and choose its patches.
 
-    Raises InputError where the maps cannot be used, StepError where a turned copy is not finite or the disk is full.
+    Raises InputError where the maps cannot be used, StepError where a turned copy is not finite, the maps changed since
+    the build began, or the disk is full.
     """
     if task.kind == "tensor":
         return _make_tensor(task)
@@ -103,6 +104,7 @@ def make_volume(task: VolumeTask) -> Made:
         return _with_patches(task, read_mask(task.part, task.id))
     volume = task.source.read_scan(task.number) if task.kind == "scan" else turned_copy(task)
     check_finite(volume.id, volume.channels.items())
+    _check_unchanged(task)
     made = _with_patches(task, volume.mask)
     write_part(task.part, volume)
     return made
@@ -162,8 +164,18 @@ def _make_tensor(task: VolumeTask) -> Made:
         tensor = task.source.read_tensor()
         if tensor is None:
             return Made(None, None, None)
+        _check_unchanged(task)
         write_part(task.part, tensor)
     return Made(None, None, task.part)
+
+
+def _check_unchanged(task: VolumeTask) -> None:
+    """Raise StepError where a part would get a name that does not say what is in it."""
+    if task.source.fingerprint() != task.fingerprint:
+        raise StepError(
+            f"the maps of sub-{task.source.subject} changed while they were read: wait until nothing writes them, and "
+            "repeat the command."
+        )
 
 
 def _with_patches(task: VolumeTask, mask: NDArray[Any]) -> Made:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .. import __version__
 from .export_source import ExportSource
 from .store import VolumeEntry
-from .volume import FIELD, MASK
+from .volume import FIELD, MASK, PLAIN_SCAN
 
 _ENDINGS = {
     FIELD: "desc-local_fieldmap",
@@ -57,8 +57,13 @@ def write_bids(source: ExportSource, folder: Path) -> Sequence[str]:
 
 
 def scan_name(volume: VolumeEntry) -> str:
-    """Return the beginning of a volume's file names: `sub-01_acq-ori01`, and `sub-01_acq-aug001` for `aug-001`."""
+    """Return the beginning of a volume's file names: `sub-01_acq-ori01`, and `sub-01_acq-aug001` for `aug-001`.
+
+    A scan that had no name of its own is `sub-01` alone.
+    """
     _, scan = volume.id.split("/", 1)
+    if scan == PLAIN_SCAN:
+        return f"sub-{volume.subject}"
     return f"sub-{volume.subject}_{f'acq-aug{scan.removeprefix(_COPY)}' if scan.startswith(_COPY) else scan}"
 
 
