@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 from numpy.typing import NDArray
 
 from .. import __version__
 from ..pipeline.errors import InputError, StepError
 from .augmentation import draw_scale, draw_snr, random_rotation, turn_scalar, turn_tensor, vary
 from .build_config import Copies
+from .hdf5_reading import hdf5_reading
 from .named_draws import named_generator
 from .patches import PatchRule, choose_patches, no_patch_message
 from .store import store_digests
@@ -119,7 +119,7 @@ def make_patches(task: PatchesTask) -> Path:
 
 def digest_groups(task: DigestTask) -> dict[str, str]:
     """Return the digests of all datasets and attributes in groups of a finished store."""
-    with h5py.File(task.path, "r") as handle:
+    with hdf5_reading(task.path) as handle:
         return store_digests(handle, task.groups)
 
 
