@@ -110,7 +110,9 @@ def _turned(
     subjects = {f"sub-{subject}" for subject in store.subjects(split)}
     kind = config.turn
     if kind == "auto":
-        kind = "tensor" if subjects & set(store.tensors) else "cosmos"
+        kind = "tensor" if subjects & set(store.tensors) and "cosmos" not in channels else "cosmos"
+    elif kind == "tensor" and "cosmos" in channels:
+        raise InputError('turn = "tensor" makes no COSMOS to learn: choose turn = "cosmos", or the label chi33.')
     return TurnedPatchDataset(
         store, split, kind=kind, channels=channels, patch_size=config.patch_size, min_brain=config.min_brain,
         length=config.samples_per_epoch, max_angle=config.max_angle, patches_per_turn=config.patches_per_turn,

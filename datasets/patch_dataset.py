@@ -297,7 +297,7 @@ def _check_channels(store: Store, volumes: Sequence[VolumeEntry], channels: Sequ
         if missing:
             raise InputError(
                 f"{volume.id} in {store.path} has no {', '.join(missing)} (it has {', '.join(volume.channels)}): build "
-                "the store from label maps that have it, or choose another model."
+                "the store from label maps that have it, or choose another label."
             )
 
 
