@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
+
 from ..pipeline.background import LARGEST_RADIUS, SMALLEST_RADIUS, THRESHOLD
 from ..pipeline.echoes import RESIDUAL_LIMIT, Combination
 from ..pipeline.errors import InputError
@@ -26,7 +28,8 @@ class RunConfig:
     backend: estimates brain masks and transforms ("auto": FSL where installed); unwrap: phase unwrapping;
     combination: of the echoes, a weighted line ("fit") or the plain "average" of their fields;
     offset_smoothing: mm, of the coil phase; phase_sign: factor on all phases (-1 where paramagnetic tissue comes out
-    dark), on top of a sidecar's PhaseSign; bet_threshold: fractional threshold of BET, 0-1, smaller keeps more brain;
+    dark), instead of a sidecar's PhaseSign or, where there is none, the manufacturer's sign;
+    bet_threshold: fractional threshold of BET, 0-1, smaller keeps more brain;
     background: removal of the background from the local field (the single-step fit takes total fields);
     vsharp_largest_radius, vsharp_smallest_radius: mm; vsharp_threshold: of its deconvolution, 0-1;
     residual_limit: voxels whose echoes depart farther from a line (rad, rms) are left out of the field;
@@ -38,15 +41,15 @@ class RunConfig:
     "cuda";
     reference: label of the reference scan (acq-ori01), the first when not given, or "mean": of all scans, in the mean
     of their frames; masks: folder of the user's brain masks, named as the run's own; mask_consensus: brain masks that
-    disagree with those of the other scans are repaired (three scans or more); echo_times (s) and field_strength
-    (T): of scans whose sidecars do not state them.
+    disagree with those of the other scans are repaired (three scans or more); echo_times (s), field_strength (T)
+    and phase_range (the values that mean -pi and +pi): of scans whose sidecars do not state them.
     """
 
     backend: Backend = "auto"
     unwrap: Unwrapping = "romeo"
     combination: Combination = "fit"
     offset_smoothing: float = 4.0
-    phase_sign: Literal[-1, 1] = 1
+    phase_sign: Literal[-1, 1] | None = None
     bet_threshold: float = 0.5
     background: Background = "vsharp"
     vsharp_largest_radius: float = LARGEST_RADIUS
@@ -69,6 +72,7 @@ class RunConfig:
     mask_consensus: bool = True
     echo_times: tuple[float, ...] | None = None
     field_strength: float | None = None
+    phase_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges; raises InputError naming the key."""
@@ -105,7 +109,13 @@ class RunConfig:
             )
         if self.field_strength is not None and not 0 < self.field_strength <= 30:
             raise InputError(f"field_strength must lie between 0 and 30 T, got {self.field_strength}.")
-        if self.phase_sign not in (-1, 1):
+        if self.phase_range is not None and not (
+            len(self.phase_range) == 2 and np.isfinite(self.phase_range).all() and np.diff(self.phase_range)[0] > 0
+        ):
+            raise InputError(
+                f"phase_range must be two values that rise, those of -pi and +pi, got {list(self.phase_range)}."
+            )
+        if self.phase_sign not in (None, -1, 1):
             raise InputError(f"phase_sign must be 1 or -1, got {self.phase_sign}.")
 
     @property

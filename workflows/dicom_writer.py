@@ -7,20 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..files.field_strength import FieldStrength, field_strength_of
+from ..files.vendors import manufacturer_phase_sign
 from ..pipeline.frames import check_affine, voxel_size
 from ..pipeline.phase.alternating import alternating_axes
 from .derivatives import Derivatives, write_image
-from .dicom import DicomImage, DicomScan
+from .dicom import DicomImage, DicomScan, Part
 from .dicom_kinds import distortion_of, is_corrected
 from .dicom_map import PlacedScan
-from .dicom_volumes import read_echo, vendor_phase_sign
+from .dicom_volumes import check_turn, read_echo
 
 # Names, dates and identifiers of the patient stay behind.
 # fmt: off
 _KEPT_KEYS = (
     "Modality", "MagneticFieldStrength", "ImagingFrequency", "Manufacturer", "ManufacturersModelName",
-    "SoftwareVersions", "MRAcquisitionType", "SeriesDescription", "ProtocolName", "ScanningSequence",
+    "SoftwareVersions", "MRAcquisitionType", "ImageType", "SeriesDescription", "ProtocolName", "ScanningSequence",
     "SequenceVariant", "ScanOptions", "SequenceName", "PulseSequenceType", "SeriesNumber", "AcquisitionTime",
     "SliceThickness", "SpacingBetweenSlices", "EchoTime", "RepetitionTime", "FlipAngle", "PixelBandwidth",
     "DwellTime", "PartialFourier", "ParallelReductionFactorInPlane", "AcquisitionDuration",
@@ -69,21 +73,22 @@ def write_scan(
     """
     scan, first = placed.scan, placed.scan.images[0]
     affine = check_affine(first.affine, f"affine of {first.description}")
-    sign = phase_sign or vendor_phase_sign(first)
+    sign = phase_sign or manufacturer_phase_sign(first.sidecar)
     notes = ["PhaseSign -1 as of GE (else --phase-sign 1)"] if sign == -1 and phase_sign is None else []
-    notes += _correction(scan)
+    notes += [*_correction(scan), *check_turn(scan.echoes, phase_range)]
     alternating = _alternating_axes(scan, phase_range)
     files = []
     for number, echo in enumerate(scan.echoes, start=1):
         volumes = read_echo(echo, phase_range).with_signs_restored(alternating)
         notes += volumes.notes
-        common = _described(echo.get("phase") or echo["real"]) | {FINGERPRINT: fingerprint(scan)}
-        for part, volume, extra in (
+        parts: tuple[tuple[Part, NDArray[np.float32], dict[str, Any]], ...] = (
             ("mag", volumes.magnitude, {}),
             ("phase", volumes.phase, {"Units": "rad", "PhaseSign": sign}),
-        ):
+        )
+        for part, volume, extra in parts:
             name = f"{names.prefix}_acq-{placed.label}_echo-{number}_part-{part}_MEGRE.nii.gz"
-            write_image(folder / name, volume, affine, common | extra)
+            stated = _described(echo.get(part) or echo["real"]) | {FINGERPRINT: fingerprint(scan)}
+            write_image(folder / name, volume, affine, stated | extra)
             files.append(names.folder / name)
     field_strength = field_strength_of(first.sidecar)
     assert field_strength is not None  # an image without one is in no scan

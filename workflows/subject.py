@@ -19,6 +19,7 @@ from .frame_interfaces import MaskConsensus, MeanOfScans
 from .interfaces import Export
 from .labels import init_fit_wf, init_scan_labels_wf
 from .raw import RawScan, RawSubject, raise_problems
+from .raw_names import names_scan
 from .registration import init_registration_wf
 from .scan import init_brain_mask_wf, init_scan_wf
 
@@ -86,7 +87,7 @@ def reference_scan(subject: RawSubject, config: RunConfig) -> RawScan:
     if config.reference in (None, MEAN):
         return subject.scans[0]
     for scan in subject.scans:
-        if config.reference in (scan.name, scan.label):
+        if names_scan(config.reference or "", (scan.session or "", scan.label)):
             return scan
     names = ", ".join(scan.name for scan in subject.scans)
     raise InputError(f"reference {config.reference} is no scan of sub-{subject.label}: choose one of {names}.")
@@ -110,7 +111,7 @@ def init_subject_wf(
         place = Derivatives(out_dir, subject.label, scan.session)
         scans.append(_PlacedScan(scan, scan_wf, transform, place))
         for product in _SCAN_PRODUCTS:
-            beside = record if product.output == "brain_mask" else None
+            beside = {"brain_mask": record, "total_field": (scan_wf, "outputnode.record")}.get(product.output)
             source = (scan_wf, f"outputnode.{product.output}")
             _export_scan_map(workflow, source, product, scan, place, _scan_facts(scan, config), beside)
         product = _Product("transform_file", "xfm", None, None, "World of the scan to the subject frame, mm, 4x4")
@@ -309,8 +310,8 @@ def _scan_facts(scan: RawScan, config: RunConfig) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "Sources": [path.name for path in (*scan.magnitude, *scan.phase)],
         "EchoTimes": list(scan.echo_times),
-        "MagneticFieldStrength": scan.field_strength,
-        "PhaseSign": scan.phase_sign * config.phase_sign,
+        **scan.field_facts,
+        "PhaseSign": config.phase_sign or scan.phase_sign,
         "BackgroundRemoval": config.background,
     }
     if scan.b0_direction is not None:
@@ -343,7 +344,7 @@ def _export(
 
 
 def _frame_facts(reference: RawScan, *, mean: bool) -> dict[str, Any]:
-    facts: dict[str, Any] = {"MagneticFieldStrength": reference.field_strength}
+    facts: dict[str, Any] = dict(reference.field_facts)
     if mean:
         return facts | {"ReferenceScan": MEAN, "Frame": _MEAN_FRAME}
     return facts | {"ReferenceScan": reference.name, "Frame": _SUBJECT_FRAME}

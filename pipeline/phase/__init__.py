@@ -1,1 +1,1 @@
-"""What raw phase images mean before they are unwrapped, and what a reconstruction has left in them."""
+"""Phase images: whether they fill their turn, the sign of their slices, polarity of their echoes, filters."""

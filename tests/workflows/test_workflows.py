@@ -159,7 +159,7 @@ def test_parameters_reach_their_steps(subject: RawSubject) -> None:
     scan = dataclasses.replace(subject.scans[1], phase_sign=-1)
     workflow = init_scan_wf(scan, config)
     total = workflow.get_node("total_field").inputs
-    assert (total.unwrap, total.phase_sign, total.residual_limit, total.offset_smoothing) == ("laplacian", 1, 0.4, 6.0)
+    assert (total.unwrap, total.phase_sign, total.residual_limit, total.offset_smoothing) == ("laplacian", -1, 0.4, 6.0)
     assert total.echo_times == [0.005, 0.012]
     assert [Path(path) for path in total.phase_files] == list(scan.phase)
     local = workflow.get_node("local_field").inputs
