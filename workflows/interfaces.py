@@ -26,6 +26,7 @@ from ..pipeline.phase_offset import remove_phase_offset
 from ..pipeline.unwrap import unwrap_laplacian, unwrap_romeo
 from .derivatives import read_image, write_image
 from .export import export_file
+from .figures_echo import EchoSlices, shown_echo, write_echo_figure
 from .sidecars import PhaseScale
 
 
@@ -99,6 +100,7 @@ class _TotalFieldOutputs(TraitedSpec):
     residual_file = File(desc="departure of the echoes from a line, rad")
     reliable_file = File(desc="mask of the voxels whose field can be trusted")
     weight_file = File(desc="proportional to 1 / standard deviation of the field")
+    echo_file = File(desc="picture of one echo: phase as measured and unwrapped, and weight")
 
 
 class TotalField(Chi33Interface):
@@ -118,6 +120,8 @@ class TotalField(Chi33Interface):
                 for path, limits in zip(inputs.phase_files, inputs.phase_ranges, strict=True)
             ]
         )
+        shown = shown_echo(len(phase))
+        measured = phase[shown].astype(np.float32)
         if inputs.unwrap == "romeo":
             phase = remove_phase_offset(
                 phase, magnitude, inputs.echo_times, inside, size, smoothing=inputs.offset_smoothing
@@ -126,6 +130,9 @@ class TotalField(Chi33Interface):
         else:
             unwrapped = unwrap_laplacian(phase, size)
         del phase
+        echo = EchoSlices.of(inside, affine, measured, unwrapped[shown], magnitude[shown] ** 2)
+        echo_path = Path(runtime.cwd) / "echo.jpg"
+        self._results["echo_file"] = str(write_echo_figure(echo_path, echo))
         found = combine_echoes(
             unwrapped, magnitude, inputs.echo_times, inputs.field_strength, inside, size,
             offset_smoothing=inputs.offset_smoothing, method=inputs.combination,
