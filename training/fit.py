@@ -18,10 +18,11 @@ from lightning.pytorch import Trainer, seed_everything
 
 from .. import __version__
 from ..datasets.store import Store, open_store
+from ..files.config_toml import to_toml
 from ..pipeline.errors import Chi33Warning, InputError
 from .atomic import write_text
 from .computer import choose_device, choose_precision, denormals_flushed, prepare_cpu
-from .config import TrainConfig, check_resumable, load_config, to_toml
+from .config import TrainConfig, check_resumable, load_config
 from .lit_module import UnrolledModule
 from .loading import samples_per_epoch, train_loader, validation_loader
 from .models import find_model
