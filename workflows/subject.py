@@ -85,11 +85,14 @@ def reference_scan(subject: RawSubject, config: RunConfig) -> RawScan:
     """Return the subject's reference scan: the first, or the one the config names; InputError where it is not there."""
     if config.reference in (None, MEAN):
         return subject.scans[0]
-    for scan in subject.scans:
-        if config.reference in (scan.name, scan.label):
-            return scan
-    names = ", ".join(scan.name for scan in subject.scans)
-    raise InputError(f"reference {config.reference} is no scan of sub-{subject.label}: choose one of {names}.")
+    called = [scan for scan in subject.scans if config.reference in (scan.name, scan.label)]
+    if not called:  # "ori02" means acq-ori02
+        called = [scan for scan in subject.scans if config.reference in re.findall(r"-([^_]+)", scan.name)]
+    if len(called) == 1:
+        return called[0]
+    names = ", ".join(scan.name for scan in called or subject.scans)
+    fault = f"means {len(called)} scans" if called else "is no scan"
+    raise InputError(f"reference {config.reference} {fault} of sub-{subject.label}: choose one of {names}.")
 
 
 def init_subject_wf(
