@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from .print_config import needed, print_settings
 from .progress import announcements
 from .store_options import bounds
-
-if TYPE_CHECKING:
-    from ..workflows.config import RunConfig
 
 _Words = list[str] | None
 _Labels = Parameter(consume_multiple=True, negative=())
@@ -83,7 +80,7 @@ def run(
     work_dir
         Working folder of intermediate results; OUT_DIR-work by default.
     n_procs
-        Steps run at a time; the number of cores by default.
+        Steps run at a time; by default the processors that are granted.
     mem
         GB of memory that the steps may take together; by default what the machine grants.
     config
@@ -178,20 +175,25 @@ def run(
     if print_config:
         print_settings(settings, "run")
         return
-    _run(
-        *needed("run", bids_dir=bids_dir, out_dir=out_dir), settings, participant_labels=_labels(participant_label),
-        session_labels=_labels(session_label), scans=_labels(scan), work_dir=work_dir, n_procs=n_procs, mem_gb=mem,
-        dry_run=dry_run, write_graph=write_graph,
-    )  # fmt: skip
-
-
-def _run(bids_dir: Path, out_dir: Path, settings: RunConfig, **options: Any) -> None:
+    raw, out = needed("run", bids_dir=bids_dir, out_dir=out_dir)
     from ..workflows.run import run_participants
 
     with announcements("run") as news:
         run_participants(
-            bids_dir, out_dir, config=settings, announce=news.announce, progress=news.progress, **options
-        )  # fmt: skip
+            raw,
+            out,
+            config=settings,
+            participant_labels=_labels(participant_label),
+            session_labels=_labels(session_label),
+            scans=_labels(scan),
+            work_dir=work_dir,
+            n_procs=n_procs,
+            mem_gb=mem,
+            dry_run=dry_run,
+            write_graph=write_graph,
+            announce=news.announce,
+            progress=news.progress,
+        )
 
 
 def _labels(words: list[str] | None) -> list[str] | None:
