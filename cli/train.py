@@ -20,6 +20,7 @@ def train(
     /,
     *,
     model: str | None = None,
+    label: Literal["chi33", "cosmos"] | None = None,
     config: Path | None = None,
     val_store: Path | None = None,
     epochs: int | None = None,
@@ -87,23 +88,27 @@ def train(
     overwrite
         Replace the run in RUN_DIR.
     """
+    from ..datasets.store import open_store
     from ..pipeline.config import override
     from ..training.config import TrainConfig, load_config
-    from ..training.fit import CONFIG
     from ..training.fit import train as run
+    from ..training.labels import choose_label, label_note
+    from ..training.run_folder import saved_config
 
     # A resumed run keeps its own settings where nothing else is said.
-    saved = run_dir / CONFIG
-    base = load_config(config) if config else load_config(saved) if resume and saved.is_file() else TrainConfig()
+    base = load_config(config) if config else (saved_config(run_dir) if resume else None) or TrainConfig()
     options = {
-        "model": model, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
-        "samples_per_epoch": samples_per_epoch, "val_samples": val_samples, "network.dropout": dropout,
+        "model": model, "label": label, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
+        "seed": seed, "samples_per_epoch": samples_per_epoch, "val_samples": val_samples, "network.dropout": dropout,
         "device": device, "precision": precision, "threads": threads, "num_workers": num_workers,
         "draw": draw, "val_store": str(val_store.absolute()) if val_store else None,
     }  # fmt: skip
+    settings, opened = override(base, options), open_store(store)
+    if note := label_note(opened, choose_label(opened, settings.label), settings.label):
+        print(note)
     with _progress() as progress:
         result = run(
-            store, run_dir, override(base, options), resume=resume, overwrite=overwrite, max_minutes=max_minutes,
+            store, run_dir, settings, resume=resume, overwrite=overwrite, max_minutes=max_minutes,
             progress=progress,
         )  # fmt: skip
     if result.stopped:

@@ -10,15 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-from .derivatives_reader import (
-    SubjectFiles,
-    find_derivatives,
-    map_shape,
-    read_cosmos,
-    read_scan,
-    read_tensor,
-    sidecar_of,
-)
+from ..files.sidecars import sidecar_path
+from .derivatives_finder import find_derivatives
+from .derivatives_reader import SubjectFiles, map_shape, read_cosmos, read_scan, read_tensor
 from .volume import FIELD, ScalarVolume, TensorVolume, Volume
 
 
@@ -103,7 +97,7 @@ class DerivativesSource:
     def fingerprint(self) -> str:
         """Return the hash of the subject's files and their sidecars."""
         maps = [path for scan in self.files.scans for path in scan.paths.values()] + list(self.files.space.values())
-        return files_fingerprint([*maps, *(sidecar_of(path) for path in maps)])
+        return files_fingerprint([*maps, *(sidecar_path(path) for path in maps)])
 
 
 def sources_of(derivatives: Path) -> tuple[DerivativesSource, ...]:
@@ -112,9 +106,14 @@ def sources_of(derivatives: Path) -> tuple[DerivativesSource, ...]:
 
 
 def files_fingerprint(paths: Iterable[Path]) -> str:
-    """Return the SHA-256 of the paths, sizes and times of change of files; those that are missing count as such."""
+    """Return the SHA-256 of the paths, sizes and times of change of files; those that are missing count as such.
+
+    The time of the last change of the inode too: a copy that keeps the times of its source, of a map of the same size
+    (any two of one scan that are not compressed), is a change.
+    """
     digest = hashlib.sha256()
     for path in sorted(set(paths)):
         stat = path.stat() if path.exists() else None
-        digest.update(f"{path.absolute()} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        seen = stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        digest.update(f"{path.absolute()} {seen}\n".encode())
     return digest.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..datasets.loaders import Draw, Keep, Turn
 from ..pipeline.config import read_config
@@ -13,6 +13,7 @@ from ..pipeline.errors import InputError
 from .backbone import DropoutKind
 from .physics import PatchRule
 
+Label = Literal["chi33", "cosmos"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 
@@ -46,6 +47,7 @@ class TrainConfig:
     """Everything a training depends on.
 
     model: name of the network;
+    label: what it learns, "chi33" with delta B' or "cosmos", chi33 where the store has it when not given;
     epochs: passes over the training samples;
     batch_size: patches a step;
     learning_rate: of Adam at the start;
@@ -75,6 +77,7 @@ class TrainConfig:
     """
 
     model: str = "modl-qsm"
+    label: Label | None = None
     epochs: int = 40
     batch_size: int = 2
     learning_rate: float = 1e-3
@@ -130,13 +133,18 @@ def load_config(path: str | Path) -> TrainConfig:
 
 
 def check_resumable(saved: TrainConfig, wanted: TrainConfig) -> None:
-    """Raise InputError where `wanted` would change what a training under way computes."""
-    differing = [
-        f"{key} ({getattr(saved, key)} before, {getattr(wanted, key)} now)"
-        for key in (f.name for f in dataclasses.fields(TrainConfig))
-        if key not in RESUMABLE and getattr(saved, key) != getattr(wanted, key)
-    ]
+    """Raise InputError naming what `wanted` would change of what a training under way computes."""
+    before, now = _computed(saved), _computed(wanted)
+    differing = [f"{key} ({before[key]} before, {now[key]} now)" for key in before if before[key] != now[key]]
     if differing:
         raise InputError(
             f"a resumed training cannot change {', '.join(differing)}: leave it as it was, or start a new run."
         )
+
+
+def _computed(config: TrainConfig) -> dict[str, Any]:
+    """The values by which two trainings differ, those of the network by their keys in a config file."""
+    plain = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in RESUMABLE}
+    network = plain.pop("network")
+    plain["label"] = plain["label"] or "chi33"  # as runs that do not say
+    return {**plain, **{f"network.{f.name}": getattr(network, f.name) for f in dataclasses.fields(network)}}

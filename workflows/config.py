@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
+
 from ..pipeline.background import LARGEST_RADIUS, SMALLEST_RADIUS, THRESHOLD
 from ..pipeline.echoes import RESIDUAL_LIMIT, Combination
 from ..pipeline.errors import InputError
@@ -27,7 +29,8 @@ class RunConfig:
     unwrap: phase unwrapping;
     combination: how the echoes make one field, by a weighted line ("fit") or the mean of their fields ("average");
     offset_smoothing: standard deviation of the Gaussian that smooths the phase of the coils, mm;
-    phase_sign: factor on all phases (-1 where paramagnetic tissue comes out dark), on top of a sidecar's PhaseSign;
+    phase_sign: factor on all phases (-1 where paramagnetic tissue comes out dark), instead of a sidecar's PhaseSign or,
+    where there is none, the manufacturer's sign;
     bet_threshold: fractional threshold of BET, 0-1, smaller keeps more brain;
     background: removal of the background from the local field (the single-step fit takes total fields);
     vsharp_largest_radius: radius of V-SHARP's largest SMV kernel, mm;
@@ -45,19 +48,20 @@ class RunConfig:
     dask: where the fit runs, "threads", "local" (processes) or the address of a scheduler, tcp://host:8786;
     fit_memory: GB that scans may take in a fit before they go to temporary files, unlimited when not given;
     device: what the fit runs on, "cpu" or "cuda" ("cuda:1" for the second GPU);
-    reference: the reference scan, such as "acq-ori01", the first when not given, or "mean": of all scans, in the mean
+    reference: the reference scan, such as "ori01", the first when not given, or "mean": of all scans, in the mean
     of their frames;
     masks: folder of the user's brain masks, named as the run's own;
     mask_consensus: brain masks that disagree with those of the other scans are repaired (three scans or more);
     echo_times: echo times in s, rising, of scans whose sidecars do not state them;
-    field_strength: B0 in T, of scans whose sidecars do not state it.
+    field_strength: B0 in T, of scans whose sidecars do not state it;
+    phase_range: the stored values that mean -pi and +pi, of phase images whose sidecars do not state their units.
     """
 
     backend: Backend = "auto"
     unwrap: Unwrapping = "romeo"
     combination: Combination = "fit"
     offset_smoothing: float = 4.0
-    phase_sign: Literal[-1, 1] = 1
+    phase_sign: Literal[-1, 1] | None = None
     bet_threshold: float = 0.5
     background: Background = "vsharp"
     vsharp_largest_radius: float = LARGEST_RADIUS
@@ -80,6 +84,7 @@ class RunConfig:
     mask_consensus: bool = True
     echo_times: tuple[float, ...] | None = None
     field_strength: float | None = None
+    phase_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges; raises InputError naming the key."""
@@ -116,7 +121,13 @@ class RunConfig:
             )
         if self.field_strength is not None and not 0 < self.field_strength <= 30:
             raise InputError(f"field_strength must lie between 0 and 30 T, got {self.field_strength}.")
-        if self.phase_sign not in (-1, 1):
+        if self.phase_range is not None and not (
+            len(self.phase_range) == 2 and np.isfinite(self.phase_range).all() and np.diff(self.phase_range)[0] > 0
+        ):
+            raise InputError(
+                f"phase_range must be two values that rise, those of -pi and +pi, got {list(self.phase_range)}."
+            )
+        if self.phase_sign not in (None, -1, 1):
             raise InputError(f"phase_sign must be 1 or -1, got {self.phase_sign}.")
 
     @property

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..pipeline.errors import InputError
 from ..pipeline.frames import check_affine, voxel_size
+from ..pipeline.phase.alternating import alternating_axes
 from .derivatives import (
     Derivatives,
     check_free_space,
@@ -23,7 +24,7 @@ from .derivatives import (
 )
 from .dicom import DicomImage, DicomScan, Grouping, Unplaced, group_scans, read_images, run_dcm2niix
 from .dicom_map import PlacedScan, check_map_target, map_rows, place_by_map, write_map
-from .dicom_volumes import alternating_axes, made_by_ge, read_echo, vendor_phase_sign
+from .dicom_volumes import read_echo, vendor_phase_sign
 
 # Names, dates and identifiers of the patient stay behind.
 # fmt: off
@@ -319,14 +320,10 @@ def _convert_scan(placed: PlacedScan, folder: Path, target: _Target) -> Converte
     affine = check_affine(first.affine, f"affine of {first.description}")
     sign = target.phase_sign or vendor_phase_sign(first)
     notes = ["PhaseSign -1 as of GE (else --phase-sign 1)"] if sign == -1 and target.phase_sign is None else []
-    alternating: tuple[int, ...] = ()
+    alternating = _alternating_axes(scan, target.phase_range)
     files = []
     for number, echo in enumerate(scan.echoes, start=1):
-        volumes = read_echo(echo, target.phase_range)
-        if number == 1 and made_by_ge(first):
-            alternating = alternating_axes(volumes.signal)  # later echoes have the same, but less coherently
-        for axis in alternating:
-            volumes = volumes.with_signs_restored(axis)
+        volumes = read_echo(echo, target.phase_range).with_signs_restored(alternating)
         notes += volumes.notes
         source = echo.get("phase") or echo["real"]
         common = {key: source.sidecar[key] for key in _KEPT_KEYS if key in source.sidecar}
@@ -348,6 +345,14 @@ def _convert_scan(placed: PlacedScan, folder: Path, target: _Target) -> Converte
         field_strength=float(first.sidecar["MagneticFieldStrength"]),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _alternating_axes(scan: DicomScan, phase_range: tuple[float, float] | None) -> tuple[int, ...]:
+    """Return the array axes along which a scan's signs alternate: the same in all echoes, seen best in the first."""
+    signals = [read_echo(echo, phase_range).signal for echo in scan.echoes[:2]]
+    if len(signals) == 1:
+        return alternating_axes(signals[0])
+    return alternating_axes(*signals, scan.echo_times[:2])
 
 
 def _move_into_place(ready: Path, placed: Sequence[PlacedScan], target: _Target) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose, pi
 from pathlib import Path
@@ -12,13 +12,13 @@ from nibabel.arrayproxy import ArrayProxy
 from numpy.typing import NDArray
 
 from ..pipeline.errors import InputError
+from ..pipeline.phase.alternating import restore_signs
 from .derivatives import open_image, read_data
 from .dicom import DicomImage, Part
 from .sidecars import LARGEST_PHASE, PhaseScale
 
 _HALF_TURN_CODES = (2047.5, 2048.0, 8192.0, 32768.0)  # of 12-, 14- and 16-bit phase
 _TOLERANCE = 2e-3  # vendors write pi as 3.142 or 3142
-_ALTERNATING = -0.5
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class EchoVolumes:
         """The complex image."""
         return (self.magnitude * np.exp(1j * self.phase)).astype(np.complex64)
 
-    def with_signs_restored(self, axis: int) -> EchoVolumes:
-        """Return the echo with the sign of every second slice along an array axis reversed."""
-        phase = self.phase.copy()
-        odd = np.moveaxis(phase, axis, 0)[1::2]
-        odd -= np.copysign(np.float32(pi), odd)
-        return EchoVolumes(self.magnitude, phase, (*self.notes, "sign of every second slice restored"))
+    def with_signs_restored(self, axes: Sequence[int]) -> EchoVolumes:
+        """Return the echo with the sign of every second slice along array axes reversed."""
+        if not axes:
+            return self
+        notes = (*self.notes, "sign of every second slice restored")
+        return EchoVolumes(self.magnitude, restore_signs(self.phase, axes), notes)
 
 
 def made_by_ge(image: DicomImage) -> bool:
@@ -63,22 +63,6 @@ def read_echo(echo: Mapping[Part, DicomImage], phase_range: tuple[float, float] 
         return EchoVolumes(magnitude, _radians(echo["phase"], volumes["phase"], phase_range))
     phase = np.clip(np.arctan2(volumes["imag"], volumes["real"]), -LARGEST_PHASE, LARGEST_PHASE)
     return EchoVolumes(magnitude, phase, ("phase from real and imaginary",))
-
-
-def alternating_axes(signal: NDArray[np.complex64]) -> tuple[int, ...]:
-    """Return the array axes along which a complex image (x, y, z) changes sign from slice to slice.
-
-    Some GE 3-D reconstructions leave it so. The slices of a sagittal or coronal scan do not lie along z: dcm2niix
-    turns 3-D acquisitions to the axes nearest to right, front and up.
-    """
-    found = []
-    for axis in range(3):
-        slices = np.moveaxis(signal, axis, 0)
-        product = np.vdot(slices[:-1], slices[1:]).real
-        size = float(np.sum(np.abs(slices[:-1]) * np.abs(slices[1:])))
-        if size > 0 and float(product) / size < _ALTERNATING:
-            found.append(axis)
-    return tuple(found)
 
 
 def phase_scale_of(image: DicomImage, stored: NDArray[np.float32]) -> PhaseScale | None:

@@ -115,7 +115,12 @@ def run_participants(
         raise InputError(f"--n-procs must be at least 1, got {n_procs}.")
     bids_dir, out_dir = Path(bids_dir).absolute(), Path(out_dir).absolute()
     subjects = find_subjects(
-        bids_dir, participant_labels, echo_times=config.echo_times, field_strength=config.field_strength
+        bids_dir,
+        participant_labels,
+        echo_times=config.echo_times,
+        field_strength=config.field_strength,
+        phase_range=config.phase_range,
+        phase_sign=config.phase_sign,
     )
     backend = choose_backend(config)
     work = Path(work_dir).absolute() if work_dir else out_dir.with_name(out_dir.name + "-work")

@@ -19,6 +19,7 @@ from .frame_interfaces import MaskConsensus, MeanOfScans
 from .interfaces import Export
 from .labels import init_fit_wf, init_scan_labels_wf
 from .raw import RawScan, RawSubject, raise_problems
+from .raw_names import names_scan
 from .registration import init_registration_wf
 from .scan import init_brain_mask_wf, init_scan_wf
 
@@ -85,9 +86,8 @@ def reference_scan(subject: RawSubject, config: RunConfig) -> RawScan:
     """Return the subject's reference scan: the first, or the one the config names; InputError where it is not there."""
     if config.reference in (None, MEAN):
         return subject.scans[0]
-    called = [scan for scan in subject.scans if config.reference in (scan.name, scan.label)]
-    if not called:  # "ori02" means acq-ori02
-        called = [scan for scan in subject.scans if config.reference in re.findall(r"-([^_]+)", scan.name)]
+    wanted = config.reference or ""
+    called = [scan for scan in subject.scans if names_scan(wanted, (scan.session or "", scan.label))]
     if len(called) == 1:
         return called[0]
     names = ", ".join(scan.name for scan in called or subject.scans)
@@ -113,7 +113,7 @@ def init_subject_wf(
         place = Derivatives(out_dir, subject.label, scan.session)
         scans.append(_PlacedScan(scan, scan_wf, transform, place))
         for product in _SCAN_PRODUCTS:
-            beside = record if product.output == "brain_mask" else None
+            beside = {"brain_mask": record, "total_field": (scan_wf, "outputnode.record")}.get(product.output)
             source = (scan_wf, f"outputnode.{product.output}")
             _export_scan_map(workflow, source, product, scan, place, _scan_facts(scan, config), beside)
         product = _Product("transform_file", "xfm", None, None, "World of the scan to the subject frame, mm, 4x4")
@@ -312,8 +312,8 @@ def _scan_facts(scan: RawScan, config: RunConfig) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "Sources": [path.name for path in (*scan.magnitude, *scan.phase)],
         "EchoTimes": list(scan.echo_times),
-        "MagneticFieldStrength": scan.field_strength,
-        "PhaseSign": scan.phase_sign * config.phase_sign,
+        **scan.field_facts,
+        "PhaseSign": config.phase_sign or scan.phase_sign,
         "BackgroundRemoval": config.background,
     }
     if scan.b0_direction is not None:
@@ -346,7 +346,7 @@ def _export(
 
 
 def _frame_facts(reference: RawScan, *, mean: bool) -> dict[str, Any]:
-    facts: dict[str, Any] = {"MagneticFieldStrength": reference.field_strength}
+    facts: dict[str, Any] = dict(reference.field_facts)
     if mean:
         return facts | {"ReferenceScan": MEAN, "Frame": _MEAN_FRAME}
     return facts | {"ReferenceScan": reference.name, "Frame": _SUBJECT_FRAME}

@@ -9,7 +9,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from chi33.datasets.derivatives_reader import find_derivatives, read_scan, read_tensor
+from chi33.datasets.derivatives_finder import find_derivatives
+from chi33.datasets.derivatives_reader import read_scan, read_tensor
 from chi33.pipeline.errors import InputError
 
 SCAN = "sub-01/anat/sub-01_acq-ori01_desc-"
@@ -146,16 +147,20 @@ def test_a_truncated_map_is_refused(make_derivatives) -> None:
     folder = make_derivatives(1)
     file = folder / f"{SCAN}chi33_Chimap.nii.gz"
     file.write_bytes(file.read_bytes()[:3000])
-    with pytest.raises(InputError, match="cannot be read as NIfTI"):
+    with pytest.raises(InputError, match="is damaged: its data cannot be read to the end"):
         read_first(folder)
 
 
 @pytest.mark.parametrize(
     ("sidecar", "message"),
     [
-        ("{", "is not valid JSON"),
+        ("{", "cannot be read as JSON"),
+        ("[1, 2]", "must hold a JSON object of names and values, got a list"),
         (json.dumps({"B0_dir": [0, 0, 2]}), r"B0_dir of .* must be a unit vector"),
-        (json.dumps({"MagneticFieldStrength": "three"}), "MagneticFieldStrength of .* must be a number in tesla"),
+        (
+            json.dumps({"MagneticFieldStrength": "three"}),
+            "MagneticFieldStrength of .* must be a positive number in tesla, got 'three'",
+        ),
     ],
 )
 def test_a_sidecar_with_nonsense_is_refused(make_derivatives, sidecar: str, message: str) -> None:

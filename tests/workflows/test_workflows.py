@@ -156,7 +156,7 @@ def test_reference_may_be_named_without_its_entity_where_that_names_one_scan(sub
         subject, scans=tuple(dataclasses.replace(subject.scans[0], session=session) for session in ("1", "2"))
     )
     assert reference_scan(twice, RunConfig(reference="ses-2_acq-ori01")).name == "ses-2_acq-ori01"
-    assert reference_scan(twice, RunConfig(reference="2")).name == "ses-2_acq-ori01"
+    assert reference_scan(twice, RunConfig(reference="ses-2 ori01")).name == "ses-2_acq-ori01"
     for word in ("ori01", "acq-ori01"):
         with pytest.raises(InputError, match=rf"{word} means 2 scans of sub-01: choose one of ses-1_acq-ori01, ses-2_"):
             reference_scan(twice, RunConfig(reference=word))
@@ -171,7 +171,7 @@ def test_parameters_reach_their_steps(subject: RawSubject) -> None:
     scan = dataclasses.replace(subject.scans[1], phase_sign=-1)
     workflow = init_scan_wf(scan, config)
     total = workflow.get_node("total_field").inputs
-    assert (total.unwrap, total.phase_sign, total.residual_limit, total.offset_smoothing) == ("laplacian", 1, 0.4, 6.0)
+    assert (total.unwrap, total.phase_sign, total.residual_limit, total.offset_smoothing) == ("laplacian", -1, 0.4, 6.0)
     assert total.echo_times == [0.005, 0.012]
     assert [Path(path) for path in total.phase_files] == list(scan.phase)
     local = workflow.get_node("local_field").inputs
