@@ -89,11 +89,13 @@ def reference_scan(subject: RawSubject, config: RunConfig) -> RawScan:
     """Return the subject's reference scan: the first, or the one the config names; InputError where it is not there."""
     if config.reference in (None, MEAN):
         return subject.scans[0]
-    for scan in subject.scans:
-        if names_scan(config.reference or "", (scan.session or "", scan.label)):
-            return scan
-    names = ", ".join(scan.name for scan in subject.scans)
-    raise InputError(f"reference {config.reference} is no scan of sub-{subject.label}: choose one of {names}.")
+    wanted = config.reference or ""
+    called = [scan for scan in subject.scans if names_scan(wanted, (scan.session or "", scan.label))]
+    if len(called) == 1:
+        return called[0]
+    names = ", ".join(scan.name for scan in called or subject.scans)
+    fault = f"means {len(called)} scans" if called else "is no scan"
+    raise InputError(f"reference {config.reference} {fault} of sub-{subject.label}: choose one of {names}.")
 
 
 def init_subject_wf(
