@@ -214,7 +214,11 @@ def run_chi33(*words: object, environment: dict[str, str] | None = None, timeout
 
 
 SHARED = ("finished", "labels", "simulated", "fsl")  # heads that are made once, so their tests run on one worker
-FIRST = ("heads", "test_simulate_dicom", "test_store_resume")  # longest: begun first, so that no worker waits at the end
+FIRST = ("heads", "test_simulate_dicom", "test_store_resume")  # longest: begun first
+    "heads",
+    "test_simulate_dicom",
+    "test_store_resume",
+)  # longest: begun first, so that no worker waits at the end
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -233,7 +237,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _shares(item: pytest.Item) -> bool:
     """Tell whether a test uses a shared head, not a fixture of its own module by the same name."""
-    found = getattr(item, "_fixtureinfo").name2fixturedefs
+    found = item._fixtureinfo.name2fixturedefs
     made_in = [found[name][-1].func.__code__.co_filename for name in SHARED if name in found]
     return any(Path(place).name == "conftest.py" for place in made_in)
 
