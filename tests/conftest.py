@@ -215,10 +215,6 @@ def run_chi33(*words: object, environment: dict[str, str] | None = None, timeout
 
 SHARED = ("finished", "labels", "simulated", "fsl")  # heads that are made once, so their tests run on one worker
 FIRST = ("heads", "test_simulate_dicom", "test_store_resume")  # longest: begun first
-    "heads",
-    "test_simulate_dicom",
-    "test_store_resume",
-)  # longest: begun first, so that no worker waits at the end
 
 
 @pytest.hookimpl(tryfirst=True)
