@@ -386,7 +386,7 @@ def test_phase_that_is_no_full_turn_needs_its_range(tmp_path: Path, case: str) -
 
 def test_phase_that_never_wraps_and_states_no_scale_is_refused(tmp_path: Path) -> None:
     _write_phase(tmp_path / "dicom", lambda p: np.rint(1000 + 2000 * np.abs(p) / np.pi), 0.001, -2.0)
-    with pytest.raises(InputError, match=r"holds -1 to 1 over all echoes, never wraps, and no header tells its scale"):
+    with pytest.raises(InputError, match=r"to 1 over all echoes, never wraps, and no header tells its scale: give"):
         convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01")
 
 
