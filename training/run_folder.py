@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files.config_toml import to_toml
 from ..pipeline.errors import InputError, StepError
 from .atomic import write_text
-from .config import TrainConfig, check_resumable, load_config, to_toml
+from .config import TrainConfig, check_resumable, load_config
 from .recorder import LOG
 from .weights import LAST, WEIGHTS, load_network
 

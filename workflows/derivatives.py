@@ -80,6 +80,11 @@ class Derivatives:
         ]
         return self.folder / ("_".join(part for part in parts if part) + ext)
 
+    def figure(self, label: str | None, *, suffix: str, desc: str) -> Path:
+        """Return the path of a ready-made picture, `sub-01/figures/sub-01_acq-ori01_desc-phase_MEGRE.jpg`."""
+        name = self.path(label, suffix=suffix, desc=desc, ext=".jpg").name
+        return self.folder.with_name("figures") / name
+
     def transform(self, label: str | None) -> Path:
         """Return the scan's world-to-world matrix, `…_from-orig_to-subject_mode-image_xfm.txt`."""
         return self.path(f"{label}_{_XFM}" if label else _XFM, suffix="xfm", ext=".txt")
@@ -87,7 +92,10 @@ class Derivatives:
 
 _BIDSIGNORE = """index.html
 sub-*.html
+group_chi33.tsv
+group_chi33.json
 logs/
+figures/
 *_xfm.txt
 *_xfm.json
 *_fieldmap.nii.gz

@@ -28,6 +28,7 @@ from ..pipeline.phase_offset import remove_phase_offset
 from ..pipeline.unwrap import unwrap_laplacian, unwrap_romeo
 from .derivatives import read_image, write_image
 from .export import export_file
+from .figures_echo import EchoSlices, shown_echo, write_echo_figure
 from .sidecars import PhaseScale
 
 
@@ -103,6 +104,7 @@ class _TotalFieldOutputs(TraitedSpec):
     reliable_file = File(desc="mask of the voxels whose field can be trusted")
     weight_file = File(desc="proportional to 1 / standard deviation of the field")
     record_file = File(desc="JSON: what was found and taken out of the phase, with warnings")
+    echo_file = File(desc="picture of one echo: phase as measured and unwrapped, and weight")
 
 
 class TotalField(Chi33Interface):
@@ -122,6 +124,8 @@ class TotalField(Chi33Interface):
                 for path, limits in zip(inputs.phase_files, inputs.phase_ranges, strict=True)
             ]
         )
+        shown = shown_echo(len(phase))
+        measured = phase[shown].astype(np.float32)
         repaired = repair_phase(phase, magnitude, inputs.echo_times, inside)
         phase = repaired.phase
         if inputs.unwrap == "romeo":
@@ -132,6 +136,9 @@ class TotalField(Chi33Interface):
         else:
             unwrapped = unwrap_laplacian(phase, size)
         del phase
+        echo = EchoSlices.of(inside, affine, measured, unwrapped[shown], magnitude[shown] ** 2)
+        echo_path = Path(runtime.cwd) / "echo.jpg"
+        self._results["echo_file"] = str(write_echo_figure(echo_path, echo))
         found = combine_echoes(
             unwrapped, magnitude, inputs.echo_times, inputs.field_strength, inside, size,
             offset_smoothing=inputs.offset_smoothing, method=inputs.combination,

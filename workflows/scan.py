@@ -18,7 +18,7 @@ from .raw import RawScan
 
 SCAN_OUTPUTS = (
     "magnitude", "brain_mask", "total_field", "reliable_mask", "weight", "residual", "record", "local_field",
-    "local_mask",
+    "local_mask", "echo",
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
 
     Inputs: brain_mask. Outputs: magnitude (first echo), brain_mask, total_field (ppm of B0), reliable_mask (where it
     can be trusted), weight (proportional to 1 / its standard deviation), residual (rad), local_field (ppm of B0),
-    local_mask.
+    local_mask, echo (picture of one echo's phase and weight).
     """
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(niu.IdentityInterface(["magnitude", "brain_mask"]), name="inputnode")
@@ -109,7 +109,7 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             (inputnode, outputnode, [("magnitude", "magnitude"), ("brain_mask", "brain_mask")]),
             (total, outputnode, [("field_file", "total_field"), ("residual_file", "residual")]),
             (total, outputnode, [("reliable_file", "reliable_mask"), ("weight_file", "weight")]),
-            (total, outputnode, [("record_file", "record")]),
+            (total, outputnode, [("record_file", "record"), ("echo_file", "echo")]),
             (local, outputnode, [("field_file", "local_field"), ("mask_file", "local_mask")]),
         ]
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from chi33.files.config_toml import to_toml
 from chi33.pipeline.config import override
 from chi33.pipeline.errors import InputError
-from chi33.training.config import NetworkConfig, TrainConfig, check_resumable, load_config, to_toml
+from chi33.training.config import NetworkConfig, TrainConfig, check_resumable, load_config
 
 
 def write(path: Path, text: str) -> Path:

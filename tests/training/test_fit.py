@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from chi33.files.config_toml import to_toml
 from chi33.pipeline.config import override
 from chi33.pipeline.errors import Chi33Warning, InputError, StepError
-from chi33.training.config import NetworkConfig, TrainConfig, load_config, to_toml
+from chi33.training.config import NetworkConfig, TrainConfig, load_config
 from chi33.training.fit import Progress, train
 from chi33.training.lit_module import UnrolledModule
 from chi33.training.weights import load_network

@@ -14,10 +14,11 @@ import pytest
 import torch
 from chi33.cli.main import main
 from chi33.datasets.patch_dataset import Patches
+from chi33.files.config_toml import to_toml
 from chi33.pipeline.config import override
 from chi33.pipeline.errors import InputError, StepError
 from chi33.training import fit, run_folder
-from chi33.training.config import NetworkConfig, TrainConfig, to_toml
+from chi33.training.config import NetworkConfig, TrainConfig
 from chi33.training.fit import train
 from chi33.training.lit_module import UnrolledModule
 from chi33.training.run_folder import RunFolder

@@ -342,7 +342,7 @@ def test_the_command_writes_what_convert_reads_even_in_place(
 
 OPTIONS = {
     "voxel": ("2",), "matrix": None, "echoes": 4, "echo_times": None, "field_strength": 3.0, "snr": 50.0,
-    "phase_sign": None, "subjects": 1, "orientations": 6, "max_angle": 30.0, "oblique": 0.0, "axcodes": "RAS",
+    "phase_sign": None, "subjects": 1, "orientations": "6", "max_angle": 30.0, "oblique": 0.0, "axcodes": "RAS",
     "isotropic": False, "seed": 0,
 }  # fmt: skip
 

@@ -150,6 +150,18 @@ def test_reference_is_the_first_or_the_named(subject: RawSubject) -> None:
         reference_scan(subject, RunConfig(reference="ori9"))
 
 
+def test_reference_may_be_named_without_its_entity_where_that_names_one_scan(subject: RawSubject) -> None:
+    assert reference_scan(subject, RunConfig(reference="ori03")).name == "acq-ori03"
+    twice = dataclasses.replace(
+        subject, scans=tuple(dataclasses.replace(subject.scans[0], session=session) for session in ("1", "2"))
+    )
+    assert reference_scan(twice, RunConfig(reference="ses-2_acq-ori01")).name == "ses-2_acq-ori01"
+    assert reference_scan(twice, RunConfig(reference="ses-2 ori01")).name == "ses-2_acq-ori01"
+    for word in ("ori01", "acq-ori01"):
+        with pytest.raises(InputError, match=rf"{word} means 2 scans of sub-01: choose one of ses-1_acq-ori01, ses-2_"):
+            reference_scan(twice, RunConfig(reference=word))
+
+
 def test_parameters_reach_their_steps(subject: RawSubject) -> None:
     config = RunConfig(
         bet_threshold=0.3, unwrap="laplacian", phase_sign=-1, background="pdf", vsharp_largest_radius=15.0,
