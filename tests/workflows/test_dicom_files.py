@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -339,3 +340,61 @@ def test_a_real_field_map_of_enhanced_files_is_refused(tmp_path: Path) -> None:
         InputError, match=r"is a phase difference of the echoes at 10 and 12.46 ms.*: export the phase of"
     ):
         convert_dicom(XA30, tmp_path / "bids", subject="01")
+
+
+FINE = scan_grid((2, 2, 2), (0, 0, 0), matrix=(20, 16, 12))
+FULL_TURN = "of no stated scale|instead of 6.283|never wraps"
+
+
+def _write_phase(folder: Path, codes: Callable[[np.ndarray], np.ndarray], slope: float, intercept: float) -> np.ndarray:
+    """Write a scan whose phase (rad, returned) is stored as codes of it, on a scale that no vendor uses."""
+    x, y, z = np.meshgrid(*(np.arange(n) for n in FINE.shape), indexing="ij")
+    noise = np.random.default_rng(0).normal(scale=0.2, size=FINE.shape)
+    phase = np.angle(np.exp(1j * (0.9 * x + 0.5 * y - 0.3 * z + noise))).astype(np.float32)
+    echo = Echo(1, TIMES[0], np.ones(FINE.shape, np.float32), phase)
+    magnitude, stored = stored_images(echo, "siemens")
+    stored = replace(stored, codes=codes(phase).astype(np.uint16), slope=slope, intercept=intercept)
+    header = ScanHeader("siemens", "01", 0, 0, FINE, Protocol(echo_times=TIMES[:1]))
+    write_dicom_scan(folder, header, [magnitude, stored])
+    _edit(folder, lambda ds: setattr(ds, "Manufacturer", "Canon"))
+    return phase
+
+
+STRANGE_SCALES = {
+    "radians of a smaller turn": (4000, 5.417 / 4000, -3.1416),
+    "from 0 to 1": (4000, 1 / 4000, 0.0),
+    "from -1 to 1": (4000, 2 / 4000, -1.0),
+    "from -2.5 to 2.5": (1000, 5 / 1000, -2.5),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE_SCALES)
+def test_phase_that_is_no_full_turn_needs_its_range(tmp_path: Path, case: str) -> None:
+    top, slope, intercept = STRANGE_SCALES[case]
+    phase = _write_phase(tmp_path / "dicom", lambda p: np.rint((p / (2 * np.pi) + 0.5) * top), slope, intercept)
+    with pytest.raises(InputError, match=rf"series 3 \(GRE.*({FULL_TURN}).*: give --phase-range with the values"):
+        convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01")
+    assert not (tmp_path / "bids").exists()
+    given = (intercept, intercept + top * slope)
+    (scan,) = convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01", phase_range=given).scans
+    assert np.abs(np.angle(np.exp(1j * (nib.load(scan.files[1]).get_fdata() - phase)))).max() < 1e-2
+    assert scan.notes == ()
+    wide = (intercept, intercept + 2 * top * slope)
+    (scan,) = convert_dicom(tmp_path / "dicom", tmp_path / "again", subject="01", phase_range=wide).scans
+    assert "check --phase-range" in scan.notes[0]
+
+
+def test_phase_that_never_wraps_and_states_no_scale_is_refused(tmp_path: Path) -> None:
+    _write_phase(tmp_path / "dicom", lambda p: np.rint(1000 + 2000 * np.abs(p) / np.pi), 0.001, -2.0)
+    with pytest.raises(InputError, match=r"to 1 over all echoes, never wraps, and no header tells its scale: give"):
+        convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01")
+
+
+def test_masked_phase_in_radians_passes(tmp_path: Path) -> None:
+    def masked(phase: np.ndarray) -> np.ndarray:
+        codes = np.rint((phase / (2 * np.pi) + 0.5) * 4000)
+        codes[:, :6] = codes[:, 12:] = 2000
+        return codes
+
+    _write_phase(tmp_path / "dicom", masked, 2 * np.pi / 4000, -np.pi)
+    assert len(convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01").scans) == 1
