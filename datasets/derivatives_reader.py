@@ -70,6 +70,7 @@ def read_tensor(files: SubjectFiles) -> TensorVolume:
         chi = np.ascontiguousarray(np.moveaxis(chi, -1, 0))
     if chi.shape[0] != 6:
         raise InputError(f"{path} must hold six components on its last axis, got shape {chi.shape}.")
+    _check_units(path)
     mask_path = files.space.get(MASK, files.space.get("brain"))
     if mask_path is None:
         mask = (chi != 0).any(axis=0).astype(np.uint8)
@@ -128,7 +129,18 @@ def _read_mask(path: Path) -> tuple[NDArray[np.uint8], Geometry]:
 def _read_on_grid(path: Path, shape: tuple[int, ...], affine: FloatArray, reference: Path) -> Float32Array:
     values, own_affine = read_map(path)
     _check_grid(path, values.shape, own_affine, shape, affine, reference)
+    _check_units(path)
     return values
+
+
+def _check_units(path: Path) -> None:
+    """Raise InputError where a map's sidecar states another unit than ppm."""
+    units = read_sidecar(path).get("Units")
+    if units is not None and str(units).strip().casefold() != "ppm":
+        raise InputError(
+            f"{path} is in {units!r} by its sidecar, but stores hold ppm: convert the map and its Units (a field in Hz "
+            "is divided by 42.577 times B0 in tesla)."
+        )
 
 
 def _check_grid(

@@ -11,8 +11,10 @@ from typing import Protocol
 import numpy as np
 
 from ..files.sidecars import sidecar_path
+from ..pipeline.errors import InputError
 from .derivatives_finder import find_derivatives
 from .derivatives_reader import SubjectFiles, map_shape, read_cosmos, read_scan, read_tensor
+from .plausibility import plausible_names, size_problem
 from .volume import FIELD, ScalarVolume, TensorVolume, Volume
 
 
@@ -83,8 +85,16 @@ class DerivativesSource:
         return tuple(int(np.prod(map_shape(scan.paths[FIELD]))) for scan in self.files.scans)
 
     def read_scan(self, number: int) -> Volume:
-        """Return the maps of a scan; raises InputError as derivatives_reader.read_scan does."""
-        return read_scan(self.files.scans[number])
+        """Return the maps of a scan.
+
+        Raises InputError as derivatives_reader.read_scan does, and where a map is of a size that ppm do not allow.
+        """
+        files = self.files.scans[number]
+        volume = read_scan(files)
+        for name in plausible_names(tuple(volume.channels)):
+            if wrong := size_problem(name, volume.channels[name][volume.mask]):
+                raise InputError(f"{files.paths[name]} {wrong}: give the map in ppm, and check the mask.")
+        return volume
 
     def read_tensor(self) -> TensorVolume | None:
         """Return the tensor in the subject's space, None where there is none."""

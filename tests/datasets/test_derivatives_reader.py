@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from chi33.datasets.derivatives_finder import find_derivatives
 from chi33.datasets.derivatives_reader import read_scan, read_tensor
+from chi33.datasets.subject_source import sources_of
 from chi33.pipeline.errors import InputError
 
 SCAN = "sub-01/anat/sub-01_acq-ori01_desc-"
@@ -168,6 +169,25 @@ def test_a_sidecar_with_nonsense_is_refused(make_derivatives, sidecar: str, mess
     (folder / f"{SCAN}local_fieldmap.json").write_text(sidecar)
     with pytest.raises(InputError, match=message):
         read_first(folder)
+
+
+@pytest.mark.parametrize("units", ["Hz", "rad", "ppb"])
+@pytest.mark.parametrize("name", ["local_fieldmap", "chi33_Chimap"])
+def test_maps_in_other_units_are_refused(make_derivatives, name: str, units: str) -> None:
+    folder = make_derivatives(1)
+    (folder / f"{SCAN}{name}.json").write_text(json.dumps({"Units": units}))
+    with pytest.raises(InputError, match=rf"desc-{name}.nii.gz is in '{units}' by its sidecar, but stores hold ppm"):
+        read_first(folder)
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"), [(127.7, "reaches .* inside the mask, too large for ppm"), (1e-6, "too small for ppm")]
+)
+def test_maps_of_a_size_that_ppm_do_not_allow_are_refused(make_derivatives, factor: float, message: str) -> None:
+    folder = make_derivatives(1)
+    rewrite(folder / f"{SCAN}local_fieldmap.nii.gz", lambda values, affine: (values * factor, affine))
+    with pytest.raises(InputError, match=rf"desc-local_fieldmap.nii.gz .*{message}: give the map in ppm"):
+        sources_of(folder)[0].read_scan(0)
 
 
 def test_a_tensor_needs_six_components(make_derivatives) -> None:
