@@ -38,8 +38,9 @@ class RunConfig:
     "cuda";
     reference: label of the reference scan (acq-ori01), the first when not given, or "mean": of all scans, in the mean
     of their frames; masks: folder of the user's brain masks, named as the run's own; mask_consensus: brain masks that
-    disagree with those of the other scans are repaired (three scans or more); echo_times (s) and field_strength
-    (T): of scans whose sidecars do not state them.
+    disagree with those of the other scans are repaired (three scans or more); rois: label map in the subject frame, or
+    folder with one a scan, whose regions the report lists; echo_times (s) and field_strength (T): of scans whose
+    sidecars do not state them.
     """
 
     backend: Backend = "auto"
@@ -67,6 +68,7 @@ class RunConfig:
     reference: str | None = None
     masks: str | None = None
     mask_consensus: bool = True
+    rois: str | None = None
     echo_times: tuple[float, ...] | None = None
     field_strength: float | None = None
 
