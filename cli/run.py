@@ -42,6 +42,7 @@ def run(
     reference: str | None = None,
     masks: Path | None = None,
     mask_consensus: bool | None = None,
+    rois: Path | None = None,
     te: str | None = None,
     b0: float | None = None,
     prior_iso: float | None = None,
@@ -109,6 +110,9 @@ def run(
         Folder of your own brain masks, named sub-01_acq-ori01_desc-brain_mask.nii.gz, instead of BET's.
     mask_consensus
         Repair brain masks that disagree with those of the other scans (on by default, from three scans on).
+    rois
+        Label map in the subject frame (with names in a TSV beside it: index, name), or a folder with one of each scan
+        (sub-01_acq-ori01_desc-rois_dseg.nii.gz): the report lists the means of its regions.
     te
         Echo times in ms, joined by commas (4,9,14), of scans whose sidecars do not state EchoTime.
     b0
@@ -166,6 +170,7 @@ def run(
         "backend": backend, "unwrap": unwrap, "combination": combination, "background": background, "fit": fit,
         "phase_sign": int(phase_sign) if phase_sign else None, "phase_range": bounds("--phase-range", phase_range),
         "reference": reference, "masks": str(masks.absolute()) if masks else None, "mask_consensus": mask_consensus,
+        "rois": str(rois.absolute()) if rois else None,
         "echo_times": _seconds(te) if te else None, "field_strength": b0,
         "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
         "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "dask": dask,

@@ -52,6 +52,7 @@ class RunConfig:
     of their frames;
     masks: folder of the user's brain masks, named as the run's own;
     mask_consensus: brain masks that disagree with those of the other scans are repaired (three scans or more);
+    rois: label map in the subject frame, or folder with one a scan, whose regions the report lists;
     echo_times: echo times in s, rising, of scans whose sidecars do not state them;
     field_strength: B0 in T, of scans whose sidecars do not state it;
     phase_range: the stored values that mean -pi and +pi, of phase images whose sidecars do not state their units.
@@ -82,6 +83,7 @@ class RunConfig:
     reference: str | None = None
     masks: str | None = None
     mask_consensus: bool = True
+    rois: str | None = None
     echo_times: tuple[float, ...] | None = None
     field_strength: float | None = None
     phase_range: tuple[float, float] | None = None

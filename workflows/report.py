@@ -96,15 +96,17 @@ def write_subject_report(
     directions = [scan.b0_direction for scan in scans if scan.b0_direction is not None]
     orientations = assess_orientations(directions) if len(directions) == len(scans) and not alone else None
     checks = (*check_scans(scans), *check_sign(in_subject, provenance), *check_fit(record))
+    undetermined = _undetermined(orientations, record)
+    regions = region_table(found, files, Path(rois), determined=not undetermined) if rois is not None else None
     warnings = collect_warnings(scans, checks, orientations, provenance)
+    if rois is not None and regions is None and any("chi33" in scan.planes for scan in scans):
+        warnings += (f"No region of {Path(rois).name} lies where the labels of sub-{subject} are: check its frame.",)
     errors = stated_errors(provenance)
     if warned is not None:
         for warning in warnings:
             if warning not in (provenance.get("warnings") or ()):
                 warned(warning)
-    undetermined = _undetermined(orientations, record)
     methods = write_methods(provenance, record)
-    regions = region_table(found, files, Path(rois), determined=not undetermined) if rois is not None else None
     date = _now()
     summary = f"{counted(len(scans), 'scan')}, {counted(len(warnings), 'warning')}, report of {date}"
     page = render_subject(

@@ -124,6 +124,18 @@ def region_table(
     return _table(scans, whole, placed, f"{Path(rois).name}, in the subject frame", moved=True)
 
 
+def check_regions(rois: Path) -> None:
+    """Raise InputError where rois, as of region_table, is neither a folder nor a label map."""
+    if not Path(rois).is_dir():
+        LabelMap.read(Path(rois))
+
+
+def simulated_regions(bids_dir: Path) -> Path | None:
+    """Return the folder of the true regions where a raw data set is a simulation, else None."""
+    folder = Path(bids_dir) / "derivatives" / "truth"
+    return folder if folder.is_dir() and any(folder.rglob("*_desc-rois_dseg.nii.gz")) else None
+
+
 def _of_scan(folder: Path, scan: ScanFiles) -> Path | None:
     name = scan.path("rois", "dseg").name
     return next(iter(sorted(folder.rglob(name))), None)
@@ -173,6 +185,8 @@ def _table(
             *(one[label].mean if label in one else None for one in whole.values()),
         )  # fmt: skip
         rows.append((name, numbers))
+    if not rows:
+        return None
     columns = (
         ("Volume", "ml"), ("χ33", f"mean in {there[0].name}, ppm"), ("χ33", "std, ppm"), ("χ33", "least mean, ppm"),
         ("χ33", "largest mean, ppm"), *((desc.upper(), "mean, ppm") for desc in whole),

@@ -42,6 +42,7 @@ from .frame_interfaces import read_given_mask
 from .plugin import WatchfulMultiProc
 from .raw import RawSubject, check_raw, find_subjects, raise_problems
 from .report import write_group_index, write_subject_report
+from .report_regions import check_regions, simulated_regions
 from .subject import given_masks, init_subject_wf, plan_lines, remove_stale
 
 Announce = Callable[[str], None]
@@ -123,6 +124,8 @@ def run_participants(
         phase_sign=config.phase_sign,
     )
     backend = choose_backend(config)
+    if config.rois is not None:
+        check_regions(Path(config.rois))
     work = Path(work_dir).absolute() if work_dir else out_dir.with_name(out_dir.name + "-work")
     if dry_run:
         check_raw(subjects, data=False, fewest=_fewest(config))
@@ -140,7 +143,9 @@ def run_participants(
     reports = []
     for subject in subjects:
         with _lock(work):
-            reports.append(_run_subject(subject, config, backend, out_dir, work, n_procs, write_graph, announce))
+            reports.append(
+                _run_subject(subject, config, backend, bids_dir, out_dir, work, n_procs, write_graph, announce)
+            )
     write_group_index(out_dir)
     return reports
 
@@ -228,6 +233,7 @@ def _run_subject(
     subject: RawSubject,
     config: RunConfig,
     backend: str,
+    bids_dir: Path,
     out_dir: Path,
     work: Path,
     n_procs: int | None,
@@ -259,7 +265,11 @@ def _run_subject(
         announce(f"{stage['stage']}: {stage['seconds']:.1f} s")
     shown = {key: value for key, value in provenance.items() if key != "steps"}
     report = write_subject_report(
-        out_dir, subject.label, shown, warned=lambda line: announce(f"warning: sub-{subject.label}: {line}")
+        out_dir,
+        subject.label,
+        shown,
+        warned=lambda line: announce(f"warning: sub-{subject.label}: {line}"),
+        rois=Path(config.rois) if config.rois else simulated_regions(bids_dir),
     )
     announce(f"report: {report}")
     return report

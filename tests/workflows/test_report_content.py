@@ -14,7 +14,7 @@ from chi33.workflows.report import with_chi_square, write_subject_report
 from chi33.workflows.report_files import SubjectFiles, find_scans
 from chi33.workflows.report_measures import CHI_BINS, measure_scan
 from chi33.workflows.report_plots import chi33_histogram, convergence
-from chi33.workflows.report_regions import LabelMap, region_rows, region_table
+from chi33.workflows.report_regions import LabelMap, check_regions, region_rows, region_table, simulated_regions
 from PIL import Image
 from report_scene import SHAPE, Page, ellipsoid, head_affine, measures, tilted, write_scan, write_subject_frame
 
@@ -184,6 +184,30 @@ def test_a_folder_of_label_maps_gives_each_scan_its_own(two_scans: Derivatives, 
     assert table.rows[1][1][0] is None  # the first scan has no label 2
     (tmp_path / "none").mkdir()
     assert region_table(scans, SubjectFiles.of(two_scans.out_dir, "01"), tmp_path / "none") is None
+
+
+def test_regions_elsewhere_than_the_brain_are_told(tmp_path: Path) -> None:
+    write_scan(Derivatives(tmp_path, "01"), "acq-ori01", np.eye(4), 1, only=("chi33",))
+    affine = head_affine()
+    affine[:3, 3] += 1000
+    write_image(tmp_path / "far.nii.gz", np.ones(SHAPE), affine, {}, dtype=np.uint8)
+    said: list[str] = []
+    path = write_subject_report(tmp_path, "01", {"fit": "none"}, warned=said.append, rois=tmp_path / "far.nii.gz")
+    assert "No region of far.nii.gz lies where the labels of sub-01 are: check its frame." in said
+    assert 'id="regions"' not in path.read_text(encoding="utf-8")
+
+
+def test_a_simulation_brings_its_regions(simulated: Path, tmp_path: Path) -> None:
+    truth = simulated_regions(simulated)
+    assert truth is not None
+    assert simulated_regions(tmp_path) is None
+    check_regions(truth)
+    table = region_table(find_scans(truth, "01"), SubjectFiles.of(truth, "01"), truth)
+    assert table is not None
+    means = {name: numbers[1] for name, numbers in table.rows}
+    assert means["pallidum"] > means["putamen"] > means["white"]
+    with pytest.raises(InputError, match="does not exist"):
+        check_regions(tmp_path / "nothing.nii.gz")
 
 
 def test_region_rows_are_exact() -> None:

@@ -60,6 +60,35 @@ def test_a_subject_exports_every_derivative_of_every_scan(subject: RawSubject, t
             assert all("acq-" in name for name in sidecar["Sources"])
 
 
+def test_a_scans_echo_is_exported_as_a_picture(subject: RawSubject, tmp_path: Path) -> None:
+    workflow = init_subject_wf(subject, RunConfig(fit="none"), "builtin", tmp_path)
+    node = workflow.get_node("export_acq_ori02_echo")
+    assert Path(node.inputs.out_file) == tmp_path / "sub-01" / "figures" / "sub-01_acq-ori02_desc-phase_MEGRE.jpg"
+    assert (node.inputs.sidecar["EchoNumber"], node.inputs.sidecar["EchoTimes"]) == (2, [0.005, 0.012])
+    assert _inputs(workflow, "export_acq_ori02_echo", ("in_file",)) == {"in_file": "scan_acq_ori02_wf.outputnode.echo"}
+
+
+@pytest.mark.parametrize(("config", "label"), [
+    (RunConfig(), "single-step (SMV of total fields)"), (RunConfig(fit="masked", background="lbv"), "lbv"),
+    (RunConfig(fit="closed"), "vsharp"), (RunConfig(background="pdf", draws=4), "single-step (SMV of total fields)"),
+])  # fmt: skip
+def test_sidecars_name_the_background_removal_of_what_they_stand_beside(
+    subject: RawSubject, tmp_path: Path, config: RunConfig, label: str
+) -> None:
+    workflow = init_subject_wf(subject, config, "builtin", tmp_path)
+    told = {
+        name.removeprefix("export_acq_ori02_"): node.inputs.sidecar.get("BackgroundRemoval")
+        for name, node in _steps(workflow).items()
+        if name.startswith("export_acq_ori02_")
+    }
+    for name in ("local_field", "local_mask", "residual_file"):
+        assert told.pop(name) == config.background
+    for name in ("magnitude", "brain_mask", "reliable_mask", "total_field", "residual", "echo", "xfm"):
+        assert told.pop(name) is None  # the background is in it, or it is no field
+    assert {"chi33_file", "deltab_file", "cosmos_file"} <= set(told)
+    assert set(told.values()) == {label}
+
+
 def _exported(workflow: pe.Workflow) -> list[str]:
     return [Path(node.inputs.out_file).name for name, node in _steps(workflow).items() if name.startswith("export_")]
 
