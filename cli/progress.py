@@ -27,7 +27,7 @@ def progress_lines(task: str) -> Iterator[Callable[[int, int, str], None]]:
 
 @contextmanager
 def announcements(task: str) -> Iterator[Callable[[str], None]]:
-    """Yield a function that prints a line; on a terminal, a finished step ("[3/45] unwrap 1.2 s") moves a bar instead."""
+    """Yield a function that prints a line; on a terminal a finished step ("[3/45] unwrap 1 s") moves a bar instead."""
     with _bar(task) as bar:
 
         def announce(line: str) -> None:
