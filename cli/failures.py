@@ -8,6 +8,7 @@ import traceback
 
 from cyclopts import CycloptsError
 
+from ..files.os_errors import os_error_words
 from ..pipeline.errors import InputError, StepError
 
 FAILED, WRONG_INPUT, INTERRUPTED, NO_READER = 1, 2, 130, 141
@@ -17,7 +18,6 @@ _WRONG_PATH = (
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG,
     errno.ELOOP,
 )  # fmt: skip
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _READERS = ("h5py", "nibabel", "pydicom", "gzip", "zlib", "lzma", "json", "struct")  # of files, by their modules' names
 _GO_ON = ("run", "build-dataset", "import-volumes")  # commands that keep what is finished
 
@@ -39,7 +39,7 @@ def explain(error: BaseException, command: str = "") -> tuple[str, int]:
             FAILED,
         )
     if isinstance(error, OSError) and error.errno is not None:
-        return _of_the_system(error)
+        return f"{_of_the_system(error)}.", WRONG_INPUT if error.errno in _WRONG_PATH else FAILED
     module = type(error).__module__.partition(".")[0]
     if isinstance(error, OSError | EOFError | UnicodeDecodeError) or module in _READERS:
         return f"a file cannot be read or written ({said}): it may be damaged or of another kind.", FAILED
@@ -48,14 +48,9 @@ def explain(error: BaseException, command: str = "") -> tuple[str, int]:
     return f"unexpected {said}. Please report this, with what {DEBUG}=1 before the command shows.", FAILED
 
 
-def _of_the_system(error: OSError) -> tuple[str, int]:
-    reason = error.strerror or _one_line(error)
-    place = "" if error.filename is None else str(error.filename)
-    if error.errno in _FULL:
-        return f"{place or 'the output'} cannot be written ({reason}): free some space.", FAILED
-    if error.errno in _WRONG_PATH:
-        return f"{place or 'a file'} cannot be used ({reason}): check the path.", WRONG_INPUT
-    return f"{place or 'a file or connection'} failed ({reason}): repeat the command when it works again.", FAILED
+def _of_the_system(error: OSError) -> str:
+    own_words = error.filename is None and error.strerror and error.strerror != os.strerror(error.errno or 0)
+    return " ".join(str(error.strerror).split()) if own_words else os_error_words(error)  # HDF5's name the file
 
 
 def _one_line(error: BaseException) -> str:

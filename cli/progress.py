@@ -26,10 +26,18 @@ def progress_lines(task: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 @contextmanager
-def announcements(task: str) -> Iterator[Announcements]:
-    """Yield what long work in several steps tells its news to."""
+def announcements(task: str) -> Iterator[Callable[[str], None]]:
+    """Yield a function that prints a line; on a terminal a finished step ("[3/45] unwrap 1 s") moves a bar instead."""
     with _bar(task) as bar:
-        yield Announcements(bar)
+
+        def announce(line: str) -> None:
+            step = _STEP.fullmatch(line)
+            if bar is None or step is None:
+                print(line, flush=True)
+            else:
+                bar.update(int(step[1]), int(step[2]), step[3])
+
+        yield announce
 
 
 @contextmanager
@@ -40,31 +48,6 @@ def latest_line(task: str) -> Iterator[Callable[[str], None]]:
             yield lambda line: print(line, file=sys.stderr, flush=True)
         else:
             yield lambda line: bar.update(0, None, line)
-
-
-class Announcements:
-    """The news of long work. On a terminal the bar stands for the lines of steps ("[3/45] unwrap 1.2 s").
-
-    announce: takes a line; progress: takes what was done, and how many steps of how many are.
-    """
-
-    def __init__(self, bar: _Bar | None) -> None:
-        self._bar = bar
-        self._counted = False  # whether progress() is told, which knows better than the lines
-
-    def announce(self, line: str) -> None:
-        """Print a line; one of a step moves the bar instead, where there is one."""
-        step = _STEP.fullmatch(line)
-        if self._bar is None or step is None:
-            print(line, flush=True)
-        elif not self._counted:
-            self._bar.update(int(step[1]), int(step[2]), step[3])
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Move the bar; a log has the lines."""
-        self._counted = True
-        if self._bar is not None:
-            self._bar.update(done, total, what)
 
 
 class _Bar:

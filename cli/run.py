@@ -183,7 +183,7 @@ def run(
     raw, out = needed("run", bids_dir=bids_dir, out_dir=out_dir)
     from ..workflows.run import run_participants
 
-    with announcements("run") as news:
+    with announcements("run") as announce:
         run_participants(
             raw,
             out,
@@ -196,8 +196,7 @@ def run(
             mem_gb=mem,
             dry_run=dry_run,
             write_graph=write_graph,
-            announce=news.announce,
-            progress=news.progress,
+            announce=announce,
         )
 
 

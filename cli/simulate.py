@@ -114,7 +114,7 @@ def simulate(
         format=format,
         vendor=vendor,
     )
-    with announcements("simulate") as news:
-        simulate_dataset(out, simulation, overwrite=overwrite, report=news.announce)
+    with announcements("simulate") as announce:
+        simulate_dataset(out, simulation, overwrite=overwrite, report=announce)
     heads = "1 simulated head" if subjects == 1 else f"{subjects} simulated heads"
     print(f"{simulation.scans} scans of {heads} written to {out}, their truth to {out / 'derivatives' / 'truth'}")

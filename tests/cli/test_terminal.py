@@ -7,11 +7,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from chi33.cli.main import COMMANDS
-from chi33.cli.progress import announcements, latest_line, progress_lines
+from chi33.cli.progress import _bar, announcements, latest_line, progress_lines
 from chi33.cli.streams import make_tolerant
 
 SAID = "χ33 − δB′ … ×2, 5°, ±3 µm² → D∗χ ≤ λ • “x”"
@@ -90,12 +89,11 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def tell_of_a_run() -> None:
-    with announcements("run") as news:
-        news.announce("checking 2 scans")
+    with announcements("run") as announce:
+        announce("checking 2 scans")
         for number in range(1, 3):
-            news.announce(f"[{number}/2] ori0{number}.unwrap 1.2 s")
-            news.progress(f"sub-01 ori0{number}.unwrap", number, 2)
-        news.announce("warning: [two] scans")
+            announce(f"[{number}/2] ori0{number}.unwrap 1.2 s")
+        announce("warning: [two] scans")
 
 
 def test_a_log_gets_every_line_and_no_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +119,7 @@ def test_a_terminal_gets_a_bar_with_the_time_left_instead_of_the_steps(
     assert printed.out.splitlines() == ["checking 2 scans", "warning: [two] scans"]
     assert "2/2" in printed.err
     assert "left" in printed.err
-    assert "sub-01 ori02.unwrap" in printed.err
+    assert "ori02.unwrap 1.2 s" in printed.err
 
 
 @pytest.mark.parametrize("kind", [{"term": "dumb"}, {"CI": "true"}])
@@ -135,20 +133,18 @@ def test_where_lines_cannot_be_drawn_anew_there_is_no_bar(
     assert printed.err == ""
 
 
-def test_lines_alone_move_the_bar_and_the_next_subject_begins_it_anew(
-    capsys: pytest.CaptureFixture[str], terminal: Callable[..., None]
-) -> None:
+def test_the_next_subject_begins_the_bar_anew(terminal: Callable[..., None]) -> None:
     terminal()
-    with announcements("run") as news:
-        for subject in ("01", "02"):
-            for number in range(1, 4):
-                news.announce(f"[{number}/3] sub-{subject} step {number}")
-        bar: Any = news._bar
+    with _bar("run") as bar:
+        assert bar is not None
         (task,) = bar._progress.tasks
-        assert (task.completed, task.total, task.description) == (3, 3, "sub-02 step 3")
-        news.announce("[1/3] sub-03 step 1")
+        for number in range(1, 4):
+            bar.update(number, 3, f"sub-01 step {number}")
+        assert (task.completed, task.total, task.finished, task.description) == (3, 3, True, "sub-01 step 3")
+        bar.update(1, 3, "sub-02 step 1")
         assert (task.completed, task.finished) == (1, False)
-    assert capsys.readouterr().out == ""
+        bar.update(2, 5, "sub-03 step 2")
+        assert (task.completed, task.total) == (2, 5)
 
 
 def test_a_long_task_gets_a_hundred_lines_in_a_log_and_the_last_one(
