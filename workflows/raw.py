@@ -15,7 +15,7 @@ from warnings import warn
 import numpy as np
 from numpy.typing import NDArray
 
-from ..pipeline.errors import Chi33Warning, InputError
+from ..pipeline.errors import Chi33Warning, InputError, InputProblems
 from ..pipeline.frames import FloatArray, check_affine
 from .derivatives import open_image, read_data
 from .raw_names import RawFile, check_labels, files_by_part, scans_by_label, subject_folders
@@ -260,11 +260,8 @@ def _phase_range_problems(path: Path, lowest: float, highest: float, scale: Phas
 
 def raise_problems(problems: Sequence[str]) -> None:
     """Raise InputError with one problem's sentence, or with the count and a line for each; nothing for none."""
-    unique = list(dict.fromkeys(problems))
-    if len(unique) == 1:
-        raise InputError(unique[0])
-    if unique:
-        raise InputError(f"The input has {len(unique)} problems:\n" + "\n".join(f"- {line}" for line in unique))
+    if problems:
+        raise InputProblems(problems)
 
 
 def load_magnitude(scan: RawScan, echo: int) -> NDArray[np.float32]:

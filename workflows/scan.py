@@ -31,19 +31,17 @@ def init_brain_mask_wf(
     inputnode.inputs.in_file = str(scan.magnitude[0])
     outputnode = pe.Node(niu.IdentityInterface(["mask_file"]), name="outputnode")
     if given is not None:
-        taken = pe.Node(GivenMask(given_file=str(given)), name="given_mask", mem_gb=0.5)
+        taken = pe.Node(GivenMask(given_file=str(given)), name="given_mask")
         workflow.connect(
             [(inputnode, taken, [("in_file", "in_file")]), (taken, outputnode, [("mask_file", "mask_file")])]
         )
         return workflow
     if backend == "builtin":
-        bet = pe.Node(BrainMask(frac=config.bet_threshold), name="bet", mem_gb=1.5)
+        bet = pe.Node(BrainMask(frac=config.bet_threshold), name="bet")
         workflow.connect([(inputnode, bet, [("in_file", "in_file")]), (bet, outputnode, [("mask_file", "mask_file")])])
         return workflow
-    bet = pe.Node(
-        fsl.BET(frac=config.bet_threshold, mask=True, robust=True, output_type="NIFTI_GZ"), name="bet", mem_gb=1.5
-    )
-    clean = pe.Node(CleanMask(), name="clean", mem_gb=1)
+    bet = pe.Node(fsl.BET(frac=config.bet_threshold, mask=True, robust=True, output_type="NIFTI_GZ"), name="bet")
+    clean = pe.Node(CleanMask(), name="clean")
     workflow.connect(
         [
             (inputnode, bet, [("in_file", "in_file")]),
@@ -79,7 +77,6 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             residual_limit=config.residual_limit,
         ),
         name="total_field",
-        mem_gb=4,
     )
     local = pe.Node(
         LocalFieldMap(
@@ -90,7 +87,6 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             threshold=config.vsharp_threshold,
         ),
         name="local_field",
-        mem_gb=2,
     )
     workflow.connect(
         [

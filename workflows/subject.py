@@ -14,7 +14,7 @@ from nipype.pipeline import engine as pe
 from ..pipeline.errors import InputError
 from ..pipeline.mask_consensus import LEAST_SCANS
 from .config import RunConfig
-from .derivatives import Derivatives, sidecar_path
+from .derivatives import Derivatives
 from .frame_interfaces import MaskConsensus, MeanOfScans
 from .interfaces import Export
 from .labels import init_fit_wf, init_scan_labels_wf
@@ -70,6 +70,12 @@ _SUBJECT_PRODUCTS = (
         "Where at least one scan has a field for the fit",
     ),
 )
+_MEAN_PRODUCT = _Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
+# (suffix, desc) of every file that a run may write of a subject, beside the transforms
+PRODUCT_NAMES = frozenset(
+    (product.suffix, str(product.desc))
+    for product in (*_SCAN_PRODUCTS, *_LABEL_PRODUCTS, *_DEVIATION_PRODUCTS, *_SUBJECT_PRODUCTS, _MEAN_PRODUCT)
+)
 _SUBJECT_FRAME = "world of the reference scan (RAS+, mm); susceptibility relative to the mean over the mask"
 _MEAN_FRAME = "mean of the scans' worlds (RAS+, mm); susceptibility relative to the mean over the mask"
 MEAN = "mean"
@@ -82,14 +88,21 @@ def node_name(text: str) -> str:
 
 
 def reference_scan(subject: RawSubject, config: RunConfig) -> RawScan:
-    """Return the subject's reference scan: the first, or the one the config names; InputError where it is not there."""
+    """Return the subject's reference scan: the first, or the one the config names.
+
+    A scan may be named in full (ses-a_acq-ori02), by its label (acq-ori02) or as the report has it (ori02, "ses-a
+    acq-ori02"). Raises InputError where no scan, or more than one, is called so.
+    """
     if config.reference in (None, MEAN):
         return subject.scans[0]
-    for scan in subject.scans:
-        if config.reference in (scan.name, scan.label):
-            return scan
-    names = ", ".join(scan.name for scan in subject.scans)
-    raise InputError(f"reference {config.reference} is no scan of sub-{subject.label}: choose one of {names}.")
+    named = "_".join(str(config.reference).split())
+    kinds = (lambda scan: scan.name, lambda scan: scan.label, lambda scan: scan.label.removeprefix("acq-"))
+    found = next(filter(None, ([scan for scan in subject.scans if kind(scan) == named] for kind in kinds)), [])
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(scan.name for scan in found or subject.scans)
+    said = f"names {len(found)} scans" if found else "is no scan"
+    raise InputError(f"reference {config.reference} {said} of sub-{subject.label}: choose one of {names}.")
 
 
 def init_subject_wf(
@@ -141,7 +154,7 @@ def _add_fit(
     """Add the fit of all scans and the labels of each to a subject's workflow; return the fit's workflow."""
     fit_wf = init_fit_wf([scan.raw for scan in scans], config)
     sources = fit_sources(config)
-    merges = {one: pe.Node(niu.Merge(len(scans)), name=f"all_{one}") for one in (*sources, "transforms")}
+    merges = {one: _merge(len(scans), f"all_{one}") for one in (*sources, "transforms")}
     products = (*_LABEL_PRODUCTS, *(_DEVIATION_PRODUCTS if config.draws or config.jackknife else ()))
     for index, scan in enumerate(scans):
         number, own, transform = f"in{index + 1}", scan.workflow, scan.transform
@@ -197,6 +210,11 @@ class _Frame:
         return mask, transform, quality, record
 
 
+def _merge(count: int, name: str) -> pe.Node:
+    """Return the step that makes a list of as many entries, in1 and so on."""
+    return pe.Node(niu.Merge(count), name=name, run_without_submitting=True)
+
+
 def _pick(workflow: pe.Workflow, source: _Source, index: int, name: str) -> _Source:
     """Return the source of one entry of a list."""
     node = pe.Node(niu.Select(index=[index]), name=name, run_without_submitting=True)
@@ -219,7 +237,7 @@ def _place_scans(workflow: pe.Workflow, subject: RawSubject, config: RunConfig, 
     ]
     fixed = masks[subject.scans.index(reference)]
     joined = {"mask_files": masks, "transform_files": pairs}
-    merges = {one: pe.Node(niu.Merge(len(masks)), name=f"all_own_{one.removesuffix('_files')}s") for one in joined}
+    merges = {one: _merge(len(masks), f"all_own_{one.removesuffix('_files')}s") for one in joined}
     for number, (mask, pair) in enumerate(zip(masks, pairs, strict=True), start=1):
         workflow.connect(
             [
@@ -231,7 +249,7 @@ def _place_scans(workflow: pe.Workflow, subject: RawSubject, config: RunConfig, 
         )
     consensus = mean = None
     if config.mask_consensus and not given and len(masks) >= LEAST_SCANS:
-        consensus = pe.Node(MaskConsensus(), name="mask_consensus", mem_gb=2)
+        consensus = pe.Node(MaskConsensus(), name="mask_consensus")
         workflow.connect([(merges[one], consensus, [("out", one)]) for one in joined])
     if config.reference == MEAN:
         mean = pe.Node(
@@ -240,7 +258,6 @@ def _place_scans(workflow: pe.Workflow, subject: RawSubject, config: RunConfig, 
                 echo_times=[list(scan.echo_times) for scan in subject.scans],
             ),
             name="mean_reference",
-            mem_gb=4,
         )
         workflow.connect([(merges["transform_files"], mean, [("out", "transform_files")])])
         agreed = (consensus, "mask_files") if consensus is not None else (merges["mask_files"], "out")
@@ -268,18 +285,6 @@ def given_masks(subject: RawSubject, config: RunConfig) -> dict[str, Path]:
         found[scan.name] = paths[0] if paths else folder
     raise_problems(problems)
     return found
-
-
-def remove_stale(subject: RawSubject, config: RunConfig, out_dir: Path) -> None:
-    """Remove the standard deviations that an earlier run wrote of a fit, where this run made none."""
-    if config.draws or config.jackknife or config.fit == "none":
-        return
-    for scan in subject.scans:
-        place = Derivatives(out_dir, subject.label, scan.session)
-        for product in _DEVIATION_PRODUCTS:
-            path = place.path(scan.label, suffix=product.suffix, desc=product.desc)
-            for one in (sidecar_path(path), path):  # an image without a sidecar is an unfinished one
-                one.unlink(missing_ok=True)
 
 
 def fit_sources(config: RunConfig) -> dict[str, str]:
@@ -350,7 +355,7 @@ def _frame_facts(reference: RawScan, *, mean: bool) -> dict[str, Any]:
 
 
 def _export_mean(workflow: pe.Workflow, mean: pe.Node, place: Derivatives, reference: RawScan) -> None:
-    product = _Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
+    product = _MEAN_PRODUCT
     path = place.path(space="subject", suffix=product.suffix, desc=product.desc)
     _export(workflow, (mean, product.output), product, path, product.output, _frame_facts(reference, mean=True))
 
