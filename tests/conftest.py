@@ -165,9 +165,10 @@ def write_stand_ins(folder: Path, dataset: Path) -> StandIns:
         made.mkdir(parents=True)
     (folder / "etc" / "fslversion").write_text("6.0.7.99\n")
     for subject in find_subjects(dataset):
-        truth = Derivatives(dataset / "derivatives" / "truth", subject.label)
-        worlds = {scan.magnitude[0]: read_transform(truth.transform(scan.label)) for scan in subject.scans}
+        worlds = {}
         for scan in subject.scans:
+            truth = Derivatives(dataset / "derivatives" / "truth", subject.label, scan.session)
+            worlds[scan.magnitude[0]] = read_transform(truth.transform(scan.label))
             shutil.copy(truth.path(scan.label, suffix="mask", desc="brain"), answers / scan.magnitude[0].name)
         reference = subject.scans[0].magnitude[0]
         for moving, world in worlds.items():

@@ -18,12 +18,9 @@ from ..pipeline.frames import voxel_frame, voxel_size
 from ..pipeline.labels import reference_to_mask, scan_labels
 from ..pipeline.resample import resample
 from ..pipeline.tensors import rotate_components
-from ..pipeline.threads import fft_workers
 from .derivatives import open_image, read_image, read_transform
 from .fit_inputs import ScanField, fit_sidecar, scan_b0_direction, to_subject_frame
 from .interfaces import Chi33Interface
-
-FIT_PROCESSORS = 2  # that the fit's node takes; it runs when its subject's scans are done
 
 
 class _FitInputs(BaseInterfaceInputSpec):
@@ -79,9 +76,7 @@ class FitSusceptibility(Chi33Interface):
             method=inputs.method, prior=Prior(inputs.prior_iso, inputs.prior_aniso), noise=inputs.noise,
             iterations=inputs.iterations, draws=inputs.draws, jackknife=inputs.jackknife,
         )  # fmt: skip
-        with Execution(
-            inputs.scheduler, workers=max(FIT_PROCESSORS, fft_workers()), memory=inputs.memory, scratch=runtime.cwd
-        ) as execution:
+        with Execution(inputs.scheduler, memory=inputs.memory, scratch=runtime.cwd) as execution:
             placed = to_subject_frame(
                 self._scans(), affine, brain.shape, total=inputs.method == "single-step", keep=execution.keep
             )

@@ -41,6 +41,7 @@ def find_subjects(
     session_labels: Sequence[str] | None = None,
     scans: Sequence[str] | None = None,
     phase_sign: int | None = None,
+    check_selection: bool = True,
 ) -> tuple[RawSubject, ...]:
     """Return the subjects of a BIDS dataset with their GRE scans, from file names and sidecars alone.
 
@@ -49,8 +50,8 @@ def find_subjects(
     echo_times (s, one an echo), field_strength (T) and phase_range (the values that mean -pi and +pi): of images whose
     sidecars do not state them. phase_sign: of every scan, whatever its sidecar or manufacturer says. Raises InputError
     with every problem of names and sidecars in one report: no phase or magnitude, echoes that do not match, missing or
-    impossible EchoTime and MagneticFieldStrength, duplicates, and subjects, sessions or scans that are not there.
-    `check_raw` checks the images.
+    impossible EchoTime and MagneticFieldStrength, duplicates, and subjects, sessions or scans that are not there
+    (check_selection=False: sessions and scans may be those of other subjects). `check_raw` checks the images.
     """
     sidecars = Sidecars(Path(bids_dir))
     problems: list[str] = []
@@ -60,7 +61,7 @@ def find_subjects(
         _subject(folder, sidecars, given, wanted, problems)
         for folder in subject_folders(Path(bids_dir), participant_labels)
     )
-    if unused := wanted.filter.unused(wanted.seen):
+    if check_selection and (unused := wanted.filter.unused(wanted.seen)):
         known = ", ".join(
             sorted({"_".join(part for part in (f"ses-{a}" if a else "", b) if part) for a, b in wanted.seen})
         )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..files.headers import direction_problem
 from ..files.nifti import open_image, read_data
-from ..pipeline.errors import Chi33Warning, InputError
+from ..pipeline.errors import Chi33Warning, InputError, InputProblems
 from ..pipeline.frames import FloatArray, check_affine
 from ..pipeline.phase.full_turn import TURN_TOLERANCE, PhaseRange, phase_range, turn_words
 from .raw_scan import RawScan, RawSubject
@@ -199,8 +199,5 @@ def _turn_problems(scan: RawScan, found: Sequence[tuple[Path, PhaseScale, PhaseR
 
 def raise_problems(problems: Sequence[str]) -> None:
     """Raise InputError with one problem's sentence, or with the count and a line for each; nothing for none."""
-    unique = list(dict.fromkeys(problems))
-    if len(unique) == 1:
-        raise InputError(unique[0])
-    if unique:
-        raise InputError(f"The input has {len(unique)} problems:\n" + "\n".join(f"- {line}" for line in unique))
+    if problems:
+        raise InputProblems(problems)

@@ -197,7 +197,7 @@ def check_sign(subject: SubjectMeasures, provenance: Mapping[str, Any]) -> tuple
         return ()
     share, warnings = f"{100 * found.share:.0f} %", ()
     if found.verdict == "flipped":
-        remedy = "1" if lookup(provenance, "phase_sign") == -1 else "-1"
+        remedy = -_sign_of_most(provenance)
         warnings = (
             f"Only {share} of the strongest sources deep in the brain are paramagnetic, but veins and iron-rich nuclei "
             f"should be: the sign of the phase is flipped; set --phase-sign {remedy}.",
@@ -205,6 +205,14 @@ def check_sign(subject: SubjectMeasures, provenance: Mapping[str, Any]) -> tuple
     told = {"right": "", "flipped": "", "unclear": " (cannot tell the sign)"}[found.verdict]
     title = f"Paramagnetic part of the strongest sources, {SIGN_DEPTH:.0f} mm and more inside the brain"
     return (Check(title, share + told, f"at least {100 * CLEAR:.0f} %", warnings, unclear=bool(told)),)
+
+
+def _sign_of_most(provenance: Mapping[str, Any]) -> int:
+    """Return the sign that most scans were computed with, 1 where it is not recorded."""
+    signs = [int(sign) for sign in (lookup(provenance, "signs") or {}).values()]
+    if not signs:
+        return -1 if lookup(provenance, "phase_sign") == -1 else 1
+    return 1 if 2 * signs.count(1) >= len(signs) else -1
 
 
 def collect_warnings(

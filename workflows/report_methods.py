@@ -128,7 +128,12 @@ def _field(provenance: Mapping[str, Any]) -> str:
     names = {"romeo": "with ROMEO {romeo}, run by niimath,", "laplacian": "with the Laplacian method {laplacian}"}
     if method not in names:
         return ""
-    sign = " after its sign was reversed" if lookup(provenance, "phase_sign") == -1 else ""
+    signs = {int(one) for one in (lookup(provenance, "signs") or {}).values()} or {lookup(provenance, "phase_sign")}
+    reversed_in = {
+        frozenset({-1}): " after its sign was reversed",
+        frozenset({1, -1}): " after that of some scans was reversed",
+    }
+    sign = reversed_in.get(frozenset(signs), "")
     by = "a line through the phase of each voxel, weighted by the squared magnitude, with an intercept for the coil "
     by += "phase that was smoothed over space"
     if lookup(provenance, "combination") == "average":

@@ -35,7 +35,7 @@ def init_brain_mask_wf(
     inputnode.inputs.in_file = str(scan.magnitude[0])
     outputnode = pe.Node(niu.IdentityInterface(["mask_file"]), name="outputnode")
     if given is not None:
-        taken = pe.Node(GivenMask(given_file=str(given)), name="given_mask", mem_gb=0.5)
+        taken = pe.Node(GivenMask(given_file=str(given)), name="given_mask")
         workflow.connect(
             [(inputnode, taken, [("in_file", "in_file")]), (taken, outputnode, [("mask_file", "mask_file")])]
         )
@@ -46,13 +46,11 @@ def init_brain_mask_wf(
             "convert its header to mm."
         )
     if backend == "builtin":
-        bet = pe.Node(BrainMask(frac=config.bet_threshold), name="bet", mem_gb=1.5)
+        bet = pe.Node(BrainMask(frac=config.bet_threshold), name="bet")
         workflow.connect([(inputnode, bet, [("in_file", "in_file")]), (bet, outputnode, [("mask_file", "mask_file")])])
         return workflow
-    bet = pe.Node(
-        fsl.BET(frac=config.bet_threshold, mask=True, robust=True, output_type="NIFTI_GZ"), name="bet", mem_gb=1.5
-    )
-    clean = pe.Node(CleanMask(), name="clean", mem_gb=1)
+    bet = pe.Node(fsl.BET(frac=config.bet_threshold, mask=True, robust=True, output_type="NIFTI_GZ"), name="bet")
+    clean = pe.Node(CleanMask(), name="clean")
     workflow.connect(
         [
             (inputnode, bet, [("in_file", "in_file")]),
@@ -89,7 +87,6 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             filtered=scan.filtered,
         ),
         name="total_field",
-        mem_gb=4,
     )
     local = pe.Node(
         LocalFieldMap(
@@ -100,7 +97,6 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             threshold=config.vsharp_threshold,
         ),
         name="local_field",
-        mem_gb=2,
     )
     workflow.connect(
         [

@@ -14,7 +14,7 @@ from nipype.pipeline import engine as pe
 from ..pipeline.errors import InputError
 from ..pipeline.mask_consensus import LEAST_SCANS
 from .config import RunConfig
-from .derivatives import Derivatives, sidecar_path
+from .derivatives import Derivatives
 from .figures_echo import shown_echo
 from .frame_interfaces import MaskConsensus, MeanOfScans
 from .interfaces import Export
@@ -74,6 +74,12 @@ _SUBJECT_PRODUCTS = (
     ),
 )
 _SINGLE_STEP = "single-step (SMV of total fields)"
+_MEAN_PRODUCT = _Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
+# (suffix, desc) of every file that a run may write of a subject, beside the transforms
+PRODUCT_NAMES = frozenset(
+    (product.suffix, str(product.desc))
+    for product in (*_SCAN_PRODUCTS, *_LABEL_PRODUCTS, *_DEVIATION_PRODUCTS, *_SUBJECT_PRODUCTS, _MEAN_PRODUCT)
+)
 _SUBJECT_FRAME = "world of the reference scan (RAS+, mm); susceptibility relative to the mean over the mask"
 _MEAN_FRAME = "mean of the scans' worlds (RAS+, mm); susceptibility relative to the mean over the mask"
 MEAN = "mean"
@@ -86,7 +92,11 @@ def node_name(text: str) -> str:
 
 
 def reference_scan(subject: RawSubject, config: RunConfig) -> RawScan:
-    """Return the subject's reference scan: the first, or the one the config names; InputError where it is not there."""
+    """Return the subject's reference scan: the first, or the one the config names.
+
+    A scan may be named in full (ses-a_acq-ori02), by its label (acq-ori02) or as the report has it (ori02, "ses-a
+    acq-ori02"). Raises InputError where no scan, or more than one, is called so.
+    """
     if config.reference in (None, MEAN):
         return subject.scans[0]
     wanted = config.reference or ""
@@ -150,7 +160,7 @@ def _add_fit(
     """Add the fit of all scans and the labels of each to a subject's workflow; return the fit's workflow."""
     fit_wf = init_fit_wf([scan.raw for scan in scans], config)
     sources = fit_sources(config)
-    merges = {one: pe.Node(niu.Merge(len(scans)), name=f"all_{one}") for one in (*sources, "transforms")}
+    merges = {one: _merge(len(scans), f"all_{one}") for one in (*sources, "transforms")}
     products = (*_LABEL_PRODUCTS, *(_DEVIATION_PRODUCTS if config.draws or config.jackknife else ()))
     for index, scan in enumerate(scans):
         number, own, transform = f"in{index + 1}", scan.workflow, scan.transform
@@ -206,6 +216,11 @@ class _Frame:
         return mask, transform, quality, record
 
 
+def _merge(count: int, name: str) -> pe.Node:
+    """Return the step that makes a list of as many entries, in1 and so on."""
+    return pe.Node(niu.Merge(count), name=name, run_without_submitting=True)
+
+
 def _pick(workflow: pe.Workflow, source: _Source, index: int, name: str) -> _Source:
     """Return the source of one entry of a list."""
     node = pe.Node(niu.Select(index=[index]), name=name, run_without_submitting=True)
@@ -228,7 +243,7 @@ def _place_scans(workflow: pe.Workflow, subject: RawSubject, config: RunConfig, 
     ]
     fixed = masks[subject.scans.index(reference)]
     joined = {"mask_files": masks, "transform_files": pairs}
-    merges = {one: pe.Node(niu.Merge(len(masks)), name=f"all_own_{one.removesuffix('_files')}s") for one in joined}
+    merges = {one: _merge(len(masks), f"all_own_{one.removesuffix('_files')}s") for one in joined}
     for number, (mask, pair) in enumerate(zip(masks, pairs, strict=True), start=1):
         workflow.connect(
             [
@@ -240,7 +255,7 @@ def _place_scans(workflow: pe.Workflow, subject: RawSubject, config: RunConfig, 
         )
     consensus = mean = None
     if config.mask_consensus and not given and len(masks) >= LEAST_SCANS:
-        consensus = pe.Node(MaskConsensus(), name="mask_consensus", mem_gb=2)
+        consensus = pe.Node(MaskConsensus(), name="mask_consensus")
         workflow.connect([(merges[one], consensus, [("out", one)]) for one in joined])
     if config.reference == MEAN:
         mean = pe.Node(
@@ -249,7 +264,6 @@ def _place_scans(workflow: pe.Workflow, subject: RawSubject, config: RunConfig, 
                 echo_times=[list(scan.echo_times) for scan in subject.scans],
             ),
             name="mean_reference",
-            mem_gb=4,
         )
         workflow.connect([(merges["transform_files"], mean, [("out", "transform_files")])])
         agreed = (consensus, "mask_files") if consensus is not None else (merges["mask_files"], "out")
@@ -277,18 +291,6 @@ def given_masks(subject: RawSubject, config: RunConfig) -> dict[str, Path]:
         found[scan.name] = paths[0] if paths else folder
     raise_problems(problems)
     return found
-
-
-def remove_stale(subject: RawSubject, config: RunConfig, out_dir: Path) -> None:
-    """Remove the standard deviations that an earlier run wrote of a fit, where this run made none."""
-    if config.draws or config.jackknife or config.fit == "none":
-        return
-    for scan in subject.scans:
-        place = Derivatives(out_dir, subject.label, scan.session)
-        for product in _DEVIATION_PRODUCTS:
-            path = place.path(scan.label, suffix=product.suffix, desc=product.desc)
-            for one in (sidecar_path(path), path):  # an image without a sidecar is an unfinished one
-                one.unlink(missing_ok=True)
 
 
 def fit_sources(config: RunConfig) -> dict[str, str]:
@@ -369,7 +371,7 @@ def _frame_facts(reference: RawScan, *, mean: bool) -> dict[str, Any]:
 
 
 def _export_mean(workflow: pe.Workflow, mean: pe.Node, place: Derivatives, reference: RawScan) -> None:
-    product = _Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
+    product = _MEAN_PRODUCT
     path = place.path(space="subject", suffix=product.suffix, desc=product.desc)
     _export(workflow, (mean, product.output), product, path, product.output, _frame_facts(reference, mean=True))
 

@@ -31,8 +31,9 @@ Result = TypeVar("Result")
 class Execution:
     """Runs tasks on threads ("threads"), on a local cluster ("local") or on a cluster by address ("tcp://…").
 
-    workers: tasks at a time on threads (default: OMP_NUM_THREADS or the cores); memory: GB that volumes of the scans
-    may take before they go to temporary files in `scratch` (default: no limit). Use as a context, or call close().
+    workers: tasks at a time on threads (default: the processors granted, at most OMP_NUM_THREADS); memory: GB that
+    volumes of the scans may take before they go to temporary files in `scratch` (default: no limit). Use as a context,
+    or call close().
     """
 
     def __init__(
