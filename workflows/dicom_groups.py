@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from .dicom import DicomImage, DicomScan, Grouping, Reason
-from .dicom_kinds import is_corrected, why_derived, why_unusable
+from .dicom_kinds import is_corrected, series_words, why_derived, why_unusable
 from .dicom_pairing import SAME_START_SECONDS, Pairing, pair
 from .dicom_versions import copies, second_export
 
@@ -48,12 +48,15 @@ def _echo_numbers(images: Sequence[DicomImage]) -> dict[tuple[int, str], set[int
 
 def _usable(images: Sequence[DicomImage], reasons: dict[str, Reason]) -> list[DicomImage]:
     """Return the images that may be an echo of a scan, and add why the others may not."""
-    echo_times: dict[object, set[float]] = defaultdict(set)
+    in_series: dict[object, set[float]] = defaultdict(set)
+    of_name: dict[object, set[float]] = defaultdict(set)
     for image in images:
-        echo_times[image.series_key, image.part].add(image.echo_time)
+        in_series[image.series_key, image.part].add(image.echo_time)
+        of_name[series_words(image), image.part].add(image.echo_time)
     usable = []
     for image in images:
-        if reason := why_unusable(image) or why_derived(image, echo_times[image.series_key, image.part]):
+        times = in_series[image.series_key, image.part], of_name[series_words(image), image.part]
+        if reason := why_unusable(image) or why_derived(image, *times):
             reasons[image.name] = reason
         else:
             usable.append(image)

@@ -11,7 +11,7 @@ from .dicom import DicomImage, Reason
 
 Distortion = Literal["ND", "DIS2D", "DIS3D", ""]
 
-_EACH_ECHO = "export the phase of each echo"
+EACH_ECHO = "export the phase of each echo"
 _COMBINE = "combine the coils on the scanner (adaptive combine), or export the combined images"
 _PROJECTIONS = {"SWI", "MNIP", "MINIP", "MIP", "PROJECTION"}
 _DISTORTIONS: tuple[Distortion, ...] = ("DIS3D", "DIS2D", "ND")
@@ -23,8 +23,8 @@ _OF_A_PART = {
 }  # fmt: skip
 
 # Of ImageType, which is the scanner's own word; "PHASE MAP" is Philips' name of a phase image.
-_DIFFERENCE = Reason("is a phase difference of echoes", _EACH_ECHO)
-_FIELD_MAP = Reason("is a field map", _EACH_ECHO)
+_DIFFERENCE = Reason("is a phase difference of echoes", EACH_ECHO)
+_FIELD_MAP = Reason("is a field map", EACH_ECHO)
 _RELAXATION = Reason("is a relaxation map")
 _SUSCEPTIBILITY = Reason("is a susceptibility map")
 _SEVERAL = Reason("is made of several echoes")
@@ -80,22 +80,22 @@ def _why_not_one_volume(image: DicomImage) -> Reason:
     return Reason(f"has {len(image.shape)} dimensions {image.shape}, a GRE echo has 3")
 
 
-def why_derived(image: DicomImage, echo_times: Collection[float]) -> Reason | None:
+def why_derived(image: DicomImage, in_series: Collection[float], of_name: Collection[float]) -> Reason | None:
     """Return why an image is no echo of a scan, None where it may be one.
 
-    echo_times: those of the same part in its series. Phase images of several echoes in one series are no difference of
-    echoes, whatever the series is called.
+    in_series, of_name: the echo times of the same part in its series, and in all series of its name. Phase images of
+    several echoes in one series are no difference of echoes; series of several echoes are scans, whatever their name.
     """
-    alone = len(set(echo_times)) < 2
+    alone = len(in_series) < 2
     text = " ".join(image.image_type).replace("PHASE MAP", "")
     if words := _PROJECTIONS & set(image.image_type) if image.part == "mag" else set():
         return Reason(f"is a derived image ({', '.join(sorted(words))})")
     if "_fieldmaphz" in image.name or str(image.sidecar.get("Units", "")).lower() == "hz":
-        return Reason("is a field map in Hz", _EACH_ECHO)
+        return Reason("is a field map in Hz", EACH_ECHO)
     if image.part == "phase" and alone and (between := _difference_of(image)):
-        return Reason(f"is a phase difference {between}", _EACH_ECHO)
+        return Reason(f"is a phase difference {between}", EACH_ECHO)
     name = image.series_name.lower()
-    sought = [(text, _STATED), *(((text, _STATED_OF_ONE_ECHO), (name, _NAMED)) if alone else ())]
+    sought = [(text, _STATED), *(((text, _STATED_OF_ONE_ECHO), (name, _NAMED)) if len(of_name) < 2 else ())]
     return next((why for where, known in sought for pattern, why in known if re.search(pattern, where)), None)
 
 

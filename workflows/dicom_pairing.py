@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from .dicom import DicomImage, DicomScan, Part, Reason
-from .dicom_kinds import coil_elements, is_corrected, series_words
+from .dicom_kinds import EACH_ECHO, coil_elements, is_corrected, series_words
 from .dicom_versions import by_key, copies, groups, has_both, one_version, without_corrected
 
 SAME_START_SECONDS = 1.0  # two 3-D scans do not start in the same second
@@ -234,7 +234,12 @@ def _why_no_scan(by_echo: dict[float, dict[Part, DicomImage]], known: Pairing) -
     if not with_magnitude:
         return Reason("has no magnitude image of the same grid and acquisition time", NO_MAGNITUDE)
     if not with_phase == with_magnitude == times:
-        return Reason(f"has magnitude at echo times {with_magnitude} s but phase at {with_phase} s")
+        difference = len(times) == 2 and with_magnitude == times and with_phase == times[1:]
+        return Reason(
+            f"has magnitude at echo times {with_magnitude} s but phase at {with_phase} s"
+            + (", as a phase difference of two echoes is stored" if difference else ""),
+            EACH_ECHO if difference else "",
+        )
     images = [image for echo in by_echo.values() for image in echo.values()]
     if len({is_corrected(image) for image in images}) > 1:
         corrected = sorted({image.series for image in images if is_corrected(image)})

@@ -330,6 +330,11 @@ def test_scans_named_after_their_purpose_are_scans(name: str) -> None:
     assert scans(both(2, 3, name=name)) == [(2, 3)]
 
 
+def test_echoes_in_series_of_their_own_may_be_called_a_map() -> None:
+    series = ((1, "mag", 1), (2, "mag", 2), (3, "phase", 1), (4, "phase", 2))
+    assert scans([image(*one, name=f"T2*map e{one[-1]}") for one in series]) == [(1, 2, 3, 4)]
+
+
 def test_philips_phase_maps_are_phase() -> None:
     images = [
         image(s, part, kind=kind) for s, part, kind in ((5, "mag", ("M_FFE",)), (5, "phase", ("PHASE MAP", "FFE")))
