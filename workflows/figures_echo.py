@@ -43,7 +43,7 @@ class EchoSlices:
         view = View.of(mask, affine)
         middle = len(view.centres) // 2
         most = max(float(np.percentile(weight[mask], 99)), 1e-30)
-        volumes = (measured, unwrapped * mask, np.clip(weight / most, 0, 1))
+        volumes = (measured, np.where(mask, unwrapped, np.float32(np.nan)), np.clip(weight / most, 0, 1))
         return cls(*(view.cut(volume)[middle] for volume in volumes))
 
 

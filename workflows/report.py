@@ -65,7 +65,7 @@ _DEVIATION_COLUMNS = (
 _IN_HERTZ = ("total_std", "local_std", "residual_std")  # columns in ppm of B0
 _CHI_SQUARE = (
     "Reduced χ²: the mean square of what the fit leaves of a scan's field, over the square of the noise and the share "
-    "of freedom left; 1 where it is the noise alone."
+    "of freedom left; 1 where it is the noise alone, less where the noise was assumed larger than it is."
 )
 
 

@@ -55,8 +55,9 @@ def convergence(record: Mapping[str, Any]) -> Curves | None:
     def draw(ax: Axes, ink: _Ink) -> None:
         for (name, values), colour, marker in zip(lists.items(), (ink.first, ink.second), "os", strict=False):
             numbers = np.arange(1, len(values) + 1)
-            ax.plot(numbers, 100 * np.array(values), color=colour, marker=marker, markersize=4, linewidth=1.4)
-            ax.text(numbers[-1], 130 * values[-1], name, color=colour, fontsize=_FONT, ha="right", va="bottom")
+            style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.4, "label": name}
+            ax.plot(numbers, 100 * np.array(values), **style)
+        ax.legend(frameon=False, fontsize=_FONT, labelcolor="linecolor")
         if tolerance > 0:
             ax.axhline(100 * tolerance, color=ink.text, linewidth=1, linestyle=(0, (4, 3)))
         ax.set_yscale("log")
