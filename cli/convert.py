@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..files.field_strength import FieldStrength
     from ..workflows.convert import Conversion, ConversionPlan
 
 
@@ -99,18 +100,24 @@ def _show_conversion(console: Console, conversion: Conversion, bids_dir: Path) -
                 "x".join(str(size) for size in scan.shape),
                 "x".join(f"{size:.3g}" for size in scan.voxel_size),
                 ", ".join(f"{1000 * time:.4g}" for time in scan.echo_times),
-                f"{scan.field_strength:g}",
+                _tesla(scan.field_strength),
                 "; ".join(scan.notes),
             )
             for scan in conversion.scans
         ],
     )
     if conversion.unplaced:
-        _show(console, "Not placed", ("series", "reason"), [(one.series, one.reason) for one in conversion.unplaced])
+        _show(console, "Not placed", ("series", "reason"), [(one.series, one.sentence) for one in conversion.unplaced])
     for warning in conversion.warnings:
         print(f"dcm2niix: {warning}")
     files = sum(len(scan.files) for scan in conversion.scans)
     print(f"{files} images of {len(conversion.scans)} scans written to {bids_dir}")
+
+
+def _tesla(field: FieldStrength) -> str:
+    """Return the field that the scanner ran at, with what it is called where that differs: "2.895 (nominal 3)"."""
+    run, nominal = f"{field.tesla:.4g}", f"{field.nominal or field.tesla:.4g}"
+    return run if run == nominal else f"{run} (nominal {nominal})"
 
 
 def _show_plan(console: Console, plan: ConversionPlan, map_path: Path | None) -> None:

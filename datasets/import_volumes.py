@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files.sidecars import sidecar_path
 from ..pipeline.errors import Chi33Warning, InputError
 from ..pipeline.frames import check_b0_direction
 from .build import BuildSummary, Progress, build_from
 from .build_config import BuildConfig
-from .derivatives_reader import ScanFiles, SubjectFiles, map_shape, read_cosmos, read_scan, sidecar_of
+from .derivatives_reader import ScanFiles, SubjectFiles, map_shape, read_cosmos, read_scan
 from .plausibility import agreement, agreement_problem, is_unexplained, label_field, size_problem
 from .splits import split_subjects
 from .store_writer import check_target
@@ -91,7 +92,7 @@ class ImportedSubject:
         """Return the hash of the files, their sidecars, and the directions given."""
         maps = [path for scan in self.scans for path in self._files(scan).paths.values()]
         directions = tuple(scan.b0_direction for scan in self.scans)
-        return f"{files_fingerprint([*maps, *(sidecar_of(path) for path in maps)])} {self.kind} {directions}"
+        return f"{files_fingerprint([*maps, *(sidecar_path(path) for path in maps)])} {self.kind} {directions}"
 
     def _files(self, scan: ImportedScan) -> ScanFiles:
         paths = {FIELD: scan.field, self.kind: scan.label, MASK: scan.mask}

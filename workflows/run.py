@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from .derivatives import Derivatives, check_output_folder, write_dataset_descrip
 from .engine.finished import was_finished
 from .raw import RawSubject, check_raw, find_subjects
 from .raw_names import subject_folders
+from .report_regions import simulated_regions
 
 if TYPE_CHECKING:
     from .engine.participant import Job
@@ -59,17 +61,18 @@ def run_participants(
     work_dir: Path | None = None,
     n_procs: int | None = None,
     mem_gb: float | None = None,
+    session_labels: Sequence[str] | None = None,
+    scans: Sequence[str] | None = None,
     dry_run: bool = False,
     write_graph: bool = False,
-    rois: Path | None = None,
     announce: Announce = print,
 ) -> list[Path]:
     """Run every subject of a BIDS dataset and return their reports' paths.
 
     n_procs: processors, by default those granted to this process; mem_gb: memory that steps at a time may take, by
-    default what is there; rois: label map whose regions the reports list. What is wrong with the input is said before
-    any work; a repeated call does only what is missing or changed, and nothing for a subject that was finished.
-    dry_run: the checks alone; nothing is written but the graph, where it is asked for. Raises InputError or StepError
+    default what is there; session_labels, scans: which scans are taken (`find_subjects`). What is wrong with the input
+    is said before any work; a repeated call does only what is missing or changed, and nothing for a subject that was
+    finished. dry_run: the checks alone; nothing is written but the graph, where it is asked for. Raises InputError or StepError
     in one sentence, after the other subjects are done where one fails at work.
     """
     for option, value in (("--n-procs", n_procs), ("--mem", mem_gb)):
@@ -77,8 +80,9 @@ def run_participants(
             raise InputError(f"{option} must be {'positive' if option == '--mem' else 'at least 1'}, got {value}.")
     bids_dir, out_dir = Path(bids_dir).absolute(), Path(out_dir).absolute()
     with _os_errors():
-        subjects = _find(bids_dir, participant_labels, config)
+        subjects = _find(bids_dir, participant_labels, config, session_labels, scans)
         backend = choose_backend(config)
+        rois = Path(config.rois) if config.rois else simulated_regions(bids_dir)
         todo = []
         for subject in subjects:
             if not write_graph and was_finished(out_dir, subject, config, backend, rois):
@@ -99,23 +103,39 @@ def run_participants(
     return [] if dry_run else [Derivatives(out_dir, subject.label).report for subject in subjects]
 
 
-def _find(bids_dir: Path, labels: Sequence[str] | None, config: RunConfig) -> list[RawSubject]:
-    """Return the subjects, or raise every problem of names and sidecars with the subjects that have none."""
-    found: list[RawSubject] = []
-    problems: dict[str, tuple[str, ...]] = {}
-    names = [folder.name.removeprefix("sub-") for folder in subject_folders(bids_dir, labels)]
-    for name in names:
-        try:
-            found += find_subjects(bids_dir, [name], echo_times=config.echo_times, field_strength=config.field_strength)
-        except InputError as error:
-            problems[name] = InputProblems.of(error)
-    if problems:  # one report: what the headers of the other subjects say belongs in it
+def _find(
+    bids_dir: Path,
+    labels: Sequence[str] | None,
+    config: RunConfig,
+    sessions: Sequence[str] | None,
+    scans: Sequence[str] | None,
+) -> list[RawSubject]:
+    """Return the subjects that have scans, or raise every problem of names and sidecars and name who has none."""
+    find = partial(
+        find_subjects, bids_dir, echo_times=config.echo_times, field_strength=config.field_strength,
+        phase_range=config.phase_range, phase_sign=config.phase_sign, session_labels=sessions, scans=scans,
+    )  # fmt: skip
+    try:
+        every = find(labels)
+        return [subject for subject in every if subject.scans] or list(every)
+    except InputError as error:
+        names = [folder.name.removeprefix("sub-") for folder in subject_folders(bids_dir, labels)]
+        found: list[RawSubject] = []
+        problems: dict[str, tuple[str, ...]] = {}
+        for name in names:
+            try:
+                found += find([name], check_selection=False)
+            except InputError as fault:
+                problems[name] = InputProblems.of(fault)
+        if not problems:
+            raise
+        # one report: what the headers of the other subjects say belongs in it
         from .engine.checks import fewest_scans, raise_problems_of, subject_problems
 
         fewest = fewest_scans(config)
         problems |= subject_problems(found, lambda subject: check_raw([subject], data=False, fewest=fewest))
         raise_problems_of(names, problems)
-    return found
+        raise AssertionError("problems were raised") from error
 
 
 def _dry_run(subjects: Sequence[RawSubject], job: Job, bids_dir: Path) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 from nipype.interfaces import fsl
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from ..files.headers import length_unit
+from ..pipeline.errors import InputError
 from .config import RunConfig
 from .frame_interfaces import GivenMask
 from .interfaces import BrainMask, CleanMask, LocalFieldMap, TotalField
 from .raw import RawScan
 
 SCAN_OUTPUTS = (
-    "magnitude", "brain_mask", "total_field", "reliable_mask", "weight", "residual", "local_field", "local_mask",
+    "magnitude", "brain_mask", "total_field", "reliable_mask", "weight", "residual", "record", "local_field",
+    "local_mask", "echo",
 )  # fmt: skip
 
 
@@ -36,6 +40,11 @@ def init_brain_mask_wf(
             [(inputnode, taken, [("in_file", "in_file")]), (taken, outputnode, [("mask_file", "mask_file")])]
         )
         return workflow
+    if backend == "fsl" and (unit := length_unit(nib.load(scan.magnitude[0]))) in ("meter", "micron"):
+        raise InputError(
+            f"{scan.magnitude[0]} states its lengths in {unit}s, which FSL reads as mm: give --backend builtin, or "
+            "convert its header to mm."
+        )
     if backend == "builtin":
         bet = pe.Node(BrainMask(frac=config.bet_threshold), name="bet")
         workflow.connect([(inputnode, bet, [("in_file", "in_file")]), (bet, outputnode, [("mask_file", "mask_file")])])
@@ -57,7 +66,7 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
 
     Inputs: brain_mask. Outputs: magnitude (first echo), brain_mask, total_field (ppm of B0), reliable_mask (where it
     can be trusted), weight (proportional to 1 / its standard deviation), residual (rad), local_field (ppm of B0),
-    local_mask.
+    local_mask, echo (picture of one echo's phase and weight).
     """
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(niu.IdentityInterface(["magnitude", "brain_mask"]), name="inputnode")
@@ -68,13 +77,14 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             magnitude_files=[str(path) for path in scan.magnitude],
             phase_files=[str(path) for path in scan.phase],
             phase_ranges=[(scale.low, scale.high) for scale in scan.phase_scale],
-            phase_sign=scan.phase_sign * config.phase_sign,
+            phase_sign=config.phase_sign or scan.phase_sign,
             echo_times=list(scan.echo_times),
             field_strength=scan.field_strength,
             unwrap=config.unwrap,
             combination=config.combination,
             offset_smoothing=config.offset_smoothing,
             residual_limit=config.residual_limit,
+            filtered=scan.filtered,
         ),
         name="total_field",
     )
@@ -95,6 +105,7 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             (inputnode, outputnode, [("magnitude", "magnitude"), ("brain_mask", "brain_mask")]),
             (total, outputnode, [("field_file", "total_field"), ("residual_file", "residual")]),
             (total, outputnode, [("reliable_file", "reliable_mask"), ("weight_file", "weight")]),
+            (total, outputnode, [("record_file", "record"), ("echo_file", "echo")]),
             (local, outputnode, [("field_file", "local_field"), ("mask_file", "local_mask")]),
         ]
     )

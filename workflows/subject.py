@@ -15,10 +15,12 @@ from ..pipeline.errors import InputError
 from ..pipeline.mask_consensus import LEAST_SCANS
 from .config import RunConfig
 from .derivatives import Derivatives
+from .figures_echo import shown_echo
 from .frame_interfaces import MaskConsensus, MeanOfScans
 from .interfaces import Export
 from .labels import init_fit_wf, init_scan_labels_wf
 from .raw import RawScan, RawSubject, raise_problems
+from .raw_names import names_scan
 from .registration import init_registration_wf
 from .scan import init_brain_mask_wf, init_scan_wf
 
@@ -43,6 +45,7 @@ _SCAN_PRODUCTS = (
     _Product("local_field", "fieldmap", "local", "ppm", "Local field, ppm of B0"),
     _Product("residual", "fieldmap", "echoes", "rad", "Departure of the echoes' phase from a line, weighted rms"),
 )
+_ECHO_PICTURE = _Product("echo", "MEGRE", "phase", None, "Picture of one echo: phase, phase unwrapped, and weight")
 _LABEL_PRODUCTS = (
     _Product("chi33_file", "Chimap", "chi33", "ppm", "Apparent susceptibility along B0 of this scan, h'chi h"),
     _Product(
@@ -70,6 +73,7 @@ _SUBJECT_PRODUCTS = (
         "Where at least one scan has a field for the fit",
     ),
 )
+_SINGLE_STEP = "single-step (SMV of total fields)"
 _MEAN_PRODUCT = _Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
 # (suffix, desc) of every file that a run may write of a subject, beside the transforms
 PRODUCT_NAMES = frozenset(
@@ -95,14 +99,13 @@ def reference_scan(subject: RawSubject, config: RunConfig) -> RawScan:
     """
     if config.reference in (None, MEAN):
         return subject.scans[0]
-    named = "_".join(str(config.reference).split())
-    kinds = (lambda scan: scan.name, lambda scan: scan.label, lambda scan: scan.label.removeprefix("acq-"))
-    found = next(filter(None, ([scan for scan in subject.scans if kind(scan) == named] for kind in kinds)), [])
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(scan.name for scan in found or subject.scans)
-    said = f"names {len(found)} scans" if found else "is no scan"
-    raise InputError(f"reference {config.reference} {said} of sub-{subject.label}: choose one of {names}.")
+    wanted = config.reference or ""
+    called = [scan for scan in subject.scans if names_scan(wanted, (scan.session or "", scan.label))]
+    if len(called) == 1:
+        return called[0]
+    names = ", ".join(scan.name for scan in called or subject.scans)
+    fault = f"means {len(called)} scans" if called else "is no scan"
+    raise InputError(f"reference {config.reference} {fault} of sub-{subject.label}: choose one of {names}.")
 
 
 def init_subject_wf(
@@ -123,9 +126,12 @@ def init_subject_wf(
         place = Derivatives(out_dir, subject.label, scan.session)
         scans.append(_PlacedScan(scan, scan_wf, transform, place))
         for product in _SCAN_PRODUCTS:
-            beside = record if product.output == "brain_mask" else None
+            beside = {"brain_mask": record, "total_field": (scan_wf, "outputnode.record")}.get(product.output)
             source = (scan_wf, f"outputnode.{product.output}")
-            _export_scan_map(workflow, source, product, scan, place, _scan_facts(scan, config), beside)
+            _export_scan_map(workflow, source, product, scan, place, _scan_facts(scan, config, product), beside)
+        facts = _scan_facts(scan, config, _ECHO_PICTURE) | {"EchoNumber": shown_echo(len(scan.echo_times)) + 1}
+        path = place.figure(scan.label, suffix=_ECHO_PICTURE.suffix, desc="phase")
+        _export(workflow, (scan_wf, "outputnode.echo"), _ECHO_PICTURE, path, f"{tag}_echo", facts)
         product = _Product("transform_file", "xfm", None, None, "World of the scan to the subject frame, mm, 4x4")
         _export(workflow, transform, product, place.transform(scan.label), f"{tag}_xfm", {}, record=quality)
     place = Derivatives(out_dir, subject.label)
@@ -172,8 +178,8 @@ def _add_fit(
         )
         if scan.raw is reference and mean is None:
             workflow.connect([(own, fit_wf, [("outputnode.brain_mask", "inputnode.reference_file")])])
-        facts = _scan_facts(scan.raw, config)
         for product in products:
+            facts = _scan_facts(scan.raw, config, product)
             source = (labels_wf, f"outputnode.{product.output}")
             record = (fit_wf, "outputnode.sidecar_file")
             _export_scan_map(workflow, source, product, scan.raw, scan.place, facts, record)
@@ -310,17 +316,27 @@ def _export_scan_map(
     _export(workflow, source, product, path, f"{node_name(scan.name)}_{product.output}", facts, record=record)
 
 
-def _scan_facts(scan: RawScan, config: RunConfig) -> dict[str, Any]:
+def _scan_facts(scan: RawScan, config: RunConfig, product: _Product) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "Sources": [path.name for path in (*scan.magnitude, *scan.phase)],
         "EchoTimes": list(scan.echo_times),
-        "MagneticFieldStrength": scan.field_strength,
-        "PhaseSign": scan.phase_sign * config.phase_sign,
-        "BackgroundRemoval": config.background,
+        **scan.field_facts,
+        "PhaseSign": config.phase_sign or scan.phase_sign,
     }
+    if removal := _background_removal(config, product):
+        facts["BackgroundRemoval"] = removal
     if scan.b0_direction is not None:
         facts["B0_dir"] = list(scan.b0_direction)
     return facts
+
+
+def _background_removal(config: RunConfig, product: _Product) -> str | None:
+    """How the background of what a file shows was removed; None where it holds it still, or is no field or label."""
+    if product.output in ("local_field", "local_mask", "residual_file"):
+        return config.background
+    if product in (*_LABEL_PRODUCTS, *_DEVIATION_PRODUCTS):
+        return _SINGLE_STEP if config.fit == "single-step" else config.background
+    return None
 
 
 def _export(
@@ -348,7 +364,7 @@ def _export(
 
 
 def _frame_facts(reference: RawScan, *, mean: bool) -> dict[str, Any]:
-    facts: dict[str, Any] = {"MagneticFieldStrength": reference.field_strength}
+    facts: dict[str, Any] = dict(reference.field_facts)
     if mean:
         return facts | {"ReferenceScan": MEAN, "Frame": _MEAN_FRAME}
     return facts | {"ReferenceScan": reference.name, "Frame": _SUBJECT_FRAME}

@@ -9,7 +9,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from chi33.datasets.derivatives_reader import find_derivatives, read_scan, read_tensor
+from chi33.datasets.derivatives_finder import find_derivatives
+from chi33.datasets.derivatives_reader import read_scan, read_tensor
+from chi33.datasets.subject_source import sources_of
 from chi33.pipeline.errors import InputError
 
 SCAN = "sub-01/anat/sub-01_acq-ori01_desc-"
@@ -146,16 +148,20 @@ def test_a_truncated_map_is_refused(make_derivatives) -> None:
     folder = make_derivatives(1)
     file = folder / f"{SCAN}chi33_Chimap.nii.gz"
     file.write_bytes(file.read_bytes()[:3000])
-    with pytest.raises(InputError, match="cannot be read as NIfTI"):
+    with pytest.raises(InputError, match="is damaged: its data cannot be read to the end"):
         read_first(folder)
 
 
 @pytest.mark.parametrize(
     ("sidecar", "message"),
     [
-        ("{", "is not valid JSON"),
+        ("{", "cannot be read as JSON"),
+        ("[1, 2]", "must hold a JSON object of names and values, got a list"),
         (json.dumps({"B0_dir": [0, 0, 2]}), r"B0_dir of .* must be a unit vector"),
-        (json.dumps({"MagneticFieldStrength": "three"}), "MagneticFieldStrength of .* must be a number in tesla"),
+        (
+            json.dumps({"MagneticFieldStrength": "three"}),
+            "MagneticFieldStrength of .* must be a positive number in tesla, got 'three'",
+        ),
     ],
 )
 def test_a_sidecar_with_nonsense_is_refused(make_derivatives, sidecar: str, message: str) -> None:
@@ -163,6 +169,25 @@ def test_a_sidecar_with_nonsense_is_refused(make_derivatives, sidecar: str, mess
     (folder / f"{SCAN}local_fieldmap.json").write_text(sidecar)
     with pytest.raises(InputError, match=message):
         read_first(folder)
+
+
+@pytest.mark.parametrize("units", ["Hz", "rad", "ppb"])
+@pytest.mark.parametrize("name", ["local_fieldmap", "chi33_Chimap"])
+def test_maps_in_other_units_are_refused(make_derivatives, name: str, units: str) -> None:
+    folder = make_derivatives(1)
+    (folder / f"{SCAN}{name}.json").write_text(json.dumps({"Units": units}))
+    with pytest.raises(InputError, match=rf"desc-{name}.nii.gz is in '{units}' by its sidecar, but stores hold ppm"):
+        read_first(folder)
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"), [(127.7, "reaches .* inside the mask, too large for ppm"), (1e-6, "too small for ppm")]
+)
+def test_maps_of_a_size_that_ppm_do_not_allow_are_refused(make_derivatives, factor: float, message: str) -> None:
+    folder = make_derivatives(1)
+    rewrite(folder / f"{SCAN}local_fieldmap.nii.gz", lambda values, affine: (values * factor, affine))
+    with pytest.raises(InputError, match=rf"desc-local_fieldmap.nii.gz .*{message}: give the map in ppm"):
+        sources_of(folder)[0].read_scan(0)
 
 
 def test_a_tensor_needs_six_components(make_derivatives) -> None:

@@ -13,6 +13,7 @@ from ..config import RunConfig
 from ..derivatives import check_free_space, check_output_folder, open_image
 from ..frame_interfaces import read_given_mask
 from ..raw import RawSubject, check_raw
+from ..report_regions import check_regions
 from ..subject import given_masks, reference_scan
 
 _PRODUCTS_PER_VOXEL = 26  # float32 volumes of output and working files a scan
@@ -26,6 +27,8 @@ def check_before_work(
     check_output_folder(out_dir, bids_dir, create=False)
     check_can_write(work, "choose another folder with -w")
     _check_compute(config)
+    if config.rois is not None:
+        check_regions(Path(config.rois))
     problems = subject_problems(subjects, lambda subject: _check_subject(subject, config))
     raise_problems_of([subject.label for subject in subjects], problems)
     _check_space(subjects, out_dir, work)

@@ -44,6 +44,7 @@ def provenance(
         "memory_gb": round(resources.memory_gb, 2),
         "tools": {tool: importlib.metadata.version(tool) for tool in _TOOLS} | _fsl_version(backend),
         "config": {key: value for key, value in asdict(config).items() if value is not None},
+        "signs": {scan.name: config.phase_sign or scan.phase_sign for scan in subject.scans},
         "scans": [scan.name for scan in subject.scans],
         "steps": {name: round(one.seconds, 2) for name, one in steps.items()},
         "stages": [{"stage": stage, "seconds": seconds} for stage, seconds in stage_seconds(steps).items()],
