@@ -159,7 +159,7 @@ def _volume_agreement(scans: Sequence[ScanMeasures]) -> tuple[Check, ...]:
     if len(scans) < 2:
         return ()
     smallest, largest = (pick(scans, key=lambda scan: scan.brain_volume) for pick in (min, max))
-    apart = largest.brain_volume / smallest.brain_volume - 1
+    apart = largest.brain_volume / smallest.brain_volume - 1 if smallest.brain_volume > 0 else 0.0
     told = _VOLUMES.tell(apart)[0]
     warnings: tuple[str, ...] = ()
     if _VOLUMES.passed(apart):

@@ -186,7 +186,7 @@ def test_the_number_of_processes_must_be_positive(command: Callable[..., Any], t
 
 
 def test_a_dry_run_writes_nothing(command: Callable[..., Any], turning_head: Any, tmp_path: Path) -> None:
-    ended = command("run", turning_head.folder, tmp_path / "out", "--backend", "builtin", "--dry-run", "--write-graph")
+    ended = command("run", turning_head.folder, tmp_path / "out", "--backend", "builtin", "--dry-run")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("sub-01: 3 scans, backend builtin, reference acq-ori01, ")
     assert "fit=single-step, " in ended.out

@@ -119,7 +119,10 @@ def test_the_manifest_lists_every_file_of_the_subject(done: Done) -> None:
     _, out, _ = done
     manifest = read_manifest(out, "01")
     assert manifest is not None
-    assert {name for name in manifest.files if name.startswith("sub-01/")} == {f"sub-01/anat/{n}" for n in _maps(out)}
+    maps = {name for name in manifest.files if name.startswith("sub-01/anat/")}
+    assert maps == {f"sub-01/anat/{name}" for name in _maps(out)}
+    figures = {name for name in manifest.files if name.startswith("sub-01/figures/")}
+    assert figures == {f"sub-01/figures/{path.name}" for path in (out / "sub-01" / "figures").iterdir()}
     assert {"sub-01.html", "logs/sub-01_provenance.json"} <= manifest.files
     assert manifest.facts["Fit"] == "single-step"
     assert (manifest.facts["Reference"], manifest.facts["Scans"]) == ("acq-ori01", ["acq-ori01", "acq-ori02"])

@@ -74,7 +74,8 @@ def round_trip(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
     def make(vendor: Vendor) -> RoundTrip:
         if vendor not in made:
-            scans = find_subjects(simulated)[0].scans
+            # one file a slice: Philips needs most of them, and two scans tell as much
+            scans = find_subjects(simulated)[0].scans[: 2 if vendor.startswith("philips") else 3]
             dicom, bids = folder / vendor / "dicom", folder / vendor / "bids"
             for number, scan in enumerate(scans):
                 image = nib.load(scan.magnitude[0])
@@ -93,7 +94,7 @@ def test_dicom_converts_to_the_scans_of_the_nifti_files(
     vendor: Vendor, round_trip: Callable[[Vendor], RoundTrip]
 ) -> None:
     found = round_trip(vendor)
-    assert [scan.label for scan in found.converted] == ["acq-ori01", "acq-ori02", "acq-ori03"]
+    assert [scan.label for scan in found.converted] == [scan.label for scan in found.nifti]
     assert found.conversion.unplaced == ()
     for nifti, converted in zip(found.nifti, found.converted, strict=True):
         assert converted.echo_times == pytest.approx(nifti.echo_times, abs=1e-9)
