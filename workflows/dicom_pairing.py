@@ -119,6 +119,8 @@ def _untimed(images: list[DicomImage], known: Pairing) -> list[list[DicomImage]]
             found.append(series)
         else:
             left += series
+    if not has_both(left):
+        return [*found, left] if left else found
     for group in _of_one_name(left):
         if blocks := _blocks(group, known.numbers):
             found += blocks

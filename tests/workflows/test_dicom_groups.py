@@ -330,6 +330,13 @@ def test_scans_named_after_their_purpose_are_scans(name: str) -> None:
     assert scans(both(2, 3, name=name)) == [(2, 3)]
 
 
+def test_a_part_lost_from_a_series_that_held_all_is_named() -> None:
+    images = [image(s, part, e) for s in (6, 9) for part in ("mag", "phase") for e in (1, 2)]
+    left = [one for one in images if (one.series, one.part) != (6, "phase")]
+    assert scans(left) == [(9,)]
+    assert reasons(group_scans(left))[6].startswith("has no phase image of the same grid and acquisition time: export")
+
+
 def test_echoes_in_series_of_their_own_may_be_called_a_map() -> None:
     series = ((1, "mag", 1), (2, "mag", 2), (3, "phase", 1), (4, "phase", 2))
     assert scans([image(*one, name=f"T2*map e{one[-1]}") for one in series]) == [(1, 2, 3, 4)]
