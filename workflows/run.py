@@ -72,8 +72,8 @@ def run_participants(
     n_procs: processors, by default those granted to this process; mem_gb: memory that steps at a time may take, by
     default what is there; session_labels, scans: which scans are taken (`find_subjects`). What is wrong with the input
     is said before any work; a repeated call does only what is missing or changed, and nothing for a subject that was
-    finished. dry_run: the checks alone; nothing is written but the graph, where it is asked for. Raises InputError or StepError
-    in one sentence, after the other subjects are done where one fails at work.
+    finished. dry_run: the checks alone; nothing is written but the graph, where it is asked for. Raises InputError or
+    StepError in one sentence, after the other subjects are done where one fails at work.
     """
     for option, value in (("--n-procs", n_procs), ("--mem", mem_gb)):
         if value is not None and not value > 0:
