@@ -92,7 +92,6 @@ def _temporary_files(out_dir: Path, subject: str) -> list[Path]:
 
 def _remove_empty_folders(folder: Path) -> None:
     """Remove the folders of sessions that are no more."""
-    for path in sorted(folder.glob("ses-*/anat")):
-        for one in (path, path.parent):
-            with contextlib.suppress(OSError):
-                one.rmdir()
+    for path in sorted((*folder.glob("ses-*/*"), *folder.glob("ses-*")), reverse=True):
+        with contextlib.suppress(OSError):  # a file, or a folder that holds one
+            path.rmdir()

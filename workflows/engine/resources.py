@@ -88,7 +88,7 @@ _BYTES_PER_VOXEL: dict[str, Callable[[SubjectSize], float]] = {  # by interface
     "AssessRegistration": lambda size: 120,
     "MaskConsensus": lambda size: 90 + 4 * size.scans,
     "MeanOfScans": lambda size: 160 + 20 * size.scans,
-    "TotalField": lambda size: 120 + 20 * size.echoes,  # with niimath beside it
+    "TotalField": lambda size: 130 + 30 * size.echoes,  # with niimath beside it
     "LocalFieldMap": lambda size: 110,
     "FitSusceptibility": lambda size: 280 + 15 * size.scans,
     "ScanLabels": lambda size: 180,
