@@ -90,6 +90,16 @@ def _bar(task: str, *, counted: bool = True) -> Iterator[_Bar | None]:
         yield _Bar(progress, task)
 
 
+def _write_directly() -> None:
+    """Give a forked process the streams themselves: the bar that they were led through is its parent's, and locked."""
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(getattr(sys, name), "rich_proxied_file", None)) is not None:
+            setattr(sys, name, stream)
+
+
+os.register_at_fork(after_in_child=_write_directly)
+
+
 def is_interactive(console: Console) -> bool:
     """Whether a console is a terminal on which a line can be drawn anew, and no build service's."""
     return console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,8 @@ class FitSusceptibility(Chi33Interface):
 
 
 def _log(line: str) -> None:
-    print(line, flush=True)
+    if not sys.stdout.isatty():  # a terminal shows the steps of a run as one bar
+        print(line, flush=True)
 
 
 class _LabelInputs(BaseInterfaceInputSpec):

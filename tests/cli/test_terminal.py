@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -145,6 +146,18 @@ def test_the_next_subject_begins_the_bar_anew(terminal: Callable[..., None]) -> 
         assert (task.completed, task.finished) == (1, False)
         bar.update(2, 5, "sub-03 step 2")
         assert (task.completed, task.total) == (2, 5)
+
+
+def test_a_forked_worker_writes_past_the_bar(terminal: Callable[..., None]) -> None:
+    terminal()
+    with _bar("run"):
+        assert hasattr(sys.stderr, "rich_proxied_file")
+        worker = multiprocessing.get_context("fork").Process(
+            target=lambda: sys.exit(hasattr(sys.stderr, "rich_proxied_file"))
+        )
+        worker.start()
+        worker.join(timeout=60)
+    assert worker.exitcode == 0
 
 
 def test_a_long_task_gets_a_hundred_lines_in_a_log_and_the_last_one(
