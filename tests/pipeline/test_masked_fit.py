@@ -206,13 +206,13 @@ def test_with_full_masks_it_is_the_closed_form(shape: Shape, random_tensor: Tens
 
 @pytest.mark.parametrize("aniso", [
     pytest.param(2e-5, id="small"),
-    pytest.param(1e-6, id="vanishing"),
+    pytest.param(3e-6, id="vanishing"),  # below, float32 carries no smaller ratio of the two widths
 ])  # fmt: skip
 def test_cosmos_is_its_limit_without_anisotropy(aniso: float, random_tensor: Tensors) -> None:
     h, shape = directions(6), (16, 17, 13)
     fields = circular(shape, h, random_tensor)
     masks = [np.random.default_rng(i).random(shape) < 0.9 for i in range(6)]
-    fit = fit_masked(fields, masks, SIZE, h, noise=2e-4, prior=Prior(aniso=aniso), stopping=Stopping(60, 2e-5))
+    fit = fit_masked(fields, masks, SIZE, h, noise=2e-4, prior=Prior(aniso=aniso), stopping=Stopping(30, 1e-4))
     assert np.isfinite(fit.tensor).all()
     assert relative(fit.mms, fit.cosmos) < 5e-3
     assert np.abs(fit.msa).max() < 1e-2 * np.abs(fit.cosmos).max()

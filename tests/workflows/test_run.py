@@ -47,7 +47,7 @@ def _maps(folder: Path) -> dict[str, bytes]:
 def plain_report() -> Iterator[None]:
     """Pictures take long and are tested elsewhere."""
 
-    def write(out: Path, subject: str, record: dict[str, Any], *, warned: Any, rois: Any) -> Path:
+    def write(out: Path, subject: str, record: dict[str, Any], *, warned: Any, rois: Any = None) -> Path:
         warned("what the report says")
         page = out / f"sub-{subject}.html"
         page.write_text(f'<meta name="generator" content="chi33"><pre>{record.get("noise")}</pre>')
