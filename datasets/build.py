@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
+from ..files.os_errors import os_error_words
 from ..pipeline.errors import Chi33Warning, InputError, StepError
 from ..pipeline.threads import available_processors
 from .build_config import BuildConfig, Copies
@@ -110,9 +111,7 @@ def build_from(
             parts.remove()
             raise
         except OSError as error:
-            raise StepError(
-                f"{path} could not be built ({error.strerror or error}): check the disk, and repeat the command."
-            ) from error
+            raise StepError(f"{path} could not be built: {os_error_words(error)}.") from error
         parts.remove()
     return summary
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from chi33.cli.main import main
 from chi33.datasets.patch_dataset import Patches
 from chi33.files.config_toml import to_toml
 from chi33.pipeline.config import override
@@ -175,7 +174,7 @@ def test_a_replacement_that_is_killed_leaves_the_old_run_whole(
 
 
 def test_resuming_does_not_write_into_a_foreign_folder(
-    tiny_store: Path, brief: TrainConfig, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_store: Path, brief: TrainConfig, run: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     makers: dict[str, Callable[[Path], None]] = {
         "photos": lambda folder: (folder / "cat.jpg").touch(),
@@ -192,10 +191,9 @@ def test_resuming_does_not_write_into_a_foreign_folder(
         for options in ({"resume": True}, {"overwrite": True}, {}):
             with pytest.raises(InputError, match=rf"^{folder} is not empty and holds no run of `chi33 train`"):
                 train(tiny_store, folder, brief, **options)
-        with pytest.raises(SystemExit) as stop:
-            main(["train", str(tiny_store), str(folder), "--resume"])
-        assert stop.value.code == 2
-        assert "holds no run of `chi33 train`" in capsys.readouterr().err
+        ended = command("train", tiny_store, folder, "--resume")
+        assert ended.code == 2
+        assert "holds no run of `chi33 train`" in ended.err
         assert content(folder) == before
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / ".DS_Store").touch()
