@@ -200,7 +200,7 @@ def check_sign(subject: SubjectMeasures, provenance: Mapping[str, Any]) -> tuple
         remedy = -_sign_of_most(provenance)
         warnings = (
             f"Only {share} of the strongest sources deep in the brain are paramagnetic, but veins and iron-rich nuclei "
-            f"should be: the sign of the phase is flipped; set --phase-sign {remedy}.",
+            f"should be: the sign of the phase seems flipped; set --phase-sign {remedy}.",
         )
     told = {"right": "", "flipped": "", "unclear": " (cannot tell the sign)"}[found.verdict]
     title = f"Paramagnetic part of the strongest sources, {SIGN_DEPTH:.0f} mm and more inside the brain"
