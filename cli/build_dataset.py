@@ -40,8 +40,8 @@ def build_dataset(
     """Pack label maps into one HDF5 store: volumes, tensors, a table of patches, statistics.
 
     Fields, susceptibilities and labels are in ppm. Of a subject of `chi33 run` the maps of its last run are taken
-    (logs/sub-01_manifest.json lists them), and no older ones; subjects that were run with --fit none are left out. The
-    truth of `chi33 simulate` and maps of other programs are found by their names.
+    (logs/sub-01_manifest.json lists them), and no older ones; subjects that were run with --fit none, or whose last run
+    did not end, are left out. The truth of `chi33 simulate` and maps of other programs are found by their names.
 
     Subjects, never patches, are split. Without --val-subjects the last fifth of the subjects validates (at least
     one: of two the second); a single subject only trains. A build that died goes on when the command is repeated:

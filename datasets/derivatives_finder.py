@@ -34,19 +34,21 @@ _SESSION = re.compile(r"ses-[A-Za-z0-9]+")
 def find_derivatives(folder: Path) -> tuple[SubjectFiles, ...]:
     """Return the files of every subject under a derivatives folder, sorted by subject and orientation.
 
-    Subjects whose last run made no labels (`--fit none`) are left out with a warning. Raises InputError where the
-    folder holds no scan with labels, where a scan lacks its field, its mask or a label that its other scans have, where
-    two files claim the same place, and where a file that a manifest lists is missing; every message names the files.
+    Subjects whose last run made no labels (`--fit none`) or did not end are left out with a warning. Raises InputError
+    where the folder holds no scan with labels, where a scan lacks its field, its mask or a label that its other scans
+    have, where two files claim the same place, and where a file that a manifest lists is missing; every message names
+    the files.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give the output folder of `chi33 run`.")
-    subjects, without = [], []
+    subjects: list[SubjectFiles] = []
+    without: dict[str, list[str]] = {}
     for subject_folder in sorted(folder.glob("sub-*")):
         if not subject_folder.is_dir():
             continue
         manifest = read_manifest(folder, subject_folder.name.removeprefix("sub-"))
-        if manifest is not None and str(manifest.facts.get("Fit", "")).lower() == "none":
-            without.append(subject_folder.name)
+        if manifest is not None and (reason := _why_no_labels(manifest)):
+            without.setdefault(reason, []).append(subject_folder.name)
             continue
         found = _find_subject(subject_folder, manifest)
         if found.scans:
@@ -62,14 +64,23 @@ def find_derivatives(folder: Path) -> tuple[SubjectFiles, ...]:
     return tuple(subjects)
 
 
-def _tell_without_labels(folder: Path, names: list[str], *, left_out: bool) -> None:
-    message = (
-        f"{', '.join(names)} in {folder} {'have' if len(names) > 1 else 'has'} no labels, as the last `chi33 run` was "
-        "with --fit none: repeat it with a fit to train on them."
-    )
+def _why_no_labels(manifest: Manifest) -> str:
+    if not manifest.files:
+        return "did not end: repeat it"
+    if str(manifest.facts.get("Fit", "")).lower() == "none":
+        return "was with --fit none: repeat it with a fit to train on them"
+    return ""
+
+
+def _tell_without_labels(folder: Path, without: dict[str, list[str]], *, left_out: bool) -> None:
+    told = [
+        f"{', '.join(names)} in {folder} {'have' if len(names) > 1 else 'has'} no labels, as the last `chi33 run` {why}"
+        for why, names in without.items()
+    ]
     if not left_out:
-        raise InputError(message)
-    warnings.warn(f"Left out, {message}", Chi33Warning, stacklevel=3)
+        raise InputError(f"{'; '.join(told)}.")
+    for message in told:
+        warnings.warn(f"Left out, {message}.", Chi33Warning, stacklevel=3)
 
 
 def _find_subject(subject_folder: Path, manifest: Manifest | None) -> SubjectFiles:

@@ -69,6 +69,17 @@ def test_a_subject_that_was_run_without_a_fit_has_no_labels(make_derivatives) ->
         find_derivatives(folder)
 
 
+def test_a_subject_whose_last_run_did_not_end_is_left_out(make_derivatives) -> None:
+    folder = make_derivatives(2)
+    write_manifest(folder, "02", leave_out="sub-")  # as while it is at work, or when it was killed
+    with pytest.warns(Chi33Warning, match=r"Left out, sub-02 in .* has no labels, as the last `chi33 run` did not end"):
+        found = find_derivatives(folder)
+    assert [subject.subject for subject in found] == ["01"]
+    write_manifest(folder, "01", fit="none")
+    with pytest.raises(InputError, match=r"sub-01 in .* was with --fit none: .*; sub-02 in .* did not end: repeat it."):
+        find_derivatives(folder)
+
+
 def test_a_listed_map_that_is_missing_is_named(make_derivatives) -> None:
     folder = make_derivatives(1, 2)
     listed = write_manifest(folder, "01")
