@@ -228,6 +228,8 @@ def collect_warnings(
         found += [f"{name} has no sidecar, so writing it did not end: repeat `chi33 run`." for name in scan.unfinished]
         if scan.repaired:
             found.append(f"The brain mask of {scan.name} was repaired ({scan.repaired}): look at its outline.")
+    for note in dict.fromkeys(note for scan in scans for note in scan.notes):
+        found.append(f"{', '.join(scan.name for scan in scans if note in scan.notes)}: {note}")
     missing = [scan.name for scan in scans if scan.b0_direction is None]
     if missing:
         found.append(f"{', '.join(missing)}: no transform to the subject frame, so the head orientation is not known.")
