@@ -54,9 +54,9 @@ class ScanMeasures:
     (degrees), shift (mm, of the brain's centre) and scale of the registration to the reference, quality: of it, at
     most 1; brain_volume: ml; mask_dice: of the brain mask with those of the other scans; repaired: why the brain mask
     was, None where it was not; notes: what was found in its phase; valid_share: part of the brain with a local field;
-    *_std and percentiles in ppm; residual_ratio: residual_std / local_std; correlation: of chi33 with COSMOS; planes:
-    slices per map; brain, local: slices of the masks; tesla: field strength; histogram: voxels of chi33 in CHI_BINS where
-    the local field is valid; echo: the picture of one echo's phase and weight, a path.
+    *_std and percentiles in ppm; residual_ratio: residual_std / local_std; correlation: of chi33 with COSMOS;
+    planes: slices per map; brain, local: slices of the masks; tesla: field strength; histogram: voxels of chi33 in
+    CHI_BINS where the local field is valid; echo: the picture of one echo's phase and weight, a path.
     """
 
     name: str
