@@ -195,7 +195,8 @@ def check_sign(subject: SubjectMeasures, provenance: Mapping[str, Any]) -> tuple
     found = subject.sign
     if found is None:
         return ()
-    share, warnings = f"{100 * found.share:.0f} %", ()
+    share = f"{100 * found.share:.0f} %"
+    warnings: tuple[str, ...] = ()
     if found.verdict == "flipped":
         remedy = -_sign_of_most(provenance)
         warnings = (
