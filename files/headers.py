@@ -48,7 +48,8 @@ def in_millimetres(image: nib.Nifti1Image, path: Path) -> nib.Nifti1Image:
         else:
             getattr(converted, f"set_{code}")(None, code=0)
     converted.header.set_xyzt_units("mm", "unknown")
-    converted.set_filename(image.get_filename())
+    if (name := image.get_filename()) is not None:
+        converted.set_filename(name)
     return converted
 
 

@@ -15,7 +15,7 @@ from ..files.nifti import open_image, read_data
 from ..files.vendors import made_by_ge
 from ..pipeline.errors import InputError
 from ..pipeline.phase.alternating import restore_signs
-from ..pipeline.phase.full_turn import TURN_TOLERANCE, phase_range, turn_words
+from ..pipeline.phase.full_turn import TURN_TOLERANCE, PhaseRange, phase_range, turn_words
 from .dicom import DicomImage, Part
 from .sidecars import LARGEST_PHASE, PhaseScale
 
@@ -65,7 +65,8 @@ def check_turn(echoes: Sequence[Mapping[Part, DicomImage]], given: tuple[float, 
     given: the stored values that mean -pi and +pi. Raises InputError where phase wraps at another turn, or where no
     header tells the scale and no echo ever wraps; where it was given, another turn is told only.
     """
-    notes, silent = [], []
+    notes: list[str] = []
+    silent: list[tuple[DicomImage, PhaseRange, float]] = []
     for image in (echo["phase"] for echo in echoes if "phase" in echo):
         stored = read_data(open_image(image.path), image.path)
         scale, found = _scale(image, stored, given), phase_range(stored)

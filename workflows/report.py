@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..pipeline.frames import GYROMAGNETIC_RATIO
+from ..pipeline.frames import GYROMAGNETIC_RATIO, FloatArray
 from ..pipeline.orientations import OrientationReport, assess_orientations
-from .derivatives import Derivatives, write_atomically
-from .report_checks import check_fit, check_scans, check_sign, collect_warnings, counted, quantity
+from .derivatives import Derivatives
+from .report_checks import Check, check_fit, check_scans, check_sign, collect_warnings, counted, quantity
 from .report_failure import failed_page, stated_errors
-from .report_files import SubjectFiles, find_scans
-from .report_group import Summary, summarise, write_group_index, write_summary
-from .report_measures import DEVIATIONS, ScanMeasures, measure_scans, measure_subject
+from .report_files import ScanFiles, SubjectFiles, find_scans
+from .report_group import Summary, summarise, write_group_index, write_page, write_summary
+from .report_measures import DEVIATIONS, ScanMeasures, SubjectMeasures, measure_scans, measure_subject
 from .report_methods import fit_rows, flatten, lookup, recorded, uncertainty_words, write_methods
 from .report_orientations import conditioning, next_scan, sphere
 from .report_pictures import (
@@ -87,55 +87,17 @@ def write_subject_report(
     its methods go to OUT/logs. Raises InputError where the subject has no scan, a scan has no mask, or maps do not lie
     on the grid of their mask.
     """
-    found = find_scans(Path(out_dir), subject)
-    files = SubjectFiles.of(Path(out_dir), subject)
-    in_subject = measure_subject(files)
-    record = in_subject.record
-    scans = with_chi_square(measure_scans(found), record)
-    alone = len(scans) == 1 and lookup(provenance, "fit") == "none"
-    directions = [scan.b0_direction for scan in scans if scan.b0_direction is not None]
-    orientations = assess_orientations(directions) if len(directions) == len(scans) and not alone else None
-    checks = (*check_scans(scans), *check_sign(in_subject, provenance), *check_fit(record))
-    undetermined = _undetermined(orientations, record)
-    regions = region_table(found, files, Path(rois), determined=not undetermined) if rois is not None else None
-    warnings = collect_warnings(scans, checks, orientations, provenance)
-    if rois is not None and regions is None and any("chi33" in scan.planes for scan in scans):
-        warnings += (f"No region of {Path(rois).name} lies where the labels of sub-{subject} are: check its frame.",)
-    errors = stated_errors(provenance)
+    shown = _gather(Path(out_dir), subject, provenance, rois)
     if warned is not None:
-        for warning in warnings:
+        for warning in shown.warnings:
             if warning not in (provenance.get("warnings") or ()):
                 warned(warning)
-    methods = write_methods(provenance, record)
-    date = _now()
-    summary = f"{counted(len(scans), 'scan')}, {counted(len(warnings), 'warning')}, report of {date}"
+    methods = write_methods(provenance, shown.record)
     page = render_subject(
-        title=f"sub-{subject}",
-        version=__version__,
-        date=date,
-        summary=f"failed: {summary}" if errors else summary,
-        errors=errors,
-        warnings=warnings,
-        sphere=sphere(directions) if orientations else None,
-        orientations=conditioning(orientations) if orientations else None,
-        plan=next_scan(directions, record, subject) if orientations else None,
-        fit=fit_rows(record),
-        convergence=convergence(record),
-        undetermined=undetermined,
-        subject_pictures=subject_pictures(in_subject, undetermined=bool(undetermined)),
-        tensor_pictures=tensor_pictures(in_subject, undetermined=bool(undetermined)),
-        regions=_region_words(regions) if regions else None,
-        uncertainty=_uncertainty(scans, record),
-        convention=_CONVENTION,
-        checks=checks,
-        methods=methods,
-        **_scan_content(scans, registration_pictures(found, files)),
-        **_provenance(provenance),
+        title=f"sub-{subject}", methods=methods, **_content(shown, subject), **_provenance(provenance)
     )
-    path = _write_page(files.place.report, page)
-    fit = lookup(provenance, "fit")
-    line = summarise(subject, scans, orientations, record, fit=fit, warnings=len(warnings), errors=errors)
-    write_summary(Path(out_dir), line, methods)
+    path = write_page(shown.files.place.report, page)
+    write_summary(Path(out_dir), _summary(shown, subject, provenance), methods)
     return path
 
 
@@ -147,18 +109,91 @@ def write_error_report(out_dir: Path, subject: str, error: str, provenance: Mapp
     of a part of this one.
     """
     page = failed_page(Path(out_dir), subject, error, provenance, date=_now())
-    path = _write_page(Derivatives(Path(out_dir), subject).report, page)
+    path = write_page(Derivatives(Path(out_dir), subject).report, page)
     write_summary(Path(out_dir), Summary(f"sub-{subject}", "failed", error=error))
     return path
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """All that a subject's page is made of; undetermined: why the tensor is not shown as measured, or empty."""
+
+    files: SubjectFiles
+    found: Sequence[ScanFiles]
+    subject: SubjectMeasures
+    scans: Sequence[ScanMeasures]
+    directions: Sequence[FloatArray]
+    orientations: OrientationReport | None
+    undetermined: str
+    regions: RegionTable | None
+    checks: Sequence[Check]
+    warnings: tuple[str, ...]
+    errors: tuple[str, ...]
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What the tensor's sidecar says of the fit."""
+        return self.subject.record
+
+
+def _gather(out_dir: Path, subject: str, provenance: Mapping[str, Any], rois: Path | None) -> _Shown:
+    """Read and measure what the page shows; arguments as of write_subject_report."""
+    found, files = find_scans(out_dir, subject), SubjectFiles.of(out_dir, subject)
+    in_subject = measure_subject(files)
+    record = in_subject.record
+    scans = with_chi_square(measure_scans(found), record)
+    alone = len(scans) == 1 and lookup(provenance, "fit") == "none"
+    directions = [scan.b0_direction for scan in scans if scan.b0_direction is not None]
+    orientations = assess_orientations(directions) if len(directions) == len(scans) and not alone else None
+    undetermined = _undetermined(orientations, record)
+    regions = region_table(found, files, Path(rois), determined=not undetermined) if rois is not None else None
+    checks = (*check_scans(scans), *check_sign(in_subject, provenance), *check_fit(record))
+    warnings = collect_warnings(scans, checks, orientations, provenance)
+    if rois is not None and regions is None and any("chi33" in scan.planes for scan in scans):
+        warnings += (f"No region of {Path(rois).name} lies where the labels of sub-{subject} are: check its frame.",)
+    return _Shown(
+        files, found, in_subject, scans, directions, orientations, undetermined, regions, checks, warnings,
+        stated_errors(provenance),
+    )  # fmt: skip
+
+
+def _content(shown: _Shown, subject: str) -> dict[str, Any]:
+    """What the page says and shows, by the names of its template, but for methods and provenance."""
+    oriented, unknown = shown.orientations, bool(shown.undetermined)
+    date = _now()
+    summary = f"{counted(len(shown.scans), 'scan')}, {counted(len(shown.warnings), 'warning')}, report of {date}"
+    return {
+        "version": __version__,
+        "date": date,
+        "summary": f"failed: {summary}" if shown.errors else summary,
+        "errors": shown.errors,
+        "warnings": shown.warnings,
+        "sphere": sphere(shown.directions) if oriented else None,
+        "orientations": conditioning(oriented) if oriented else None,
+        "plan": next_scan(shown.directions, shown.record, subject) if oriented else None,
+        "fit": fit_rows(shown.record),
+        "convergence": convergence(shown.record),
+        "undetermined": shown.undetermined,
+        "subject_pictures": subject_pictures(shown.subject, undetermined=unknown),
+        "tensor_pictures": tensor_pictures(shown.subject, undetermined=unknown),
+        "regions": _region_words(shown.regions) if shown.regions else None,
+        "uncertainty": _uncertainty(shown.scans, shown.record),
+        "convention": _CONVENTION,
+        "checks": shown.checks,
+        **_scan_content(shown.scans, registration_pictures(shown.found, shown.files)),
+    }
+
+
+def _summary(shown: _Shown, subject: str, provenance: Mapping[str, Any]) -> Summary:
+    """The subject's line of the group."""
+    return summarise(
+        subject, shown.scans, shown.orientations, shown.record, fit=lookup(provenance, "fit"),
+        warnings=len(shown.warnings), errors=shown.errors,
+    )  # fmt: skip
+
+
 def _now() -> str:
     return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _write_page(path: Path, page: str) -> Path:
-    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
-    return path
 
 
 def with_chi_square(scans: Sequence[ScanMeasures], record: Mapping[str, Any]) -> list[ScanMeasures]:

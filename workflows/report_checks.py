@@ -195,12 +195,13 @@ def check_sign(subject: SubjectMeasures, provenance: Mapping[str, Any]) -> tuple
     found = subject.sign
     if found is None:
         return ()
-    share, warnings = f"{100 * found.share:.0f} %", ()
+    share = f"{100 * found.share:.0f} %"
+    warnings: tuple[str, ...] = ()
     if found.verdict == "flipped":
         remedy = -_sign_of_most(provenance)
         warnings = (
             f"Only {share} of the strongest sources deep in the brain are paramagnetic, but veins and iron-rich nuclei "
-            f"should be: the sign of the phase is flipped; set --phase-sign {remedy}.",
+            f"should be: the sign of the phase seems flipped; set --phase-sign {remedy}.",
         )
     told = {"right": "", "flipped": "", "unclear": " (cannot tell the sign)"}[found.verdict]
     title = f"Paramagnetic part of the strongest sources, {SIGN_DEPTH:.0f} mm and more inside the brain"
@@ -228,6 +229,8 @@ def collect_warnings(
         found += [f"{name} has no sidecar, so writing it did not end: repeat `chi33 run`." for name in scan.unfinished]
         if scan.repaired:
             found.append(f"The brain mask of {scan.name} was repaired ({scan.repaired}): look at its outline.")
+    for note in dict.fromkeys(note for scan in scans for note in scan.notes):
+        found.append(f"{', '.join(scan.name for scan in scans if note in scan.notes)}: {note}")
     missing = [scan.name for scan in scans if scan.b0_direction is None]
     if missing:
         found.append(f"{', '.join(missing)}: no transform to the subject frame, so the head orientation is not known.")

@@ -91,7 +91,7 @@ def summarise(
     errors: Sequence[str] = (),
 ) -> Summary:
     """Return the line of a subject that has a report."""
-    medians = {name: _median([scan.number(key) for scan in scans]) for name, key in _MEDIANS.items()}
+    medians: dict[str, Any] = {name: _median([scan.number(key) for scan in scans]) for name, key in _MEDIANS.items()}
     angles: dict[str, Any] = {}
     if orientations is not None:
         angles = {
@@ -154,11 +154,16 @@ def write_group_index(out_dir: Path) -> Path:
         page = render_index(
             title="chi33 reports", version=__version__, summary=_counts(entries), entries=entries, table=GROUP_TABLE
         )
-        index = out_dir / "index.html"
-        write_atomically(index, lambda temporary, page=page: temporary.write_text(page, encoding="utf-8"))
+        index = write_page(out_dir / "index.html", page)
         if _reports(out_dir) == before:  # no other run has added a subject in the meantime
             break
     return index
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Write an HTML page, by rename; return its path."""
+    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return path
 
 
 def _reports(out_dir: Path) -> dict[Path, int]:

@@ -53,10 +53,10 @@ class ScanMeasures:
     b0_direction: unit vector (3,) in the subject frame; tilt: its angle to the reference's +z, degrees; rotation
     (degrees), shift (mm, of the brain's centre) and scale of the registration to the reference, quality: of it, at
     most 1; brain_volume: ml; mask_dice: of the brain mask with those of the other scans; repaired: why the brain mask
-    was, None where it was not; valid_share: part of the brain with a local field; *_std and percentiles in ppm;
-    residual_ratio: residual_std / local_std; correlation: of chi33 with COSMOS; planes: slices per map; brain, local:
-    slices of the masks; tesla: field strength; histogram: voxels of chi33 in CHI_BINS where the local field is valid;
-    echo: the picture of one echo's phase and weight, a path.
+    was, None where it was not; notes: what was found in its phase; valid_share: part of the brain with a local field;
+    *_std and percentiles in ppm; residual_ratio: residual_std / local_std; correlation: of chi33 with COSMOS;
+    planes: slices per map; brain, local: slices of the masks; tesla: field strength; histogram: voxels of chi33 in
+    CHI_BINS where the local field is valid; echo: the picture of one echo's phase and weight, a path.
     """
 
     name: str
@@ -76,6 +76,7 @@ class ScanMeasures:
     planes: dict[str, Cuts] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
     repaired: str | None = None
+    notes: tuple[str, ...] = ()
     tesla: float | None = None
     histogram: NDArray[np.int64] | None = None
     echo: Path | None = None
@@ -149,6 +150,7 @@ def measure_scan(scan: ScanFiles) -> ScanMeasures:
         planes=planes,
         unfinished=unfinished,
         repaired=mask_record.get("MaskRepaired"),
+        notes=tuple(scan.record(found["total"]).get("Warnings") or ()),
         tesla=_field_strength(scan),
         histogram=None if chi33 is None else np.histogram(np.clip(chi33, CHI_BINS[0], CHI_BINS[-1]), CHI_BINS)[0],
         echo=scan.echo if scan.has(scan.echo) else None,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from .figures import data_uri
@@ -55,15 +56,15 @@ def convergence(record: Mapping[str, Any]) -> Curves | None:
     def draw(ax: Axes, ink: _Ink) -> None:
         for (name, values), colour, marker in zip(lists.items(), (ink.first, ink.second), "os", strict=False):
             numbers = np.arange(1, len(values) + 1)
-            style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.4, "label": name}
-            ax.plot(numbers, 100 * np.array(values), **style)
+            changes = 100 * np.array(values)
+            ax.plot(numbers, changes, color=colour, marker=marker, markersize=4, linewidth=1.4, label=name)
         ax.legend(frameon=False, fontsize=_FONT, labelcolor="linecolor")
         if tolerance > 0:
             ax.axhline(100 * tolerance, color=ink.text, linewidth=1, linestyle=(0, (4, 3)))
         ax.set_yscale("log")
         ax.set_xlabel("iteration", color=ink.text, fontsize=_FONT)
         ax.set_ylabel("change (%)", color=ink.text, fontsize=_FONT)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     said = "; ".join(
         f"{name} from {100 * values[0]:.2g} % in the first to {100 * values[-1]:.2g} % in iteration {len(values)}"
@@ -81,19 +82,18 @@ def chi33_histogram(scans: Sequence[ScanMeasures]) -> Curves | None:
     counts = {scan.name: scan.histogram for scan in scans if scan.histogram is not None and scan.histogram.any()}
     if not counts:
         return None
-    middles, width = (CHI_BINS[1:] + CHI_BINS[:-1]) / 2, float(CHI_BINS[1] - CHI_BINS[0])
+    middles, bin_width = (CHI_BINS[1:] + CHI_BINS[:-1]) / 2, float(CHI_BINS[1] - CHI_BINS[0])
     low, high = _limits(np.sum(list(counts.values()), axis=0))
 
     def draw(ax: Axes, ink: _Ink) -> None:
         for index, count in enumerate(counts.values()):
-            style = {"color": ink.first, "linewidth": 1.8, "zorder": 3} if index == 0 else {"color": ink.second,
-                     "linewidth": 1.0, "alpha": 0.7}  # fmt: skip
-            ax.plot(middles, 100 * count / count.sum(), **style)
+            colour, width, order = (ink.first, 1.8, 3) if index == 0 else (ink.second, 1.0, 2)
+            ax.plot(middles, 100 * count / count.sum(), color=colour, linewidth=width, zorder=order)
         ax.axvline(0, color=ink.faint, linewidth=1)
         ax.set_xlim(low, high)
         ax.set_ylim(0, None)
         ax.set_xlabel("χ33 (ppm)", color=ink.text, fontsize=_FONT)
-        ax.set_ylabel(f"% of voxels per {width:g} ppm", color=ink.text, fontsize=_FONT)
+        ax.set_ylabel(f"% of voxels per {bin_width:g} ppm", color=ink.text, fontsize=_FONT)
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}".replace("-", "\N{MINUS SIGN}"))
 
     first = next(iter(counts))

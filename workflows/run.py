@@ -6,6 +6,7 @@ repetition of a finished run is quick.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -82,6 +83,7 @@ def run_participants(
     with _os_errors():
         subjects = _find(bids_dir, participant_labels, config, session_labels, scans)
         backend = choose_backend(config)
+        os.environ.setdefault("FSLOUTPUTTYPE", "NIFTI_GZ")  # FSL's own default; Nipype warns where it is not set
         rois = Path(config.rois) if config.rois else simulated_regions(bids_dir)
         todo = []
         for subject in subjects:
@@ -144,7 +146,7 @@ def _dry_run(subjects: Sequence[RawSubject], job: Job, bids_dir: Path) -> None:
     from .engine.session import write_graph
     from .subject import plan_lines
 
-    check_before_work(subjects, job.config, bids_dir, job.out_dir, job.work)
+    check_before_work(subjects, job.config, job.backend, bids_dir, job.out_dir, job.work)
     for subject in subjects:
         workflow = subject_workflow(subject, job)
         for line in plan_lines(subject, job.config, job.backend, workflow):
@@ -159,7 +161,7 @@ def _run(subjects: Sequence[RawSubject], job: Job, bids_dir: Path) -> None:
     from .engine.participant import run_subject
 
     job.announce(f"checking {sum(len(s.scans) for s in subjects)} scans of {len(subjects)} subject(s)")
-    check_before_work(subjects, job.config, bids_dir, job.out_dir, job.work)
+    check_before_work(subjects, job.config, job.backend, bids_dir, job.out_dir, job.work)
     check_output_folder(job.out_dir, bids_dir)
     write_dataset_description(job.out_dir, source=bids_dir)
     job.announce(f"working folder: {job.work}")

@@ -40,7 +40,7 @@ def init_brain_mask_wf(
             [(inputnode, taken, [("in_file", "in_file")]), (taken, outputnode, [("mask_file", "mask_file")])]
         )
         return workflow
-    if backend == "fsl" and (unit := length_unit(nib.load(scan.magnitude[0]))) in ("meter", "micron"):
+    if backend == "fsl" and (unit := length_unit(nib.Nifti1Image.load(scan.magnitude[0]))) in ("meter", "micron"):
         raise InputError(
             f"{scan.magnitude[0]} states its lengths in {unit}s, which FSL reads as mm: give --backend builtin, or "
             "convert its header to mm."

@@ -57,20 +57,18 @@ def bipolar_phase(
     inside = np.asarray(mask, bool)
     if first is None or not inside.any():
         return None
-    waves = [
-        np.asarray(magnitude[first + e], np.float32) * np.exp(1j * np.asarray(phase[first + e], np.float32))
-        for e in range(3)  # type: ignore[index]
-    ]
+    sizes, angles = (np.asarray(one, np.float32)[first : first + 3] for one in (magnitude, phase))
+    waves = [size * np.exp(1j * angle) for size, angle in zip(sizes, angles, strict=True)]
     largest = max(float(np.abs(wave[inside]).max()) for wave in waves) or 1.0
     product = np.where(inside, waves[1] ** 2 * np.conj(waves[0] * waves[2]) / largest**4, 0).astype(np.complex64)
     gradient = np.array([_mean_step(product, axis) for axis in range(3)])
     axes = np.ogrid[tuple(slice(size) for size in product.shape)]
     plane = sum(g * x for g, x in zip(gradient, axes, strict=True))
     flat = product * np.exp(-1j * plane)
-    total, size = complex(flat.sum()), float(np.abs(product).sum())
-    if size == 0:
+    total, weight = complex(flat.sum()), np.abs(product[inside])
+    if not weight.any():
         return None
-    fits = abs(total) >= _LEAST_COHERENCE * size
+    fits = abs(total) >= _LEAST_COHERENCE * float(weight.sum())
     sign = 1.0 if first % 2 else -1.0  # an odd echo in the middle has -4 theta
     slope = sign * gradient / 4
     centre = float(slope @ [index.mean() for index in np.nonzero(inside)])
@@ -78,7 +76,6 @@ def bipolar_phase(
     constant -= np.pi / 2 * np.round((constant + centre) / (np.pi / 2))  # nearest 0 in the middle of the brain
     found = BipolarPhase(float(constant), slope, 0.0, fits)
     theta = found.volume(product.shape)[inside]
-    weight = np.abs(product[inside])
     rms = float(np.sqrt((weight * theta**2).sum() / weight.sum()))
     if not fits:  # how far the echoes depart from a line, whatever the reason
         rms = float(np.sqrt((weight * np.angle(product[inside]) ** 2).sum() / weight.sum())) / 4

@@ -35,7 +35,9 @@ def repair_phase(
     record: dict[str, Any] = {}
     warnings = []
     signals = [magnitude[echo] * np.exp(1j * phase[echo]) for echo in range(min(2, len(phase)))]
-    axes = alternating_axes(*signals, list(echo_times[:2])) if len(signals) > 1 else alternating_axes(signals[0])
+    axes = (
+        alternating_axes(signals[0], signals[1], echo_times[:2]) if len(signals) > 1 else alternating_axes(signals[0])
+    )
     if axes:
         phase = np.stack([restore_signs(echo, axes) for echo in phase])
         record["AlternatingSliceSigns"] = list(axes)

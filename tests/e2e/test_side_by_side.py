@@ -93,7 +93,7 @@ def test_an_interrupted_simulation_says_one_sentence_and_leaves_nothing(
 ) -> None:
     run = start_chi33("simulate", tmp_path / "raw", "--voxel", "3", "--orientations", "3")
     for line in run.stdout:
-        if "scan 1 of 3" in line:
+        if "building the head" in line:
             break
     os.killpg(run.pid, signal.SIGINT)
     _, said = run.communicate(timeout=60)

@@ -196,6 +196,7 @@ def test_a_repaired_mask_and_the_agreement_of_a_registration_are_told(one_scan: 
     for path, more in (
         (one_scan.path("acq-ori01", suffix="mask", desc="brain"),
          {"MaskRepaired": "Dice 0.812 with the consensus, below 0.95", "MaskConsensusDice": 0.812}),
+        (one_scan.path("acq-ori01", suffix="fieldmap", desc="total"), {"Warnings": ["its phase looks filtered."]}),
         (one_scan.transform("acq-ori01"), {"Quality": 0.876}),
     ):  # fmt: skip
         beside = sidecar_path(path)
@@ -205,6 +206,7 @@ def test_a_repaired_mask_and_the_agreement_of_a_registration_are_told(one_scan: 
     assert "The brain mask of ori01 was repaired (Dice 0.812 with the consensus, below 0.95)" in page.words
     assert "0.812" in page.words.replace("Dice 0.812", "")
     assert "0.88" in page.words
+    assert "ori01: its phase looks filtered." in page.words
 
 
 def test_warnings_of_the_run_unfinished_maps_and_missing_transforms_are_told(one_scan: Derivatives) -> None:

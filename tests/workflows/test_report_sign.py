@@ -76,7 +76,7 @@ def test_only_clear_evidence_is_called_a_flipped_sign(share: float, asymmetry: f
     (check,) = check_sign(found, {"parameters": {"phase_sign": -1}})
     assert check.verdict == said
     if said == "look":
-        assert check.warnings[0].endswith("the sign of the phase is flipped; set --phase-sign 1.")
+        assert check.warnings[0].endswith("the sign of the phase seems flipped; set --phase-sign 1.")
         (check,) = check_sign(found, {})
         assert check.warnings[0].endswith("set --phase-sign -1.")
     else:

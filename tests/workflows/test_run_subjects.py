@@ -121,7 +121,7 @@ def test_failures_of_several_subjects_are_listed(
     assert first == (
         f"- sub-01: ZeroDivisionError: of all things (details: {tmp_path / 'out' / 'logs' / 'sub-01.log'})."
     )
-    assert second == "- sub-02: /scratch/x: the disk is full; free someepeat the command."
+    assert second == "- sub-02: /scratch/x: the disk is full; free some space and repeat the command."
     assert "Traceback" in (tmp_path / "out" / "logs" / "sub-01.log").read_text()
 
 

@@ -14,14 +14,14 @@ from ..derivatives import check_free_space, check_output_folder, open_image
 from ..frame_interfaces import read_given_mask
 from ..raw import RawSubject, check_raw
 from ..report_regions import check_regions
-from ..subject import given_masks, reference_scan
+from ..subject import given_masks, init_subject_wf
 
 _PRODUCTS_PER_VOXEL = 26  # float32 volumes of output and working files a scan
 _COMPRESSED = 0.4
 
 
 def check_before_work(
-    subjects: Sequence[RawSubject], config: RunConfig, bids_dir: Path, out_dir: Path, work: Path
+    subjects: Sequence[RawSubject], config: RunConfig, backend: str, bids_dir: Path, out_dir: Path, work: Path
 ) -> None:
     """Check all that a run of these subjects needs; nothing is written. Raises InputError, of images in one report."""
     check_output_folder(out_dir, bids_dir, create=False)
@@ -29,7 +29,7 @@ def check_before_work(
     _check_compute(config)
     if config.rois is not None:
         check_regions(Path(config.rois))
-    problems = subject_problems(subjects, lambda subject: _check_subject(subject, config))
+    problems = subject_problems(subjects, lambda subject: _check_subject(subject, config, backend, out_dir))
     raise_problems_of([subject.label for subject in subjects], problems)
     _check_space(subjects, out_dir, work)
 
@@ -58,9 +58,9 @@ def raise_problems_of(labels: Sequence[str], problems: dict[str, tuple[str, ...]
     raise InputProblems([line for lines in problems.values() for line in lines], hint)
 
 
-def _check_subject(subject: RawSubject, config: RunConfig) -> None:
+def _check_subject(subject: RawSubject, config: RunConfig, backend: str, out_dir: Path) -> None:
     check_raw([subject], fewest=fewest_scans(config))
-    reference_scan(subject, config)
+    init_subject_wf(subject, config, backend, out_dir)  # refuses what no step could work with
     problems = []
     given = given_masks(subject, config)
     for scan in subject.scans if given else ():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,7 +126,6 @@ def _run_subject(subject: RawSubject, job: Job, began: datetime) -> Path:
 
 def subject_workflow(subject: RawSubject, job: Job) -> pe.Workflow:
     """Return a subject's workflow with its working folder and what each step takes of the machine."""
-    os.environ.setdefault("FSLOUTPUTTYPE", "NIFTI_GZ")  # FSL's own default; Nipype warns where it is not set
     workflow = init_subject_wf(subject, job.config, job.backend, job.out_dir)
     workflow.base_dir = str(job.work / f"chi33-{__version__}")  # results of another version are not this one's
     assign_resources(workflow, subject, job.config, job.resources)
@@ -176,6 +174,7 @@ def _record_failure(subject: RawSubject, job: Job, sentence: str, began: datetim
         "backend": job.backend,
         "scans": [scan.name for scan in subject.scans],
         "error": sentence,
+        "log": str(job.log_dir / f"sub-{subject.label}.log"),
     }
     try:
         write_json(_provenance_file(subject, job), record)
