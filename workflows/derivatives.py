@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import uuid
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,13 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import __version__
+from ..files.nifti import open_image, read_data, read_image
+from ..files.sidecars import one_line, read_json, sidecar_path
 from ..pipeline.errors import InputError, StepError
 from ..pipeline.frames import check_affine
 
 BIDS_VERSION = "1.9.0"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_UNREADABLE = (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)
 
 
 @dataclass(frozen=True)
@@ -106,14 +106,6 @@ mm). A tensor's components are xx, xy, xz, yy, yz, zz. The JSON beside each imag
 _XFM = "from-orig_to-subject_mode-image"
 
 
-def sidecar_path(path: Path) -> Path:
-    """Return the JSON path beside an image or matrix: `a.nii.gz`, `a.nii` or `a.txt` to `a.json`."""
-    name = Path(path).name
-    for ext in (".nii.gz", ".nii", ".txt"):
-        if name.endswith(ext):
-            return Path(path).with_name(name.removesuffix(ext) + ".json")
-    return Path(path).with_suffix(".json")
-
 
 def bids_keys(path: Path) -> dict[str, Any]:
     """Return the sidecar keys that BIDS requires of a derivative image by its name."""
@@ -168,60 +160,12 @@ def write_image(
     return path
 
 
-def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Return a NIfTI image as float32 (x, y, z), or components-first (c, x, y, z), and its affine (4, 4).
-
-    Raises InputError where the file is missing, damaged, or not a real-valued 3-D or 4-D image.
-    """
-    image = open_image(path)
-    if len(image.shape) not in (3, 4):
-        raise InputError(f"{path} has shape {image.shape}: give a 3-D image, or a 4-D one with components last.")
-    volume = read_data(image, path)
-    return (np.moveaxis(volume, -1, 0) if volume.ndim == 4 else volume), np.asarray(image.affine, dtype=np.float64)
-
-
-def open_image(path: Path) -> nib.Nifti1Image:
-    """Open a NIfTI file without reading its data; InputError where it is missing, damaged, complex or in colour."""
-    if not Path(path).is_file():
-        raise InputError(f"{path} does not exist: check the name.")
-    try:
-        image = nib.load(path)
-    except _UNREADABLE as error:
-        raise InputError(f"{path} is damaged or no NIfTI ({_one_line(error)}): copy or convert it again.") from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise InputError(f"{path} is a {type(image).__name__}, not NIfTI: convert it to .nii.gz.")
-    kind = image.get_data_dtype()
-    if kind.kind not in "iuf":
-        raise InputError(f"{path} holds values of type {kind}: give real numbers (magnitude and phase apart).")
-    return image
-
-
-def read_data(image: nib.Nifti1Image, path: Path) -> NDArray[np.float32]:
-    """Read an opened image's scaled values as float32; InputError where the file is truncated or damaged."""
-    try:
-        return image.get_fdata(dtype=np.float32, caching="unchanged")
-    except (*_UNREADABLE, zlib.error) as error:
-        raise InputError(
-            f"{path} is damaged: its data cannot be read to the end ({_one_line(error)}); copy or convert it again."
-        ) from error
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Write a JSON file atomically, with numpy values as numbers and paths as text."""
     text = json.dumps(dict(content), indent=2, default=_plain) + "\n"
     write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return Path(path)
 
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; InputError where it is missing, no valid JSON, or no object."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({_one_line(error)}): correct or remove it.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object of names and values, got a {type(content).__name__}.")
-    return content
 
 
 def write_transform(path: Path, transform: ArrayLike) -> Path:
@@ -237,7 +181,7 @@ def read_transform(path: Path) -> NDArray[np.float64]:
     try:
         matrix = np.loadtxt(path, dtype=np.float64, ndmin=2)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no matrix ({_one_line(error)}): give four rows of four numbers.") from error
+        raise InputError(f"{path} is no matrix ({one_line(error)}): give four rows of four numbers.") from error
     _check_transform(matrix, Path(path))
     return matrix
 
@@ -368,5 +312,8 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a sidecar cannot hold a {type(value).__name__}")
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+__all__ = [
+    "BIDS_VERSION", "Derivatives", "bids_keys", "check_free_space", "check_output_folder", "is_complete", "open_image",
+    "read_data", "read_image", "read_json", "read_transform", "sidecar_path", "write_atomically",
+    "write_dataset_description", "write_image", "write_json", "write_transform",
+]  # fmt: skip

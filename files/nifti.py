@@ -1,0 +1,56 @@
+"""NIfTI images as they are read: everything that chi33 takes in passes here.
+
+In memory a volume is (x, y, z) or components-first (c, x, y, z); on disk it is (x, y, z) or (x, y, z, c).
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pipeline.errors import InputError
+from .sidecars import one_line
+
+_UNREADABLE = (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)
+
+
+def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return a NIfTI image as float32 (x, y, z), or components-first (c, x, y, z), and its affine (4, 4).
+
+    Raises InputError where the file is missing, damaged, or not a real-valued 3-D or 4-D image.
+    """
+    image = open_image(path)
+    if len(image.shape) not in (3, 4):
+        raise InputError(f"{path} has shape {image.shape}: give a 3-D image, or a 4-D one with components last.")
+    volume = read_data(image, path)
+    return (np.moveaxis(volume, -1, 0) if volume.ndim == 4 else volume), np.asarray(image.affine, dtype=np.float64)
+
+
+def open_image(path: Path) -> nib.Nifti1Image:
+    """Open a NIfTI file without reading its data; InputError where it is missing, damaged, complex or in colour."""
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist: check the name.")
+    try:
+        image = nib.load(path)
+    except _UNREADABLE as error:
+        raise InputError(f"{path} is damaged or no NIfTI ({one_line(error)}): copy or convert it again.") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise InputError(f"{path} is a {type(image).__name__}, not NIfTI: convert it to .nii.gz.")
+    kind = image.get_data_dtype()
+    if kind.kind not in "iuf":
+        raise InputError(f"{path} holds values of type {kind}: give real numbers (magnitude and phase apart).")
+    return image
+
+
+def read_data(image: nib.Nifti1Image, path: Path) -> NDArray[np.float32]:
+    """Read an opened image's scaled values as float32; InputError where the file is truncated or damaged."""
+    try:
+        return image.get_fdata(dtype=np.float32, caching="unchanged")
+    except (*_UNREADABLE, zlib.error) as error:
+        raise InputError(
+            f"{path} is damaged: its data cannot be read to the end ({one_line(error)}); copy or convert it again."
+        ) from error
