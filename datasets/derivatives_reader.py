@@ -14,6 +14,9 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
+from ..files.field_strength import field_strength_of
+from ..files.field_units import in_ppm
+from ..files.map_sizes import plausible_names, size_problem
 from ..pipeline.errors import InputError
 from ..pipeline.frames import FloatArray, b0_direction_from_affine, check_affine, check_b0_direction
 from .volume import FIELD, LABELS, MASK, Float32Array, Geometry, ScalarVolume, TensorVolume, Volume
@@ -152,6 +155,8 @@ def read_scan(files: ScanFiles) -> Volume:
     for name, path in files.paths.items():
         if name != MASK:
             channels[name] = _read_on_grid(path, mask.shape, geometry.affine, files.paths[MASK])
+            if name in plausible_names((name,)) and (wrong := size_problem(name, channels[name][mask > 0])):
+                raise InputError(f"{path} {wrong}: correct Units in its sidecar, or repeat the step that wrote it.")
     channels[MASK] = mask
     geometry = _geometry(files.paths[FIELD], geometry.affine)
     return Volume(files.id, files.subject, channels, geometry)
@@ -161,6 +166,7 @@ def read_tensor(files: SubjectFiles) -> TensorVolume:
     """Return a subject's tensor with components first; without a mask file, the mask is where the tensor is not 0."""
     path = files.space["tensor"]
     chi, affine = read_map(path, axes=4)
+    chi = in_ppm(chi, path, "susceptibility")
     if chi.shape[-1] == 6:
         chi = np.ascontiguousarray(np.moveaxis(chi, -1, 0))
     if chi.shape[0] != 6:
@@ -243,7 +249,7 @@ def _read_mask(path: Path) -> tuple[NDArray[np.uint8], Geometry]:
 def _read_on_grid(path: Path, shape: tuple[int, ...], affine: FloatArray, reference: Path) -> Float32Array:
     values, own_affine = read_map(path)
     _check_grid(path, values.shape, own_affine, shape, affine, reference)
-    return values
+    return in_ppm(values, path, "susceptibility" if "_Chimap." in path.name else "field")
 
 
 def _check_grid(
@@ -277,9 +283,7 @@ def _geometry(path: Path, affine: FloatArray) -> Geometry:
             raise InputError(f"{sidecar} is not valid JSON ({error}): repeat the step that wrote it.") from error
     direction = entries.get("B0_dir")
     h = b0_direction_from_affine(affine) if direction is None else check_b0_direction(direction, f"B0_dir of {sidecar}")
-    try:
-        b0 = float(entries.get("MagneticFieldStrength", "nan"))
-    except (TypeError, ValueError):
-        value = entries["MagneticFieldStrength"]
-        raise InputError(f"MagneticFieldStrength of {sidecar} must be a number in tesla, got {value!r}.") from None
-    return Geometry(affine, np.asarray(h, np.float64), b0)
+    strength = field_strength_of(entries)
+    if strength is None and (value := entries.get("MagneticFieldStrength")) is not None:
+        raise InputError(f"MagneticFieldStrength of {sidecar} must be a number in tesla, got {value!r}.")
+    return Geometry(affine, np.asarray(h, np.float64), float("nan") if strength is None else strength.tesla)

@@ -106,7 +106,6 @@ mm). A tensor's components are xx, xy, xz, yy, yz, zz. The JSON beside each imag
 _XFM = "from-orig_to-subject_mode-image"
 
 
-
 def bids_keys(path: Path) -> dict[str, Any]:
     """Return the sidecar keys that BIDS requires of a derivative image by its name."""
     name = Path(path).name
@@ -165,7 +164,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     text = json.dumps(dict(content), indent=2, default=_plain) + "\n"
     write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return Path(path)
-
 
 
 def write_transform(path: Path, transform: ArrayLike) -> Path:

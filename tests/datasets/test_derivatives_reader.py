@@ -153,7 +153,7 @@ def test_a_truncated_map_is_refused(make_derivatives) -> None:
 @pytest.mark.parametrize(
     ("sidecar", "message"),
     [
-        ("{", "is not valid JSON"),
+        ("{", "cannot be read as JSON"),
         (json.dumps({"B0_dir": [0, 0, 2]}), r"B0_dir of .* must be a unit vector"),
         (json.dumps({"MagneticFieldStrength": "three"}), "MagneticFieldStrength of .* must be a number in tesla"),
     ],
