@@ -28,8 +28,10 @@ def evaluate(
     """Compare predicted or fitted maps with the truth: NRMSE, RMSE, HFEN, SSIM, PSNR, XSIM, slope, R2, correlation.
 
     The metrics are the 2016 QSM challenge's, inside the truth's local (else brain) mask and, where PRED_DIR has one,
-    its
-    local mask. NRMSE and HFEN are in per cent, RMSE and regions in ppm, PSNR in dB.
+    its local mask. NRMSE and HFEN are in per cent, RMSE and regions in ppm, PSNR in dB.
+
+    Maps are read in ppm, or in the Units that the JSON beside them states (ppb; of δB′ also Hz, rad/s, T or rad), and
+    paired by name: sub-, ses-, acq- and run-. A truth that cannot be in ppm by its size is refused.
 
     Parameters
     ----------
@@ -47,6 +49,10 @@ def evaluate(
         Also write the table as a page beside OUT.
     overwrite
         Replace existing outputs.
+
+    Examples
+    --------
+    chi33 evaluate results raw/derivatives/truth --out errors.csv --html
     """
     from ..training.evaluate import evaluate as run
 

@@ -22,6 +22,9 @@ def fit(
     total: Annotated[bool, Parameter(negative="")] = False,
     fit: Literal["closed", "masked", "single-step"] | None = None,
     weights: _MaybeFiles = None,
+    units: str | None = None,
+    b0: float | None = None,
+    te: float | None = None,
     prior_iso: float = 0.03,
     prior_aniso: float = 0.004,
     noise: float | None = None,
@@ -38,6 +41,15 @@ def fit(
 ) -> None:
     """Fit COSMOS and the susceptibility tensor to fields made elsewhere: local ones, or total ones with --total.
 
+    A field is in ppm of B0, paramagnetic positive, or in the Units that the JSON beside it states: ppb, Hz, rad/s or T
+    (which need MagneticFieldStrength, in T) or rad (which needs EchoTime too, in s); it is converted and that is said.
+    A field without Units is taken as ppm where its size allows that. Susceptibilities are written in ppm.
+
+    How the head lay to B0 is told by transforms (fields on their own grids) or by directions (fields already in one
+    frame, on one grid); B0_dir beside a field (unit vector along its array axes) wins over its affine, and
+    --b0-directions wins over both. Transforms are compared with what masks and fields show: an inverse, a FLIRT or an
+    ITK matrix is refused by name.
+
     Writes PREFIX_cosmos.nii.gz and PREFIX_tensor.nii.gz (xx, xy, xz, yy, yz, zz along the world of the first scan), and
     with transforms PREFIX_scan-01_chi33.nii.gz, _deltab, _cosmos … on each scan's own grid. With --draws or --jackknife
     also standard deviations: PREFIX_cosmossd, PREFIX_scan-01_chi33sd, _deltabsd …
@@ -47,12 +59,12 @@ def fit(
     prefix
         Beginning of the names of the files to write.
     field
-        Field of each scan, ppm of B0, paramagnetic positive.
+        Field of each scan, NIfTI: ppm of B0, or another unit that its sidecar or --units states.
     mask
-        Where each field is known; one a field, or one for all.
+        Where each field is known; one a field, or one for all. Zeros and ones, or probabilities; on the field's grid.
     b0_directions
         Text file, one unit vector a line: B0 of each scan along the array axes of the first field. The fields must
-        then share one grid.
+        then share one grid. By default the B0_dir of their sidecars.
     transform
         World-to-world 4x4 of each scan to the first (moving to reference, mm). Fields may have grids of their own.
     total
@@ -63,6 +75,12 @@ def fit(
     weights
         One image a field, proportional to 1 / standard deviation of the field (a magnitude will do); by default all
         voxels of a mask count the same.
+    units
+        Unit of the fields: ppm, ppb, Hz, rad/s, rad or T; by default the Units of their sidecars.
+    b0
+        Field strength in tesla, for fields in Hz, rad/s, rad or T; by default of their sidecars.
+    te
+        Echo time in ms, for fields in rad; by default EchoTime of their sidecars.
     prior_iso
         Prior standard deviation of the isotropic susceptibility, ppm; inf for none.
     prior_aniso
@@ -89,9 +107,18 @@ def fit(
         cpu, or cuda for the fit on a GPU.
     overwrite
         Replace files that exist.
+
+    Examples
+    --------
+    chi33 fit out/sub-01 --field f1.nii.gz f2.nii.gz f3.nii.gz --mask m1.nii.gz m2.nii.gz m3.nii.gz
+    --transform identity.txt t2.txt t3.txt
+
+    chi33 fit out/sub-01 --field f1.nii.gz f2.nii.gz f3.nii.gz --mask brain.nii.gz --b0-directions h.txt --units Hz
+    --b0 2.895
     """
     import sys
 
+    from ..files.field_units import Given
     from ..pipeline.fits.methods import FitOptions
     from ..pipeline.fits.prior import Prior
     from ..workflows.external_fit import fit_files
@@ -104,7 +131,8 @@ def fit(
     )  # fmt: skip
     written = fit_files(
         prefix, field, mask, b0_directions=b0_directions, transforms=transform, weights=weights,
-        total=method == "single-step", options=options, dask=dask, memory=memory, device=device, overwrite=overwrite,
+        given=Given(units, b0, None if te is None else te / 1000), total=method == "single-step", options=options,
+        dask=dask, memory=memory, device=device, overwrite=overwrite,
         progress=lambda line: print(line, file=sys.stderr, flush=True),
     )  # fmt: skip
     for path in written:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,6 +31,9 @@ def import_volumes(
     table: Path | None = None,
     label_kind: Literal["cosmos", "chi33"] = "cosmos",
     b0_directions: Path | None = None,
+    units: str | None = None,
+    b0: float | None = None,
+    te: float | None = None,
     patch_rule: _Rule = "modl-qsm",
     patch_size: int | None = None,
     min_brain: float | None = None,
@@ -49,21 +53,25 @@ def import_volumes(
 ) -> None:
     """Pack fields and labels made elsewhere, such as COSMOS maps, into one HDF5 store.
 
-    Every scan is three NIfTI files on one grid: local field (ppm of B0, paramagnetic positive), label (ppm) and mask.
-    Give them as lists in the same order, or as a table. All are checked before anything is written; a field in Hz or
-    radians, or of the opposite sign, is found by comparing it with the field of its label. Models that learn χ33 or δB′
-    need --label-kind chi33 (and --deltab).
+    Every scan is three NIfTI files on one grid: local field (paramagnetic positive), label (susceptibility) and mask.
+    Give them as lists in the same order, or as a table. Models that learn χ33 or δB′ need --label-kind chi33 (and
+    --deltab).
+
+    The store is in ppm. What the JSON beside a file states as Units is converted: fields in ppb, Hz, rad/s or T (which
+    need MagneticFieldStrength, in T) or rad (which needs EchoTime too, in s), labels in ppb. All is checked before
+    anything is written; a field in Hz or radians without Units, or of the opposite sign, is found by comparing it with
+    the field of its label.
 
     Parameters
     ----------
     store
         The store to write, such as store.h5.
     field
-        Local field of each scan, in ppm of B0.
+        Local field of each scan: ppm of B0, or another unit that its sidecar or --units states.
     label
-        Susceptibility map of each scan on the field's grid, in ppm.
+        Susceptibility map of each scan on the field's grid: ppm, or ppb by its sidecar.
     mask
-        Where each field and label are valid.
+        Where each field and label are valid: zeros and ones, or probabilities.
     subjects
         Label of each scan's subject: `01 01 02`; splits are by subject.
     deltab
@@ -76,6 +84,12 @@ def import_volumes(
     b0_directions
         Text file, one unit vector a line: B0 of each scan along its array's axes. Without it, the B0_dir of the field's
         sidecar, or its affine.
+    units
+        Unit of the fields: ppm, ppb, Hz, rad/s, rad or T; by default the Units of their sidecars.
+    b0
+        Field strength in tesla, for fields in Hz, rad/s, rad or T; by default of their sidecars.
+    te
+        Echo time in ms, for fields in rad; by default EchoTime of their sidecars.
     patch_rule
         Which patches: modl-qsm, isdu, lpcnn, grid or random, as in `chi33 build-dataset`.
     patch_size
@@ -89,9 +103,9 @@ def import_volumes(
     patch_grid
         Positions along x, y and z of the rule isdu, such as 6,8,7.
     augment
-        Turned copies of the COSMOS map per training subject, their fields recomputed.
+        Rotated copies of the COSMOS map per training subject, their fields recomputed.
     max_angle
-        Largest turn of a copy, in degrees.
+        Largest rotation of a copy, in degrees.
     augment_snr
         Add noise to the field of every copy, at a signal-to-noise ratio between these two, such as 10,50.
     augment_scale
@@ -108,9 +122,16 @@ def import_volumes(
         Volumes made at a time, each in a process of its own; by default the number of cores, or 1 for small data.
     overwrite
         Replace an existing store.
+
+    Examples
+    --------
+    chi33 import-volumes store.h5 --table scans.csv --val-subjects 07 --test-subjects 08
+
+    chi33 import-volumes store.h5 --field f1.nii f2.nii --label x1.nii x2.nii --mask m1.nii m2.nii --subjects 01 02
     """
     from ..datasets.build_config import BuildConfig
     from ..datasets.import_volumes import import_volumes as run
+    from ..files.field_units import Given
 
     config = BuildConfig(
         patch_rule=patch_rule,
@@ -128,7 +149,9 @@ def import_volumes(
         materialise=materialise,
         seed=seed,
     )
-    scans = _scans(field, label, mask, subjects, deltab, table, b0_directions)
+    given = Given(units, b0, None if te is None else te / 1000).check()
+    found = _scans(field, label, mask, subjects, deltab, table, b0_directions)
+    scans = tuple(replace(scan, given=given) for scan in found)
     with progress_lines("import-volumes") as progress, tell_what_is_kept(store):
         summary = run(scans, store, config, kind=label_kind, overwrite=overwrite, progress=progress, n_procs=n_procs)
     print_summary(summary, store)

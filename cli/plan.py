@@ -30,7 +30,11 @@ def plan(
     """Show how well head orientations determine COSMOS and the tensor, what each brings, and the best next scan.
 
     Give either angles, scanned or only planned, or a folder: derivatives of `chi33 run` (or of `chi33 simulate`) hold
-    the transforms. Angles of a folder are against its reference scan. Turning the head about B0 (yaw) changes nothing.
+    the transforms. Angles of a folder are against its reference scan. Rotating the head about B0 (yaw) changes nothing.
+
+    Of a folder the transforms are read (world to world, mm, RAS+), and from the JSON beside a scan's images B0_dir, the
+    unit vector of B0 along the array axes, where it is stated; else B0 is along +z of the scan's world, as the header
+    has it. Angles are in degrees, noise and priors in ppm.
 
     Parameters
     ----------
@@ -51,6 +55,12 @@ def plan(
         PNG to write: the scans on the sphere seen from above, and where one more would help.
     overwrite
         Replace an existing figure.
+
+    Examples
+    --------
+    chi33 plan --angles "0,0;25,0;-25,0;0,25"
+
+    chi33 plan derivatives/chi33 --figure plan.png
     """
     from ..pipeline.errors import InputError
     from ..pipeline.fits.prior import Prior
@@ -188,18 +198,17 @@ def directions_from_angles(text: str) -> list[np.ndarray]:
 
 
 def directions_from_transforms(folder: Path) -> dict[str, list[np.ndarray]]:
-    """Return the B0 directions in the subject frame by subject, from the transforms under a folder."""
-    from ..pipeline.errors import InputError
-    from ..pipeline.frames import b0_direction_in_subject_frame
-    from ..workflows.derivatives import read_transform
+    """Return the B0 directions in the subject frame by subject, from the transforms under a folder.
 
-    found: dict[str, list[np.ndarray]] = {}
-    for path in sorted(folder.rglob("sub-*_from-orig_to-subject_mode-image_xfm.txt")):
-        subject = path.name.partition("_")[0].removeprefix("sub-")
-        found.setdefault(subject, []).append(b0_direction_in_subject_frame(read_transform(path)))
+    A scan's B0 is along its world's +z, or where the B0_dir of its maps' sidecars says.
+    """
+    from ..pipeline.errors import InputError
+    from ..workflows.scan_directions import scan_directions
+
+    found = scan_directions(folder)
     if not found:
         raise InputError(
             f"{folder} holds no transforms (…_from-orig_to-subject_mode-image_xfm.txt): run `chi33 run` first, or give "
             "--angles."
         )
-    return found
+    return {subject: [scan.direction for scan in scans] for subject, scans in found.items()}

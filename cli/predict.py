@@ -20,20 +20,27 @@ def predict(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     tiles: bool | None = None,
     b0_dir: Annotated[tuple[float, float, float] | None, Parameter(negative="")] = None,
+    units: str | None = None,
+    b0: float | None = None,
+    te: float | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Predict susceptibility from one local field map with a trained network.
 
     Writes PREFIX_chi.nii.gz and, for MoDL-QSM, PREFIX_deltab.nii.gz (both in ppm) with a JSON sidecar beside each.
 
+    The field is a local one (background removed, paramagnetic positive), in ppm of B0, or in the Units that the JSON
+    beside it states: ppb, Hz, rad/s or T (which need MagneticFieldStrength, in T) or rad (which needs EchoTime too, in
+    s). A field without Units is taken as ppm where its size allows that.
+
     Parameters
     ----------
     weights
         Run folder of `chi33 train`, or a weights file.
     field
-        Local field in ppm of B0, NIfTI.
+        Local field, NIfTI: ppm of B0, or another unit that its sidecar or --units states.
     mask
-        Where the field is valid, NIfTI on the same grid.
+        Where the field is valid, NIfTI on the same grid: zeros and ones, or probabilities.
     out
         Prefix of the outputs.
     model
@@ -46,9 +53,22 @@ def predict(
     b0_dir
         Unit vector of B0 along the array's axes, three numbers; by default B0_dir of the field's sidecar, else from the
         affine.
+    units
+        Unit of the field: ppm, ppb, Hz, rad/s, rad or T; by default the Units of its sidecar.
+    b0
+        Field strength in tesla, for fields in Hz, rad/s, rad or T; by default of the sidecar.
+    te
+        Echo time in ms, for fields in rad; by default EchoTime of the sidecar.
     overwrite
         Replace existing outputs.
+
+    Examples
+    --------
+    chi33 predict runs/modl --field local_ppm.nii.gz --mask brain.nii.gz --out results/sub-01
+
+    chi33 predict runs/modl --field local.nii.gz --units Hz --b0 2.895 --mask brain.nii.gz --out results/sub-02
     """
+    from ..files.field_units import Given
     from ..training.predict import predict as run
 
     def report(done: int, total: int) -> None:
@@ -58,8 +78,8 @@ def predict(
             print(f"tile {done}/{total}", file=sys.stderr, flush=True)
 
     written = run(
-        weights, field, mask, out, model=model, device=device, tiles=tiles, b0_direction=b0_dir, overwrite=overwrite,
-        progress=report,
+        weights, field, mask, out, model=model, device=device, tiles=tiles, b0_direction=b0_dir,
+        given=Given(units, b0, None if te is None else te / 1000), overwrite=overwrite, progress=report,
     )  # fmt: skip
     for path in written:
         print(path)

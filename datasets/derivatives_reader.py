@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files.field_strength import field_strength_of
+from ..files.field_units import in_ppm
 from ..files.nifti import open_image, read_data
 from ..files.sidecars import read_sidecar, sidecar_path
 from ..pipeline.errors import InputError
@@ -66,11 +67,11 @@ def read_tensor(files: SubjectFiles) -> TensorVolume:
     """Return a subject's tensor with components first; without a mask file, the mask is where the tensor is not 0."""
     path = files.space["tensor"]
     chi, affine = read_map(path, axes=4)
+    chi = in_ppm(chi, path, "susceptibility")
     if chi.shape[-1] == 6:
         chi = np.ascontiguousarray(np.moveaxis(chi, -1, 0))
     if chi.shape[0] != 6:
         raise InputError(f"{path} must hold six components on its last axis, got shape {chi.shape}.")
-    _check_units(path)
     mask_path = files.space.get(MASK, files.space.get("brain"))
     if mask_path is None:
         mask = (chi != 0).any(axis=0).astype(np.uint8)
@@ -129,18 +130,7 @@ def _read_mask(path: Path) -> tuple[NDArray[np.uint8], Geometry]:
 def _read_on_grid(path: Path, shape: tuple[int, ...], affine: FloatArray, reference: Path) -> Float32Array:
     values, own_affine = read_map(path)
     _check_grid(path, values.shape, own_affine, shape, affine, reference)
-    _check_units(path)
-    return values
-
-
-def _check_units(path: Path) -> None:
-    """Raise InputError where a map's sidecar states another unit than ppm."""
-    units = read_sidecar(path).get("Units")
-    if units is not None and str(units).strip().casefold() != "ppm":
-        raise InputError(
-            f"{path} is in {units!r} by its sidecar, but stores hold ppm: convert the map and its Units (a field in Hz "
-            "is divided by 42.577 times B0 in tesla)."
-        )
+    return in_ppm(values, path, "susceptibility" if "_Chimap." in path.name else "field")
 
 
 def _check_grid(

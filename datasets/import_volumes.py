@@ -5,22 +5,27 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..files.sidecars import sidecar_path
+from ..files.field_input import FieldInput, read_field
+from ..files.field_units import NOTHING_GIVEN, Given, Quantity, Scaling, conversions, scaling_of
+from ..files.grids import on_grid_of
+from ..files.map_sizes import size_problem
+from ..files.nifti import NiftiVolume, open_image, read_volume
+from ..files.sidecars import read_sidecar, sidecar_path
 from ..pipeline.errors import Chi33Warning, InputError
-from ..pipeline.frames import check_b0_direction
 from .build import BuildSummary, Progress, build_from
 from .build_config import BuildConfig
-from .derivatives_reader import ScanFiles, SubjectFiles, map_shape, read_cosmos, read_scan
-from .plausibility import agreement, agreement_problem, is_unexplained, label_field, size_problem
+from .plausibility import agreement, agreement_problem, is_unexplained, label_field
 from .splits import split_subjects
 from .store_writer import check_target
 from .subject_source import files_fingerprint
-from .volume import FIELD, MASK, ScalarVolume, TensorVolume, Volume
+from .volume import FIELD, MASK, Geometry, ScalarVolume, TensorVolume, Volume
 
 KINDS = ("cosmos", "chi33")
 _SUBJECT = re.compile(r"[A-Za-z0-9]+")
@@ -29,10 +34,11 @@ _SCAN = re.compile(r"(?:ses-[A-Za-z0-9]+_)?(?:acq|run)-[A-Za-z0-9]+")
 
 @dataclass(frozen=True)
 class ImportedScan:
-    """The files of one scan, all on one grid: field, label, mask and, beside chi33, delta_b_prime; ppm, the mask > 0.5.
+    """The files of one scan, all on one grid: field, label, mask and, beside chi33, delta_b_prime.
 
     subject: label without sub-; scan: `acq-ori01`, the second half of the volume's id; b0_direction: unit vector of B0
-    in the voxel frame, None to take the field's sidecar (B0_dir) or affine.
+    in the voxel frame, None to take the field's sidecar (B0_dir) or affine; given: unit, B0 and echo time of the field
+    that win over its sidecar. What is not in ppm is converted.
     """
 
     subject: str
@@ -42,6 +48,21 @@ class ImportedScan:
     mask: Path
     deltab: Path | None = None
     b0_direction: tuple[float, float, float] | None = None
+    given: Given = NOTHING_GIVEN
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, delta_b_prime last where there is one."""
+        return (self.field, self.label, self.mask, *((self.deltab,) if self.deltab is not None else ()))
+
+
+@dataclass(frozen=True)
+class ReadScan:
+    """A scan as it was read: its maps in ppm, how each file became ppm, and sentences a user should read."""
+
+    volume: Volume
+    scalings: tuple[tuple[Path, Scaling], ...]
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -67,16 +88,11 @@ class ImportedSubject:
     @property
     def voxels(self) -> tuple[int, ...]:
         """The voxels of every scan's grid."""
-        return tuple(int(np.prod(map_shape(scan.field))) for scan in self.scans)
+        return tuple(int(np.prod(open_image(scan.field).shape)) for scan in self.scans)
 
     def read_scan(self, number: int) -> Volume:
-        """Return the maps of a scan; raises InputError where a file is unreadable, not finite, or on another grid."""
-        volume = read_scan(self._files(self.scans[number]))
-        direction = self.scans[number].b0_direction
-        if direction is None:
-            return volume
-        h = check_b0_direction(direction, f"the B0 direction of {volume.id}")
-        return replace(volume, geometry=replace(volume.geometry, b0_direction=h))
+        """Return the maps of a scan; raises InputError as read_imported does."""
+        return read_imported(self.scans[number], self.kind).volume
 
     def read_tensor(self) -> TensorVolume | None:
         """Return None: no tensor is imported."""
@@ -86,19 +102,49 @@ class ImportedSubject:
         """Return the COSMOS map of the first scan, None where the label is chi33."""
         if self.kind != "cosmos":
             return None
-        return read_cosmos(SubjectFiles(self.subject, tuple(self._files(scan) for scan in self.scans)))
+        volume = self.read_scan(0)
+        return ScalarVolume(volume.id, self.subject, volume.channels["cosmos"], volume.channels[MASK], volume.geometry)
 
     def fingerprint(self) -> str:
-        """Return the hash of the files, their sidecars, and the directions given."""
-        maps = [path for scan in self.scans for path in self._files(scan).paths.values()]
-        directions = tuple(scan.b0_direction for scan in self.scans)
-        return f"{files_fingerprint([*maps, *(sidecar_path(path) for path in maps)])} {self.kind} {directions}"
+        """Return the hash of the files, their sidecars, and what was given by hand."""
+        maps = [path for scan in self.scans for path in scan.paths]
+        by_hand = tuple((scan.b0_direction, scan.given) for scan in self.scans)
+        return f"{files_fingerprint([*maps, *(sidecar_path(path) for path in maps)])} {self.kind} {by_hand}"
 
-    def _files(self, scan: ImportedScan) -> ScanFiles:
-        paths = {FIELD: scan.field, self.kind: scan.label, MASK: scan.mask}
-        if scan.deltab is not None:
-            paths["deltab"] = scan.deltab
-        return ScanFiles(self.subject, scan.scan, paths)
+
+def read_imported(scan: ImportedScan, kind: str) -> ReadScan:
+    """Return the maps of a scan in ppm on the field's grid, and what was made of its files.
+
+    Raises InputError where a file is unreadable, not finite in the mask, on another grid, or in a unit that cannot be.
+    """
+    found = read_field(
+        scan.field, scan.mask, given=scan.given, b0_direction=scan.b0_direction, option="--b0-directions"
+    )
+    channels: dict[str, NDArray[Any]] = {FIELD: found.field}
+    scalings, remarks = [(scan.field, found.scaling)], [*found.remarks]
+    maps: list[tuple[str, Path, Quantity]] = [(kind, scan.label, "susceptibility")]
+    if scan.deltab is not None:
+        maps.append(("deltab", scan.deltab, "field"))
+    for name, path, quantity in maps:
+        volume, said = on_grid_of(read_volume(path), NiftiVolume(scan.field, found.field, found.affine, oriented=True))
+        scaling = scaling_of(path, read_sidecar(path), quantity)
+        channels[name] = _finite(scaling.apply(volume.values), found, path)
+        scalings.append((path, scaling))
+        remarks += [said] if said else []
+    channels[MASK] = found.mask.astype(np.uint8)
+    strength = found.scaling.strength or found.strength
+    geometry = Geometry(found.affine, found.b0_direction, float("nan") if strength is None else strength.tesla)
+    volume_id = f"sub-{scan.subject}/{scan.scan}"
+    channels = {name: np.ascontiguousarray(values) for name, values in channels.items()}
+    return ReadScan(Volume(volume_id, scan.subject, channels, geometry), tuple(scalings), tuple(remarks))
+
+
+def _finite(values: NDArray[np.float32], field: FieldInput, path: Path) -> NDArray[np.float32]:
+    """The values of a map with 0 for what is not finite outside the mask; InputError where it is inside."""
+    finite = np.isfinite(values)
+    if bad := int((field.mask & ~finite).sum()):
+        raise InputError(f"{path} holds NaN or infinity in {bad} voxels inside its mask: repair the map or the mask.")
+    return np.where(finite, values, np.float32(0))
 
 
 def import_volumes(
@@ -113,7 +159,8 @@ def import_volumes(
 ) -> BuildSummary:
     """Write the store `path` from files of field, label and mask; kind: cosmos or chi33, what the label is.
 
-    Every scan is read and checked first: one grid, finite, a mask with voxels, and sizes that ppm allow; a field that
+    Every scan is read and checked first: one grid, finite, a mask with voxels, units that can be converted to ppm, and
+    sizes that ppm allow; a field that
     is several times its label's field, or of the opposite sign, is refused, and one that its label does not explain is
     warned of. Raises InputError with the first of these and how many more there are; StepError where the disk is full.
     """
@@ -132,17 +179,25 @@ def import_volumes(
 def _check_scans(subjects: Sequence[ImportedSubject], progress: Progress) -> None:
     """Read and check every scan, one in memory at a time; raises InputError with the first problem and their number."""
     places = [(subject, number) for subject in subjects for number in range(len(subject.scans))]
-    problems = []
+    problems: list[str] = []
+    scalings: list[tuple[Path, Scaling]] = []
+    remarks: list[str] = []
     for done, (subject, number) in enumerate(places):
         progress(done, len(places), f"checking {subject.scan_ids[number]}")
         try:
-            check_scan(subject.read_scan(number), subject.scans[number])
+            found = read_imported(subject.scans[number], subject.kind)
+            check_scan(found.volume, subject.scans[number])
         except InputError as error:
             problems.append(str(error))
+            continue
+        scalings += found.scalings
+        remarks += found.remarks
     if problems:
         more = len(problems) - 1
         others = f" ({more} more scan{'s' if more > 1 else ''} cannot be imported either.)" if more else ""
         raise InputError(problems[0] + others)
+    for said in dict.fromkeys([*conversions(scalings), *remarks]):
+        warnings.warn(said, Chi33Warning, stacklevel=3)
 
 
 def group_subjects(scans: Sequence[ImportedScan], kind: str) -> tuple[ImportedSubject, ...]:
@@ -183,11 +238,9 @@ def check_scan(volume: Volume, scan: ImportedScan) -> None:
     label = "cosmos" if "cosmos" in volume.channels else "chi33"
     files = {FIELD: scan.field, label: scan.label, "deltab": scan.deltab}
     for name, path in files.items():
-        if name in volume.channels and (wrong := size_problem(name, volume.channels[name][inside])):
-            raise InputError(
-                f"{path} {wrong}: give {'the susceptibility' if name == label else 'the field'} in ppm (a field in Hz "
-                "divided by 42.577 times B0 in tesla)."
-            )
+        if name != FIELD and name in volume.channels and (wrong := size_problem(name, volume.channels[name][inside])):
+            what = "the susceptibility" if name == label else "the field"
+            raise InputError(f"{path} {wrong}: give {what} in ppm, or state its Units in its sidecar.")
     model = label_field(volume.channels[label], volume.channels.get("deltab"), volume.geometry, inside)
     found = agreement(volume.channels[FIELD], model, inside)
     if wrong := agreement_problem(found):

@@ -1,4 +1,4 @@
-"""Whether maps are in ppm and belong together: sizes that a brain can have, and a field that its label explains."""
+"""Whether a field and its label belong together: in unit and sign, and by what the label explains of the field."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from numpy.typing import NDArray
 
 from ..pipeline.dipole import Float32Array
 from ..pipeline.tensor_field import dipole_field
-from .volume import FIELD, Geometry
+from .volume import Geometry
 
-LARGEST = 1.0  # ppm: of the 99th percentile of |value| in a brain, with room for pathology and for scaled copies
-SMALLEST = 1e-4  # ppm
-_PERCENTILE = 99.0
 _EXPLAINED = 0.5  # correlation from which on the slope tells something
 _SLOPES = (0.4, 2.5)
 
@@ -24,22 +21,6 @@ class Agreement:
 
     correlation: float
     slope: float
-
-
-def size_problem(name: str, inside: NDArray[np.floating]) -> str:
-    """Return what is wrong with the size of a map's values inside the mask, in words, or an empty string.
-
-    name: field, chi33, deltab or cosmos. delta_b_prime may be 0 everywhere; the others may not be close to it.
-    """
-    bad = int(inside.size - np.isfinite(inside).sum())
-    if bad:
-        return f"holds {bad} values that are not finite inside the mask"
-    top = float(np.percentile(np.abs(inside), _PERCENTILE))
-    if top > LARGEST:
-        return f"reaches {top:.3g} inside the mask, too large for ppm"
-    if top < SMALLEST and name != "deltab":
-        return f"stays below {max(top, 1e-30):.2g} inside the mask, too small for ppm"
-    return ""
 
 
 def label_field(
@@ -82,8 +63,3 @@ def agreement_problem(found: Agreement) -> str:
 def is_unexplained(found: Agreement) -> bool:
     """Tell whether a field has next to nothing in common with the field of its label."""
     return abs(found.correlation) < 0.3
-
-
-def plausible_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The channels whose size can be judged: the field and the labels."""
-    return tuple(name for name in names if name in (FIELD, "chi33", "deltab", "cosmos"))

@@ -10,11 +10,11 @@ from typing import Protocol
 
 import numpy as np
 
+from ..files.map_sizes import plausible_names, size_problem
 from ..files.sidecars import sidecar_path
 from ..pipeline.errors import InputError
 from .derivatives_finder import find_derivatives
 from .derivatives_reader import SubjectFiles, map_shape, read_cosmos, read_scan, read_tensor
-from .plausibility import plausible_names, size_problem
 from .volume import FIELD, ScalarVolume, TensorVolume, Volume
 
 

@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files.map_sizes import plausible_names, size_problem
 from ..pipeline.errors import InputError
 from ..pipeline.frames import check_affine, check_b0_direction, voxel_size
 from ..pipeline.tensor_field import dipole_field
-from .plausibility import plausible_names, size_problem
 from .store import VolumeEntry
 from .volume import FIELD, MASK, SPLITS
 

@@ -6,6 +6,7 @@ In memory a volume is (x, y, z) or components-first (c, x, y, z); on disk it is 
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -58,3 +59,30 @@ def read_data(image: nib.Nifti1Image, path: Path) -> NDArray[np.float32]:
         raise InputError(
             f"{path} is damaged: its data cannot be read to the end ({one_line(error)}); copy or convert it again."
         ) from error
+
+
+@dataclass(frozen=True)
+class NiftiVolume:
+    """One volume of a file: values (x, y, z) float32, affine (4, 4) voxel to world in mm.
+
+    oriented: whether the header states a world at all (sform or qform code above 0).
+    """
+
+    path: Path
+    values: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    oriented: bool
+
+
+def read_volume(path: Path) -> NiftiVolume:
+    """Read one volume; axes of length 1 after the third are dropped.
+
+    Raises InputError where the file cannot be read, has fewer than three axes, or holds several volumes.
+    """
+    image = open_image(path)
+    shape = image.shape
+    if len(shape) < 3 or any(size != 1 for size in shape[3:]):
+        raise InputError(f"{path} has shape {shape}: give one 3-D volume.")
+    oriented = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
+    values = read_data(image, path).reshape(shape[:3])
+    return NiftiVolume(Path(path), values, np.asarray(image.affine, dtype=np.float64), bool(oriented))

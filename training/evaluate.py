@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import html as escape
 import io
-import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files.field_input import read_mask
+from ..files.field_units import Quantity, conversions, scaling_of
+from ..files.grids import on_grid_of
+from ..files.map_sizes import size_problem
+from ..files.nifti import NiftiVolume, read_volume
+from ..files.sidecars import read_json, read_sidecar
 from ..pipeline.errors import Chi33Warning, InputError
 from .atomic import write_text
 from .map_pairs import MapPair, find_pairs
@@ -73,6 +77,8 @@ class Line:
         return {**plain, **asdict(self.metrics), **regions}
 
 
+_EXPLAINED = 0.5  # correlation from which on the slope tells something
+_SLOPES = (1 / 30, 30.0)  # of estimates in the unit of their truth, however bad
 _NAMES = ("subject", "orientation", "quantity", "method", "reference", "n_voxels")
 
 
@@ -117,10 +123,9 @@ def evaluate(
     """Compare the maps of a folder with the truth and write a CSV, one line a map; html writes OUT.html beside it.
 
     Files are paired by name, see `find_pairs`. The mask is the truth's desc-local (else desc-brain) mask, intersected
-    with
-    the desc-local mask of the estimates where they have one; without any it is where the truth is not 0. Raises
-    InputError
-    where nothing pairs, grids differ, a file is damaged, or `out` exists without overwrite.
+    with the desc-local mask of the estimates where they have one; without any it is where the truth is not 0. Maps
+    whose sidecars state another unit than ppm are converted. Raises InputError where nothing pairs, grids differ, a
+    file is damaged, a map cannot be in ppm, or `out` exists without overwrite.
     """
     out = Path(out)
     targets = [out, *([out.with_suffix(".html")] if html else [])]
@@ -160,19 +165,23 @@ def means(lines: Sequence[Line]) -> dict[tuple[str, str], Metrics]:
 
 
 def _line(pair: MapPair, demean: bool) -> Line:
-    estimate, affine = _read(pair.estimate)
-    truth, _ = _read(pair.truth, like=(estimate.shape, affine, pair.estimate))
-    mask = truth != 0 if not pair.masks else np.ones(truth.shape, bool)
-    for path in pair.masks:
-        mask &= _read(path, like=(estimate.shape, affine, pair.estimate))[0] != 0
+    quantity: Quantity = "field" if pair.quantity == "deltab" else "susceptibility"
+    image, estimate = _read_map(pair.estimate, quantity)
+    _, truth = _read_map(pair.truth, quantity, like=image)
+    mask = truth != 0
+    for number, path in enumerate(pair.masks):
+        inside, remarks = read_mask(path, image)
+        _tell(remarks)
+        mask = mask & inside if number else inside
     if not mask.any():
         raise InputError(f"the masks of {pair.estimate.name} leave no voxel: {', '.join(map(str, pair.masks))}.")
     for volume, path in ((estimate, pair.estimate), (truth, pair.truth)):
         if not np.isfinite(volume[mask]).all():
             raise InputError(f"{path} holds values that are not finite inside the mask: make it again.")
+    _check_sizes(pair, estimate[mask], truth[mask])
     regions: dict[str, RegionStatistics] = {}
     if pair.regions is not None:
-        labels = _read(pair.regions, like=(estimate.shape, affine, pair.estimate))[0].astype(np.int64) * mask
+        labels = _on_grid(pair.regions, image).values.astype(np.int64) * mask
         a, b = (_referenced(volume, mask, demean) for volume in (estimate, truth))
         regions = region_means(a, b, labels, region_names(pair.regions))
     return Line(
@@ -196,8 +205,7 @@ def region_names(path: Path) -> dict[int, str]:
             with open(table, newline="", encoding="utf-8") as handle:
                 return {int(row["index"]): row["name"] for row in csv.DictReader(handle, delimiter="\t")}
         if sidecar.is_file():
-            content = json.loads(sidecar.read_text(encoding="utf-8"))
-            return {int(key): str(value) for key, value in content.items() if str(key).isdecimal()}
+            return {int(key): str(value) for key, value in read_json(sidecar).items() if str(key).isdecimal()}
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{table if table.is_file() else sidecar} has no columns index and name ({error}).") from error
     return {}
@@ -210,19 +218,39 @@ def _referenced(volume: NDArray[Any], mask: NDArray[Any], demean: bool) -> NDArr
     return demean_in_mask(inside, mask) if demean else inside
 
 
-def _read(
-    path: Path, like: tuple[tuple[int, ...], NDArray[Any], Path] | None = None
-) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    try:
-        image: Any = nib.load(path)
-        volume = np.asarray(image.dataobj, np.float64)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is damaged or no NIfTI file ({error}): make it again.") from error
-    if like is not None and volume.shape != like[0]:
-        raise InputError(f"{path} has shape {volume.shape}, but {like[2]} has {like[0]}: put them on one grid.")
-    if like is not None and not np.allclose(image.affine, like[1], atol=1e-2):
-        raise InputError(f"{path} lies elsewhere than {like[2]} (their affines differ): put them on one grid.")
-    return volume, image.affine
+def _read_map(
+    path: Path, quantity: Quantity, like: NiftiVolume | None = None
+) -> tuple[NiftiVolume, NDArray[np.float64]]:
+    """A map's file and its values in ppm, on the grid of another where one is given."""
+    image = read_volume(path) if like is None else _on_grid(path, like)
+    scaling = scaling_of(path, read_sidecar(path), quantity)
+    _tell((*conversions([(path, scaling)]), *scaling.contradictions))
+    return image, scaling.apply(image.values).astype(np.float64)
+
+
+def _on_grid(path: Path, like: NiftiVolume) -> NiftiVolume:
+    image, said = on_grid_of(read_volume(path), like)
+    _tell((said,))
+    return image
+
+
+def _tell(sentences: Iterable[str]) -> None:
+    for said in filter(None, sentences):
+        warnings.warn(said, Chi33Warning, stacklevel=4)
+
+
+def _check_sizes(pair: MapPair, estimate: NDArray[np.float64], truth: NDArray[np.float64]) -> None:
+    """Refuse a truth that cannot be in ppm, and an estimate that is a thousand times its truth; warn of odd ones."""
+    if wrong := size_problem(pair.quantity, truth):
+        raise InputError(f"{pair.truth} {wrong}: give the truth in ppm, or state its Units in its sidecar.")
+    if wrong := size_problem(pair.quantity, estimate):
+        slope, _, correlation = regression(estimate, truth, np.ones(truth.shape, bool))
+        if abs(correlation) > _EXPLAINED and not _SLOPES[0] < abs(slope) < _SLOPES[1]:
+            raise InputError(
+                f"{pair.estimate} is {slope:.3g} times its truth {pair.truth.name} and {wrong}: give it in ppm, or "
+                "state its Units in its sidecar."
+            )
+        _tell((f"{pair.estimate} {wrong}: its errors are counted as if it were in ppm.",))
 
 
 def _csv_text(lines: Sequence[Line]) -> str:

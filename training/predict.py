@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .. import __version__
-from ..pipeline.errors import InputError
-from ..pipeline.frames import b0_direction_from_affine, check_affine, check_b0_direction, voxel_size
+from ..files.field_input import FieldInput, read_field
+from ..files.field_units import NOTHING_GIVEN, Given, conversions
+from ..pipeline.errors import Chi33Warning, InputError
+from ..pipeline.frames import voxel_size
 from .atomic import atomic_path, write_text
 from .computer import choose_device, choose_precision, denormals_flushed, prepare_cpu
 from .config import Device
@@ -97,40 +100,38 @@ def predict(
     device: Device = "auto",
     tiles: bool | None = None,
     b0_direction: ArrayLike | None = None,
+    given: Given = NOTHING_GIVEN,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write OUT_chi.nii.gz and, where the model has it, OUT_deltab.nii.gz, with JSON sidecars; return the image paths.
 
-    weights: run folder or weights file; field, mask: NIfTI on one grid, the field in ppm; out: the prefix;
-    b0_direction:
-    unit vector in the voxel frame, from the sidecar's B0_dir or else the affine when not given. Raises InputError for
-    input that does not fit, and where an output exists without overwrite.
+    weights: run folder or weights file; field, mask: NIfTI on one grid, the field local, in ppm or what its sidecar or
+    `given` says and ppm can be told from; out: the prefix; b0_direction: unit vector in the voxel frame, from the
+    sidecar's B0_dir or else the affine when not given. Raises InputError for input that does not fit, and where an
+    output exists without overwrite.
     """
     trained = load_network(weights, model=model)
     paths = {name: Path(f"{out}_{_SUFFIXES[name]}.nii.gz") for name in trained.predicts}
     for path in paths.values():
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists: choose another --out, or pass --overwrite to replace it.")
-    image, mask_image = _load(field, "field"), _load(mask, "mask")
-    affine = check_affine(image.affine, f"the affine of {field}")
-    if image.shape[:3] == mask_image.shape[:3] and not np.allclose(affine, mask_image.affine, atol=1e-2):
-        raise InputError(
-            f"{mask} lies elsewhere than {field} (their affines differ): resample the mask onto the field."
-        )
-    h = _b0_direction(b0_direction, Path(field), affine)
+    source = read_field(Path(field), Path(mask), given=given.check(), b0_direction=b0_direction)
+    for said in (*conversions([(source.path, source.scaling)]), *source.remarks, source.doubt):
+        if said:
+            warnings.warn(said, Chi33Warning, stacklevel=2)
     result = predict_maps(
         trained,
-        _volume(image),
-        _volume(mask_image),
-        voxel_size(affine),
-        h,
+        source.field,
+        source.mask,
+        voxel_size(source.affine),
+        source.b0_direction,
         tiles=tiles,
         device=device,
         progress=progress,
     )
     for name, path in paths.items():
-        _write(path, result.maps[name], affine, _sidecar(name, trained, Path(field), Path(mask), h, result.tiles))
+        _write(path, result.maps[name], source.affine, _sidecar(name, trained, source, Path(mask), result.tiles))
     return list(paths.values())
 
 
@@ -203,57 +204,16 @@ def _free_memory(device: torch.device) -> int:
         return 4 * 1024**3
 
 
-def _load(path: str | Path, name: str) -> Any:
-    try:
-        return nib.load(path)
-    except FileNotFoundError as error:
-        raise InputError(f"the {name} {path} does not exist: give a NIfTI file.") from error
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
-        raise InputError(f"the {name} {path} is no readable NIfTI file ({error}).") from error
-
-
-def _volume(image: Any) -> Float32Array:
-    try:
-        volume = np.asarray(image.dataobj, np.float32)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{image.get_filename()} is damaged or truncated ({error}): copy it again.") from error
-    return volume[..., 0] if volume.ndim == 4 and volume.shape[3] == 1 else volume
-
-
-def _sidecar_of(path: Path) -> dict[str, Any]:
-    sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    if not sidecar.is_file():
-        return {}
-    try:
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{sidecar} is no valid JSON ({error}): repair or remove it.") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _b0_direction(given: ArrayLike | None, field: Path, affine: ArrayLike) -> NDArray[np.float64]:
-    if given is not None:
-        return np.asarray(check_b0_direction(given, "b0_dir"), np.float64)
-    sidecar = _sidecar_of(field)
-    units = sidecar.get("Units", "ppm")
-    if units != "ppm":
-        raise InputError(f"{field} is in {units} by its sidecar, but the networks take ppm of B0: convert it.")
-    if "B0_dir" in sidecar:
-        return np.asarray(check_b0_direction(sidecar["B0_dir"], f"B0_dir beside {field}"), np.float64)
-    return np.asarray(b0_direction_from_affine(affine), np.float64)
-
-
-def _sidecar(
-    name: str, trained: TrainedNetwork, field: Path, mask: Path, h: NDArray[np.float64], tiles: bool
-) -> dict[str, Any]:
+def _sidecar(name: str, trained: TrainedNetwork, source: FieldInput, mask: Path, tiles: bool) -> dict[str, Any]:
     return {
         "Description": _MEANING[name],
         "Units": "ppm",
         "Label": name,
         "Model": trained.model,
         "Weights": trained.source.name,
-        "Sources": [field.name, mask.name],
-        "B0_dir": [round(float(value), 6) for value in h],
+        "Sources": [source.path.name, mask.name],
+        **source.facts,
+        "B0_dir": [round(float(value), 6) for value in source.b0_direction],
         "Tiles": tiles,
         "GeneratedBy": [{"Name": "chi33", "Version": __version__}],
     }

@@ -68,7 +68,7 @@ def test_tiles_direction_and_model_reach_the_network(
 def test_errors(inputs: list[str | Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds modl-qsm, not lpcnn"):
         command(*inputs, "--out", tmp_path / "p", "--model", "lpcnn")
-    with pytest.raises(InputError, match="b0_dir must be a unit vector"):
+    with pytest.raises(InputError, match="--b0-dir must be a unit vector"):
         command(*inputs, "--out", tmp_path / "p", "--b0-dir", "0", "0", "3")
     with pytest.raises(cyclopts.CycloptsError):
         command(*inputs)

@@ -222,9 +222,11 @@ class TestBadInput:
         path = save(pred / "sub-01_acq-ori01_chi.nii.gz", np.full(SHAPE, np.nan))
         self.check(pred, truth, tmp_path / "table.csv", "not finite inside the mask: make it again")
         path.write_bytes(path.read_bytes()[:60])
-        self.check(pred, truth, tmp_path / "table.csv", "is damaged or no NIfTI file")
+        self.check(pred, truth, tmp_path / "table.csv", "is damaged or no NIfTI")
         save(path, chi(0))
-        save(pred / "sub-01_acq-ori01_desc-local_mask.nii.gz", 1 - MASK)
+        apart = np.zeros_like(MASK)
+        apart[11:] = 1
+        save(pred / "sub-01_acq-ori01_desc-local_mask.nii.gz", apart)
         self.check(pred, truth, tmp_path / "table.csv", "leave no voxel")
 
     def test_twice_the_same(self, folders: tuple[Path, Path], tmp_path: Path) -> None:

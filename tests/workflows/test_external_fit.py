@@ -316,7 +316,8 @@ def test_progress_is_said(files: dict[str, Any], tmp_path: Path) -> None:
         tmp_path / "s", files["fields"], files["masks"], transforms=files["transforms"], options=options,
         progress=lines.append,
     )  # fmt: skip
-    assert [line.partition(":")[0] for line in lines] == ["tensor", "COSMOS"]
+    assert [line.partition(":")[0] for line in lines] == ["units", "tensor", "COSMOS"]
+    assert lines[0] == "units: 7 of 7 fields state no Units and are taken as ppm of B0 (see --units)"
 
 
 def test_existing_files_are_kept_without_overwrite(files: dict[str, Any], tmp_path: Path) -> None:
@@ -351,6 +352,10 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any], Path], Faulty], str]] = {
     ),
     "too few masks": (lambda files, folder: {"masks": files["masks"][:2]}, "7 fields but 2 masks were given"),
     "neither": (lambda files, folder: {"transforms": None}, "give either --b0-directions .* or --transform"),
+    "neither, on one grid": (
+        lambda files, folder: {"transforms": None, "fields": files["fields"][:1] * 7, "masks": files["masks"][:1]},
+        "the fields share one grid, whose affine gives all the same direction of B0, and .*ori01.nii.gz states no B0_d",
+    ),
     "no transform file": (
         lambda files, folder: {"transforms": [folder / "none.txt", *files["transforms"][1:]]},
         "none.txt is no matrix",
@@ -365,15 +370,15 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any], Path], Faulty], str]] = {
     ),
     "empty mask": (
         lambda files, folder: {"masks": [_spoil(files["masks"][0], lambda v: v * 0), *files["masks"][1:]]},
-        "is empty: give a mask of the brain",
+        "is empty: give a mask of ones in the brain",
     ),
     "NaN": (
         lambda files, folder: {"fields": [_spoil(files["fields"][0], _with_nan), *files["fields"][1:]]},
-        "holds NaN or infinity inside its mask",
+        "holds NaN or infinity in 1 voxels inside its mask",
     ),
     "4-D field": (
         lambda files, folder: {"fields": [_spoil(files["fields"][0], lambda v: np.stack([v] * 2, -1))] * 7},
-        "give a 3-D field map",
+        r"has shape \(24, 26, 20, 2\): give one 3-D volume",
     ),
     "scan out of view": (
         lambda files, folder: {
@@ -382,7 +387,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any], Path], Faulty], str]] = {
                 *files["transforms"][1:],
             ]
         },
-        "only 0% of the brain of .*acq-ori01.nii.gz falls inside the reference scan's field of view",
+        "far.txt does not bring acq-ori01.nii.gz onto the other scans, which lie on one another .*: it is the identity",
     ),
     "one scan": (
         lambda files, folder: {key: files[key][:1] for key in ("fields", "masks", "transforms")},
@@ -390,7 +395,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any], Path], Faulty], str]] = {
     ),
     "same orientation twice": (
         lambda files, folder: {key: files[key][:1] * 2 for key in ("fields", "masks", "transforms")},
-        r"All B0 directions lie within 0\.0 degrees of one another",
+        "the fields share one grid, all transforms are the identity, and .*ori01.nii.gz states no B0_dir, so nothing",
     ),
 }
 
