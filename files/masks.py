@@ -24,7 +24,7 @@ def inside_of(values: NDArray[np.floating], name: str) -> tuple[NDArray[np.bool_
         raise InputError(f"{name} holds {bad} values that are not finite: give a mask of zeros and ones.")
     lowest, highest = float(values.min()), float(values.max())
     if highest <= 0:
-        negative = f" (its values go from {lowest:g} to {highest:g})" if lowest < 0 else ""
+        negative = f" (its values go from {lowest:g} to {highest + 0.0:g})" if lowest < 0 else ""
         raise InputError(f"{name} is empty{negative}: give a mask of ones in the brain.")
     levels = np.unique(values[values != 0])
     if levels.size == 1:

@@ -33,6 +33,7 @@ _BETTER_CORRELATION = 0.1
 _BETTER_RATIO = 1.25
 _BETTER_DICE = 0.05
 _WORSE_DICE = 0.02
+_CHANCE = 0.05  # of correlations between fields that are mostly noise
 _SAME_HEAD = 0.93  # Dice, of two masks of one head
 _CANNOT_BE_BETTERED = 1 / _BETTER_RATIO
 _CONTAINED = 0.8  # of the smaller mask in the larger
@@ -82,7 +83,7 @@ class Agreement:
         if gain >= _BETTER_CORRELATION and other.correlation >= max(_BETTER_RATIO * self.correlation, _UNRELATED):
             return other.dice >= self.dice - _WORSE_DICE
         covers = other.dice >= max(self.dice + _BETTER_DICE, _SAME_HEAD)
-        return covers and gain >= 0 and self.correlation < _UNRELATED
+        return covers and gain >= -_CHANCE and self.correlation < _UNRELATED
 
     @property
     def is_unrelated(self) -> bool:
