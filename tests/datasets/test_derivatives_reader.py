@@ -171,13 +171,37 @@ def test_a_sidecar_with_nonsense_is_refused(make_derivatives, sidecar: str, mess
         read_first(folder)
 
 
-@pytest.mark.parametrize("units", ["Hz", "rad", "ppb"])
-@pytest.mark.parametrize("name", ["local_fieldmap", "chi33_Chimap"])
-def test_maps_in_other_units_are_refused(make_derivatives, name: str, units: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "stated", "message"),
+    [
+        ("local_fieldmap", {"Units": "rad", "MagneticFieldStrength": 3}, "EchoTime"),
+        ("local_fieldmap", {"Units": "Hz"}, "MagneticFieldStrength"),
+        ("chi33_Chimap", {"Units": "Hz"}, "from which ppm cannot be told: give the susceptibility in ppm or ppb"),
+        ("chi33_Chimap", {"Units": "ppb"}, "too small for ppm"),  # the maps are in ppm
+    ],
+)
+def test_maps_in_units_that_cannot_be_are_refused(
+    make_derivatives, name: str, stated: dict[str, object], message: str
+) -> None:
     folder = make_derivatives(1)
-    (folder / f"{SCAN}{name}.json").write_text(json.dumps({"Units": units}))
-    with pytest.raises(InputError, match=rf"desc-{name}.nii.gz is in '{units}' by its sidecar, but stores hold ppm"):
-        read_first(folder)
+    (folder / f"{SCAN}{name}.json").write_text(json.dumps(stated))
+    with pytest.raises(InputError, match=message):
+        sources_of(folder)[0].read_scan(0)
+
+
+def test_a_field_in_hz_is_read_in_ppm(make_derivatives) -> None:
+    folder = make_derivatives(1)
+    scan = find_derivatives(folder)[0].scans[0]
+    expected = read_scan(scan)
+    path = scan.paths["field"]
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image((image.get_fdata() * 42.577478518 * 2.9).astype(np.float32), image.affine), path)
+    stated = json.loads((folder / f"{SCAN}local_fieldmap.json").read_text())
+    stated |= {"Units": "Hz", "MagneticFieldStrength": 3, "ImagingFrequency": 42.577478518 * 2.9}
+    (folder / f"{SCAN}local_fieldmap.json").write_text(json.dumps(stated))
+    found = read_scan(scan)
+    np.testing.assert_allclose(found.channels["field"], expected.channels["field"], rtol=1e-5, atol=1e-7)
+    assert found.geometry.b0 == pytest.approx(2.9)
 
 
 @pytest.mark.parametrize(
