@@ -5,8 +5,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from chi33.files.b0_direction import b0_direction_of
 from chi33.files.headers import direction_problem
-from chi33.files.nifti import open_image, read_image
+from chi33.files.nifti import open_image, read_image, read_volume
 from chi33.pipeline.errors import InputError
 from scipy.spatial.transform import Rotation
 
@@ -87,3 +88,16 @@ def test_a_mirrored_matrix_and_a_normalised_space_alone_do_not_tell_b0() -> None
     image.set_sform(AFFINE, code=4)
     image.set_qform(None, code=0)
     assert "only a sform of MNI space" in direction_problem(image)
+
+
+def test_b0_is_not_taken_from_matrices_that_disagree(tmp_path: Path) -> None:
+    """Of a field, a local map, anything that is read with its direction; a stated direction settles it."""
+    image = image_of(AFFINE)
+    image.set_sform(moved(9.0), code=2)
+    image.set_qform(AFFINE, code=1)
+    nib.save(image, tmp_path / "field.nii.gz")
+    volume = read_volume(tmp_path / "field.nii.gz")
+    with pytest.raises(InputError, match=r"field\.nii\.gz has a sform and a qform that differ by a rotation of 9\.0"):
+        b0_direction_of(volume, {})
+    stated, _ = b0_direction_of(volume, {"B0_dir": [0, 0, 1]})
+    np.testing.assert_array_equal(stated, [0, 0, 1])
