@@ -58,8 +58,8 @@ def sign_evidence(chi: NDArray[np.float32], mask: NDArray[np.bool_], voxel_size:
     """
     size = np.asarray(voxel_size, np.float64)
     filled = ndimage.binary_fill_holes(mask)
-    sharp = chi - smooth_inside(chi, mask, size, _SMOOTH)
-    values = sharp[(depth_inside(filled, size) > SIGN_DEPTH) & mask].astype(np.float64)
+    deep = (depth_inside(filled, size) > SIGN_DEPTH) & mask
+    values = (chi - smooth_inside(chi, deep, size, _SMOOTH))[deep].astype(np.float64)
     volume = float(values.size * size.prod() / 1000)
     if volume < _LEAST_VOLUME:
         return None
