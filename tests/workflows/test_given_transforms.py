@@ -107,7 +107,7 @@ def test_every_mistake_is_named_with_its_remedy(size: str, mistake: str, request
 
 def test_one_wrong_file_among_right_ones_is_found(large: list[PlacedScan]) -> None:
     wrong = [*large[:2], replace(large[2], transform=np.linalg.inv(large[2].transform)), large[3]]
-    with pytest.raises(InputError, match="t2 does not bring field2.nii.gz .* as the inverse"):
+    with pytest.raises(InputError, match=r"t2 does not bring field2.nii.gz .* as the inverse"):
         check_placed(wrong)
 
 
@@ -135,7 +135,7 @@ def test_fields_in_one_frame_already_need_no_transforms(large: list[PlacedScan])
         check_placed(there)
     assert check_one_frame(there) == []
     apart = [there[0], replace(there[1], mask=np.roll(there[1].mask, 20, 0), field=np.roll(there[1].field, 20, 0))]
-    with pytest.raises(InputError, match="field1.nii.gz does not lie in one frame with field0.nii.gz"):
+    with pytest.raises(InputError, match=r"field1.nii.gz does not lie in one frame with field0.nii.gz"):
         check_one_frame(apart)
 
 
@@ -173,7 +173,7 @@ def test_transforms_that_no_mistake_explains(large: list[PlacedScan]) -> None:
         check_placed(wrong)
     first = [replace(large[0], transform=far), *large[1:]]
     with pytest.raises(
-        InputError, match="t0 does not bring field0.nii.gz onto the other scans, which lie on one anoth"
+        InputError, match=r"t0 does not bring field0.nii.gz onto the other scans, which lie on one anoth"
     ):
         check_placed(first)
 
