@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m chi33.cli.demo $(DEMO)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

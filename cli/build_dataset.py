@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from .progress import progress_lines
 from .store_options import bounds, parse_grid, print_summary, subject_labels, tell_what_is_kept
-
-if TYPE_CHECKING:
-    pass
 
 _Labels = Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())]
 
@@ -42,9 +39,14 @@ def build_dataset(
 ) -> None:
     """Pack label maps into one HDF5 store: volumes, tensors, a table of patches, statistics.
 
+    Fields, susceptibilities and labels are in ppm. Of a subject of `chi33 run` the maps of its last run are taken
+    (logs/sub-01_manifest.json lists them), and no older ones; subjects that were run with --fit none, or whose last run
+    did not end, are left out. The truth of `chi33 simulate` and maps of other programs are found by their names.
+
     Subjects, never patches, are split. Without --val-subjects the last fifth of the subjects validates (at least
     one: of two the second); a single subject only trains. A build that died goes on when the command is repeated:
-    what is finished is kept in a hidden folder beside the store, .store.h5.parts, until the store is there.
+    what is finished is kept in a hidden folder beside the store, .store.h5.parts, until the store is there, and made
+    again where a map has changed.
 
     Parameters
     ----------
@@ -67,13 +69,14 @@ def build_dataset(
     patch_grid
         Positions along x, y and z of the rule isdu, instead of a stride: 6,8,7 are the paper's 336.
     augment
-        Turned copies per training subject, their fields recomputed from the turned tensor.
+        Rotated copies per training subject, their fields recomputed from the rotated tensor.
     augmentation
-        What is turned: tensor, or cosmos as a scalar; by default the tensor where there is one.
+        What is rotated: tensor, or cosmos as a scalar; by default the tensor where there is one.
     max_angle
-        Largest turn of a copy, in degrees.
+        Largest rotation of a copy, in degrees.
     augment_snr
-        Add noise to the field of every copy, at a signal-to-noise ratio between these two, such as 10,50.
+        Add noise to the field of every copy, at a signal-to-noise ratio between these two, such as 10,50 (root mean
+        square of the field inside the mask over the standard deviation of the noise).
     augment_scale
         Multiply the susceptibilities and the field of every copy by a factor between these two, such as 0.5,2.
     val_subjects
@@ -83,14 +86,24 @@ def build_dataset(
     materialise
         Also store the cropped patches, one chunk each: faster to read, larger.
     seed
-        Seed of the patches and the turns, 0 or more.
+        Seed of the patches and the rotations, 0 or more.
     n_procs
-        Volumes made at a time, each in a process of its own that takes about 1 GB at 210×224×160; by default the
-        number of cores, or 1 for small data.
+        Volumes made at a time, each in a process of its own that takes about 1 GB at 210×224×160; by default as many
+        as there are processors for this process, or 1 for small data.
     dask
         Address of a running Dask scheduler to build on, tcp://host:8786; its workers must see the same files.
     overwrite
-        Replace an existing store.
+        Replace an existing store; the old one stays until the new one is whole.
+
+    Examples
+    --------
+    Store the maps of a run, with four rotated copies of every training subject; subject 04 validates:
+
+        chi33 build-dataset derivatives store.h5 --val-subjects 04 --augment 4
+
+    64³ patches on the grid of ISDU-QSMNet, from the truth of a simulation:
+
+        chi33 build-dataset raw/derivatives/truth store.h5 --patch-rule isdu --patch-grid 6,8,7
     """
     from ..datasets.build import build_store
     from ..datasets.build_config import BuildConfig

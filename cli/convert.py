@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..files.field_strength import FieldStrength
     from ..workflows.convert import Conversion, ConversionPlan
 
 
@@ -28,9 +29,24 @@ def convert(
     """Convert the multi-echo GRE scans of a DICOM folder into a raw BIDS dataset.
 
     Each scan becomes one head orientation (acq-ori01, acq-ori02, … in the order of acquisition, after those that the
-    subject has already), with magnitude and phase of every echo as float32 NIfTI; phase in radians, -pi to pi. A table
-    tells what was found and what could not be placed; with --plan --map FILE it is a file to edit, by which --map FILE
-    converts.
+    subject has already), with magnitude and phase of every echo as float32 NIfTI; phase in radians, -pi to pi. Nothing
+    appears in the dataset before everything is converted. A table tells what was found, the field at which the scanner
+    ran, and each series that was not placed, with the reason.
+
+    Magnitude and phase are paired only where it is certain: images on the same voxels that start together, or, without
+    start times, as many of one part as of the other, in series of one name that follow one another. Where a series was
+    lost, what is left over is not placed; `--plan --map FILE` writes all images into a table to edit, and `--map FILE`
+    converts by it.
+
+    An acquisition that was exported twice is one scan: the export without distortion correction, or without filter, is
+    taken where its magnitude and phase are whole; where the choice is not clear, neither is, and the table asks for a
+    map. Phase differences, field maps, averages over echoes, water and fat images, SWI and maps of T2* or
+    susceptibility are never taken for an echo. Images of single coil elements are named: combine the coils on the
+    scanner.
+
+    Phase is read on the scale that its header states (Siemens, GE, Philips, or radians). Phase that does not wrap at
+    the turn of that scale is refused, unless `--phase-range` says which values mean -pi and +pi. The sign of every
+    second slice, which some reconstructions reverse, is restored.
 
     Parameters
     ----------
@@ -49,12 +65,24 @@ def convert(
     plan
         Show what would go where, and write it to the file of --map, but convert nothing.
     phase_range
-        The two values that mean -pi and +pi radians, for scanners that do not state them, e.g. 0 4096.
+        The two stored values that mean -pi and +pi radians, for scanners that do not state them, e.g. 0 4096; they are
+        those after the DICOM's own scale.
     phase_sign
         -1 where the scanner's phase falls with a rising field; recorded in the sidecars as PhaseSign. By default -1
         for GE and 1 for the others.
     overwrite
         Replace scans that were converted before, or the mapping file.
+
+    Examples
+    --------
+    All scans of a folder, as orientations of one subject::
+
+        chi33 convert dicom bids --subject 01
+
+    The same by a table that was looked through first::
+
+        chi33 convert dicom bids --subject 01 --map scans.tsv --plan
+        chi33 convert dicom bids --subject 01 --map scans.tsv
     """
     from rich.console import Console
 
@@ -99,18 +127,24 @@ def _show_conversion(console: Console, conversion: Conversion, bids_dir: Path) -
                 "x".join(str(size) for size in scan.shape),
                 "x".join(f"{size:.3g}" for size in scan.voxel_size),
                 ", ".join(f"{1000 * time:.4g}" for time in scan.echo_times),
-                f"{scan.field_strength:g}",
+                _tesla(scan.field_strength),
                 "; ".join(scan.notes),
             )
             for scan in conversion.scans
         ],
     )
     if conversion.unplaced:
-        _show(console, "Not placed", ("series", "reason"), [(one.series, one.reason) for one in conversion.unplaced])
+        _show(console, "Not placed", ("series", "reason"), [(one.series, one.sentence) for one in conversion.unplaced])
     for warning in conversion.warnings:
         print(f"dcm2niix: {warning}")
     files = sum(len(scan.files) for scan in conversion.scans)
     print(f"{files} images of {len(conversion.scans)} scans written to {bids_dir}")
+
+
+def _tesla(field: FieldStrength) -> str:
+    """Return the field that the scanner ran at, with what it is called where that differs: "2.895 (nominal 3)"."""
+    run, nominal = f"{field.tesla:.4g}", f"{field.nominal or field.tesla:.4g}"
+    return run if run == nominal else f"{run} (nominal {nominal})"
 
 
 def _show_plan(console: Console, plan: ConversionPlan, map_path: Path | None) -> None:

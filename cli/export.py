@@ -32,7 +32,8 @@ def export(
 ) -> None:
     """Write a store in a layout that a published code reads, into a new folder.
 
-    What to set in the published code is printed, and kept in chi33-export.json in the folder.
+    Fields and susceptibilities are in ppm, in lpcnn fields in Hz. What to set in the published code is printed, and
+    kept in chi33-export.json in the folder.
 
     Parameters
     ----------
@@ -60,6 +61,16 @@ def export(
         Seed of these patches, 0 or more.
     overwrite
         Replace an earlier export.
+
+    Examples
+    --------
+    Patches, validation and test volumes for QSMnet:
+
+        chi33 export store.h5 qsmnet --layout qsmnet --patch-rule isdu
+
+    NIfTI files of the subjects that validate:
+
+        chi33 export store.h5 maps --layout bids --split val
     """
     from ..datasets.export import export_store
     from ..datasets.store import open_store

@@ -26,6 +26,9 @@ def inspect(
 ) -> None:
     """Print what a store holds and draw random patches of it; with --verify, check every volume.
 
+    Printed are splits, grids (voxels in mm, B0 in T, its tilt against the third axis in degrees), channels (mean and
+    standard deviation in ppm inside the training masks), patches, copies and bytes. Pictures are in ppm.
+
     Parameters
     ----------
     store
@@ -45,6 +48,16 @@ def inspect(
         copies to 1e-4 of the field's range or to the noise of their SNR. All problems are listed; exit code 2.
     overwrite
         Replace an existing picture.
+
+    Examples
+    --------
+    Look at a store and check all of it:
+
+        chi33 inspect store.h5 --verify
+
+    Draw twelve patches of the subjects that validate:
+
+        chi33 inspect store.h5 --split val --patches 12 --sheet val.png
     """
     from ..datasets.inspect import describe_store
     from ..datasets.store import open_store

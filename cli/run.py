@@ -7,29 +7,42 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-_Labels = Annotated[list[str] | None, Parameter(consume_multiple=True)]
+from .print_config import needed, print_settings
+from .progress import announcements
+from .store_options import bounds
+
+_Words = list[str] | None
+_Labels = Parameter(consume_multiple=True, negative=())
 _Flag = Parameter(negative="")
 
 
 def run(
-    bids_dir: Path,
-    out_dir: Path,
+    bids_dir: Path | None = None,
+    out_dir: Path | None = None,
     level: Literal["participant"] = "participant",
     /,
     *,
-    participant_label: _Labels = None,
+    participant_label: Annotated[
+        _Words, _Labels, Parameter(name=["--participant-label", "--participant_label"])
+    ] = None,
+    session_label: Annotated[_Words, _Labels, Parameter(name=["--session-label", "--session_label"])] = None,
+    scan: Annotated[_Words, _Labels] = None,
     work_dir: Annotated[Path | None, Parameter(name=["--work-dir", "-w"])] = None,
-    n_procs: int | None = None,
+    n_procs: Annotated[int | None, Parameter(name=["--n-procs", "--nprocs", "--n_procs", "--n-cpus"])] = None,
+    mem: float | None = None,
     config: Path | None = None,
+    print_config: Annotated[bool, _Flag] = False,
     backend: Literal["auto", "fsl", "builtin"] | None = None,
     unwrap: Literal["romeo", "laplacian"] | None = None,
     combination: Literal["fit", "average"] | None = None,
     background: Literal["vsharp", "resharp", "pdf", "lbv"] | None = None,
     fit: Literal["closed", "masked", "single-step", "none"] | None = None,
     phase_sign: Literal["1", "-1"] | None = None,
+    phase_range: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     reference: str | None = None,
     masks: Path | None = None,
     mask_consensus: bool | None = None,
+    rois: Path | None = None,
     te: str | None = None,
     b0: float | None = None,
     prior_iso: float | None = None,
@@ -47,8 +60,8 @@ def run(
 ) -> None:
     """Turn raw multi-orientation scans into labels: brain mask, unwrapping, background, registration, fit.
 
-    Writes BIDS derivatives and a report a subject. A run that died goes on when the command is repeated; finished
-    steps are kept and only what changed is done again.
+    Writes BIDS derivatives and a report a subject. A run that died, or was stopped with Ctrl-C, goes on when the
+    command is repeated; finished steps are kept and only what changed is done again.
 
     Parameters
     ----------
@@ -60,12 +73,21 @@ def run(
         BIDS-App analysis level.
     participant_label
         Subjects to run, with or without sub-; all by default.
+    session_label
+        Sessions to take, with or without ses-; all by default.
+    scan
+        Scans to take, such as acq-ori03, or with ! before them those to leave out ('!acq-ori03', in quotes); all by
+        default.
     work_dir
         Working folder of intermediate results; OUT_DIR-work by default.
     n_procs
-        Steps run at a time; the number of cores by default.
+        Steps run at a time; by default the processors that are granted.
+    mem
+        GB of memory that the steps may take together; by default what the machine grants.
     config
         TOML file of the parameters; options given here win over it.
+    print_config
+        Print all parameters as such a file, with what they mean, and end; with --config and options, as they set them.
     backend
         Which tools estimate masks and transforms: fsl, builtin, or auto (FSL where installed).
     unwrap
@@ -79,12 +101,18 @@ def run(
         closed (of local fields, closed form), or none: masks, fields and transforms alone, also of a single scan.
     phase_sign
         -1 where the scanner's phase falls with a rising field and paramagnetic tissue comes out dark.
+    phase_range
+        The two stored values that mean -pi and +pi, joined by a comma (0,4095), of phase images that state no units.
     reference
-        Scan whose world is the subject frame, e.g. acq-ori02; the first by default; mean: the mean of all scans.
+        Scan whose world is the subject frame, e.g. ori02 or acq-ori02; the first by default; mean: the mean of all
+        scans.
     masks
         Folder of your own brain masks, named sub-01_acq-ori01_desc-brain_mask.nii.gz, instead of BET's.
     mask_consensus
         Repair brain masks that disagree with those of the other scans (on by default, from three scans on).
+    rois
+        Label map in the subject frame (with names in a TSV beside it: index, name), or a folder with one of each scan
+        (sub-01_acq-ori01_desc-rois_dseg.nii.gz): the report lists the means of its regions.
     te
         Echo times in ms, joined by commas (4,9,14), of scans whose sidecars do not state EchoTime.
     b0
@@ -113,33 +141,68 @@ def run(
         Check the input and print what would be done; write nothing.
     write_graph
         Draw the workflow into OUT_DIR/logs.
+
+    Examples
+    --------
+    All subjects of a data set, four steps at a time::
+
+        chi33 run raw labels --n-procs 4
+
+    Check the input and show what would be done::
+
+        chi33 run raw labels --dry-run
+
+    One subject without its third scan, in the frame of the second::
+
+        chi33 run raw labels --participant-label 01 \\
+            --scan '!acq-ori03' --reference ori02
+
+    The parameters in a file, to change and to keep::
+
+        chi33 run --print-config > run.toml
+        chi33 run raw labels --config run.toml
     """
     from ..pipeline.config import override, read_config
     from ..workflows.config import RunConfig
-    from ..workflows.run import run_participants
 
     base = read_config(RunConfig, config) if config else RunConfig()
     options = {
         "backend": backend, "unwrap": unwrap, "combination": combination, "background": background, "fit": fit,
-        "phase_sign": int(phase_sign) if phase_sign else None,
+        "phase_sign": int(phase_sign) if phase_sign else None, "phase_range": bounds("--phase-range", phase_range),
         "reference": reference, "masks": str(masks.absolute()) if masks else None, "mask_consensus": mask_consensus,
+        "rois": str(rois.absolute()) if rois else None,
         "echo_times": _seconds(te) if te else None, "field_strength": b0,
         "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
         "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "dask": dask,
         "fit_memory": fit_memory, "device": device,
     }  # fmt: skip
-    labels = [one for text in participant_label or () for one in text.split(",") if one]
-    run_participants(
-        bids_dir,
-        out_dir,
-        config=override(base, options),
-        participant_labels=labels or None,
-        work_dir=work_dir,
-        n_procs=n_procs,
-        dry_run=dry_run,
-        write_graph=write_graph,
-        announce=lambda line: print(line, flush=True),
-    )
+    settings = override(base, options)
+    if print_config:
+        print_settings(settings, "run")
+        return
+    raw, out = needed("run", bids_dir=bids_dir, out_dir=out_dir)
+    from ..workflows.run import run_participants
+
+    with announcements("run") as announce:
+        run_participants(
+            raw,
+            out,
+            config=settings,
+            participant_labels=_labels(participant_label),
+            session_labels=_labels(session_label),
+            scans=_labels(scan),
+            work_dir=work_dir,
+            n_procs=n_procs,
+            mem_gb=mem,
+            dry_run=dry_run,
+            write_graph=write_graph,
+            announce=announce,
+        )
+
+
+def _labels(words: list[str] | None) -> list[str] | None:
+    """`01 02` and `01,02` alike; None for all."""
+    return [label for word in words or () for one in word.split(",") if (label := one.strip())] or None
 
 
 def _seconds(text: str) -> list[float]:

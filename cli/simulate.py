@@ -13,7 +13,7 @@ def simulate(
     /,
     *,
     subjects: int = 1,
-    orientations: int = 6,
+    orientations: str = "6",
     voxel: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False)] = ("1",),
     max_angle: float = 35.0,
     oblique: float = 0.0,
@@ -32,7 +32,8 @@ def simulate(
 ) -> None:
     """Simulate multi-orientation gradient-echo scans of heads as a raw BIDS data set, with the truth beside it.
 
-    The truth (tensor, chi33, deltaB', fields, masks, regions, transforms) lies in OUT/derivatives/truth.
+    The truth (tensor, chi33, deltaB', fields, masks, regions, transforms) lies in OUT/derivatives/truth. OUT is there
+    whole or not at all: an interrupted simulation leaves nothing and starts again when the command is repeated.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ def simulate(
     subjects
         Number of heads; each differs in size, shape, susceptibilities, vessels and fibres.
     orientations
-        Number of scans of each head, the first one neutral.
+        Number of scans of each head, the first one neutral; or a number for each head, joined by commas: 4,4,6.
     voxel
         Voxel size in mm: 1.5, or 1,1,2 (right-left, posterior-anterior, inferior-superior). Several sizes, repeated or
         joined by semicolons, are taken in turn by the scans.
@@ -75,11 +76,25 @@ def simulate(
         file) or philips-enhanced (one file a scan).
     overwrite
         Replace a data set that was simulated before.
-    """
-    from rich.console import Console
 
+    Examples
+    --------
+    Two heads in six orientations each, at 2 mm::
+
+        chi33 simulate raw --subjects 2 --voxel 2
+
+    A head at 7 T with three echoes, as a Philips scanner exports it, to try `chi33 convert` on::
+
+        chi33 simulate raw --field-strength 7 --echo-times 4,9,14 \\
+            --format dicom --vendor philips
+
+    Three heads; the last one, on which a network is to be tested, in more orientations::
+
+        chi33 simulate raw --subjects 3 --orientations 4,4,6 --voxel 2.5
+    """
     from ..workflows.simulate import simulate_dataset
     from ..workflows.simulate_options import simulation_from_text
+    from .progress import announcements
 
     simulation = simulation_from_text(
         voxel=voxel,
@@ -99,13 +114,7 @@ def simulate(
         format=format,
         vendor=vendor,
     )
-    console = Console()
-    if console.is_terminal:
-        with console.status("Simulating") as status:
-            simulate_dataset(out, simulation, overwrite=overwrite, report=status.update)
-    else:
-        simulate_dataset(out, simulation, overwrite=overwrite, report=lambda line: print(line, flush=True))
-    scans = subjects * orientations
-    print(
-        f"{scans} scans of {subjects} simulated heads written to {out}, their truth to {out / 'derivatives' / 'truth'}"
-    )
+    with announcements("simulate") as announce:
+        simulate_dataset(out, simulation, overwrite=overwrite, report=announce)
+    heads = "1 simulated head" if subjects == 1 else f"{subjects} simulated heads"
+    print(f"{simulation.scans} scans of {heads} written to {out}, their truth to {out / 'derivatives' / 'truth'}")

@@ -20,6 +20,7 @@ def train(
     /,
     *,
     model: str | None = None,
+    label: Literal["chi33", "cosmos"] | None = None,
     config: Path | None = None,
     val_store: Path | None = None,
     epochs: int | None = None,
@@ -41,7 +42,9 @@ def train(
     """Train a network on a store; RUN_DIR gets its weights, checkpoints, log.csv, config.toml and metrics.json.
 
     The defaults are the paper's. Options given here win over the config file. A run that died, or was stopped with
-    Ctrl-C, goes on with --resume where it was.
+    Ctrl-C, goes on with --resume where it was. Nothing is written before the first step has ended, so that a start
+    that fails leaves no run behind, and with --overwrite the old one. Losses are mean absolute errors of the labels
+    over their standard deviation in the training masks (no unit); the zero map's is that of 0 ppm everywhere.
 
     Parameters
     ----------
@@ -51,6 +54,9 @@ def train(
         Folder of the run.
     model
         The network: modl-qsm.
+    label
+        What it learns, in ppm: chi33 (with δB′ where the store has it) or cosmos; by default chi33 where all training
+        scans have it, else cosmos. The sidecar of a prediction says which.
     config
         TOML file of the training's settings; the config.toml of a run is one.
     val_store
@@ -62,11 +68,11 @@ def train(
     learning_rate
         Of Adam at the start (0.001).
     samples_per_epoch
-        Random patches an epoch; all by default.
+        Random patches in an epoch; all by default.
     val_samples
         Validation patches; by default a quarter of the training samples of an epoch.
     draw
-        Which patches: those of the store's index, random ones anew every epoch, or turned: of heads that are turned
+        Which patches: those of the store's index, random ones anew every epoch, or turned: of heads that are rotated
         while training, on the device that trains (up to 30 degrees; more settings in the config file).
     dropout
         Probability inside the residual blocks (0.5); a run of a few minutes learns faster with 0.
@@ -75,35 +81,51 @@ def train(
     precision
         auto is bf16-mixed on a GPU and 32-true on a CPU; bf16-mixed is also faster on CPUs that know bfloat16.
     threads
-        Threads of the CPU.
+        Threads of the CPU; by default as many as there are processors for this process, or OMP_NUM_THREADS.
     num_workers
-        Loader processes beside the training (0).
+        Loader processes beside the training (0). The result does not depend on them.
     seed
         Of the weights at the start, the order of the patches and the dropout (0).
     max_minutes
         Stop cleanly after so many minutes, with a checkpoint.
     resume
-        Continue the run in RUN_DIR; start it where there is none.
+        Continue the run in RUN_DIR; start it where the folder is empty. Its store and its settings must be the same.
     overwrite
-        Replace the run in RUN_DIR.
+        Replace the run in RUN_DIR, once the new one has made its first step.
+
+    Examples
+    --------
+    Train as the paper does, and go on where the run was stopped:
+
+        chi33 train store.h5 run
+        chi33 train store.h5 run --resume
+
+    A quick run on a CPU, and one that rotates heads while it trains:
+
+        chi33 train store.h5 quick --epochs 3 --samples-per-epoch 200 --dropout 0 --device cpu
+        chi33 train store.h5 rotated --draw turned --num-workers 4
     """
+    from ..datasets.store import open_store
     from ..pipeline.config import override
     from ..training.config import TrainConfig, load_config
-    from ..training.fit import CONFIG
     from ..training.fit import train as run
+    from ..training.labels import choose_label, label_note
+    from ..training.run_folder import saved_config
 
     # A resumed run keeps its own settings where nothing else is said.
-    saved = run_dir / CONFIG
-    base = load_config(config) if config else load_config(saved) if resume and saved.is_file() else TrainConfig()
+    base = load_config(config) if config else (saved_config(run_dir) if resume else None) or TrainConfig()
     options = {
-        "model": model, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
-        "samples_per_epoch": samples_per_epoch, "val_samples": val_samples, "network.dropout": dropout,
+        "model": model, "label": label, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
+        "seed": seed, "samples_per_epoch": samples_per_epoch, "val_samples": val_samples, "network.dropout": dropout,
         "device": device, "precision": precision, "threads": threads, "num_workers": num_workers,
         "draw": draw, "val_store": str(val_store.absolute()) if val_store else None,
     }  # fmt: skip
+    settings, opened = override(base, options), open_store(store)
+    if note := label_note(opened, choose_label(opened, settings.label), settings.label):
+        print(note)
     with _progress() as progress:
         result = run(
-            store, run_dir, override(base, options), resume=resume, overwrite=overwrite, max_minutes=max_minutes,
+            store, run_dir, settings, resume=resume, overwrite=overwrite, max_minutes=max_minutes,
             progress=progress,
         )  # fmt: skip
     if result.stopped:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import h5py
 from numpy.typing import NDArray
 
-from ..pipeline.errors import Chi33Warning, InputError
+from ..files.os_errors import os_error_words
+from ..pipeline.errors import Chi33Warning, InputError, StepError
+from ..pipeline.threads import available_processors
 from .build_config import BuildConfig, Copies
 from .build_lock import PartsFolder, parts_folder, remove_leftovers
 from .build_tasks import DigestTask, Made, PatchesTask, VolumeTask, digest_groups, make_patches, make_volume
 from .build_workers import Workers, workers
 from .guarded_file import DiskFullError
+from .hdf5_reading import hdf5_reading
 from .patches import join_tables
 from .splits import split_subjects
 from .statistics import MaskedMoments
@@ -88,8 +89,8 @@ def build_from(
     scheduler whose workers see the same files, instead. The content does not depend on them.
     What is finished is kept beside the store until the store is: a build that died goes on when repeated.
     Raises InputError for unusable input (missing or damaged maps, splits, patch rule, an existing store, another
-    build of it, too little disk) and StepError where the disk runs full; then nothing is left behind. Warns of
-    volumes without an admissible patch.
+    build of it, too little disk) and StepError where the disk runs full, then nothing is left behind, or fails. Warns
+    of volumes without an admissible patch.
     """
     path, config = Path(path).absolute(), config or BuildConfig()
     remove_leftovers(path)
@@ -99,8 +100,8 @@ def build_from(
     plan = _Plan.of(sources, splits, config, parts_folder(path))
     check_free_space(path, plan.estimated_bytes() - plan.bytes_done())
     with PartsFolder(path) as parts:
-        parts.keep_only(task.part.stem for task in plan.tasks)
         try:
+            parts.keep_only(task.part.stem for task in plan.tasks)
             processes = plan.worthwhile_workers() if n_procs is None else n_procs
             with workers(processes, scheduler, len(plan.tasks)) as crew:
                 build = _Build(plan, crew, progress or (lambda *_: None))
@@ -109,6 +110,8 @@ def build_from(
         except (DiskFullError, ReadBackError):
             parts.remove()
             raise
+        except OSError as error:
+            raise StepError(f"{path} could not be built: {os_error_words(error)}.") from error
         parts.remove()
     return summary
 
@@ -152,8 +155,8 @@ class _Plan:
         return sorted(set(self.splits.values()), key=SPLITS.index)
 
     def worthwhile_workers(self) -> int:
-        """The number of cores, or 1 where processes take longer to start than the maps to be written."""
-        return (os.cpu_count() or 1) if self.estimated_bytes() > _WORTH_WORKERS else 1
+        """The processors granted, or 1 where processes take longer to start than the maps to be written."""
+        return available_processors() if self.estimated_bytes() > _WORTH_WORKERS else 1
 
     def bytes_done(self) -> int:
         """The bytes of the parts that an earlier build left."""
@@ -221,7 +224,7 @@ class _Build:
                 assert made.part is not None
                 writer.add_part(made.part, task.group, plan.split(task))
                 if made.rows is not None and plan.split(task) == "train":
-                    with h5py.File(made.part, "r") as handle:
+                    with hdf5_reading(made.part) as handle:
                         moments.merge(part_moments(handle))
             tables = {split: join_tables(self._rows(volumes, split)) for split in plan.used_splits()}
             for split, rows in tables.items():
@@ -292,7 +295,8 @@ class _Build:
 def _common_channels(volumes: list[tuple[VolumeTask, Made]]) -> tuple[str, ...]:
     common: set[str] | None = None
     for task, made in volumes:
-        with h5py.File(made.part, "r") as handle:
+        assert made.part is not None
+        with hdf5_reading(made.part) as handle:
             own = set(handle[task.group])
         common = own if common is None else common & own
     return tuple(sorted(common or ()))

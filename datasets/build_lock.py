@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-import h5py
-
 from ..pipeline.errors import InputError
+from .hdf5_reading import hdf5_reading
 from .store_writer import cannot_write
 
 _LOCK = "lock"
@@ -29,8 +28,8 @@ def parts_folder(store: Path) -> Path:
 class PartsFolder:
     """A context manager that holds the parts folder of a store against other builds.
 
-    A build that died holds nothing. Where the file system knows no locks, the lock's text tells the process that
-    wrote it; a dead one on this machine is ignored. On leaving, a folder without parts is removed.
+    A build that died holds nothing. Where the file system has no locks, the lock's text tells the process that wrote
+    it; a dead one on this machine is ignored. On leaving, a folder without parts is removed.
     Raises InputError where another build holds the folder or it cannot be written.
     """
 
@@ -38,6 +37,7 @@ class PartsFolder:
         self.store = store
         self.path = parts_folder(store)
         self._lock: int | None = None
+        self._no_locks = ""
 
     def __enter__(self) -> PartsFolder:
         try:
@@ -49,9 +49,15 @@ class PartsFolder:
             holder = self._holder()
             os.close(self._lock)
             self._lock = None
-            raise InputError(f"{self.store} is being written by another process{holder}: wait for it to end.")
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+            raise InputError(
+                f"{self.store} is being written by another process{holder}: wait for it to end{self._no_locks}."
+            )
+        try:
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        except OSError as error:
+            os.close(self._lock)
+            raise cannot_write(self.store, error) from error
         return self
 
     def __exit__(
@@ -59,9 +65,9 @@ class PartsFolder:
     ) -> None:
         if not any(self.path.glob("*.h5")):
             self.remove()
-        elif self._lock is not None:
-            os.ftruncate(self._lock, 0)
         if self._lock is not None:
+            with contextlib.suppress(OSError):  # what ended the build matters more
+                os.ftruncate(self._lock, 0)
             os.close(self._lock)
 
     def remove(self) -> None:
@@ -85,6 +91,7 @@ class PartsFolder:
         except BlockingIOError:
             return False
         except OSError:  # a file system without locks
+            self._no_locks = f", or remove {self.path / _LOCK} if it no longer runs"
             return not _alive(self._written())
         # the build before us may have removed the folder between our open and our lock
         path = self.path / _LOCK
@@ -121,6 +128,6 @@ def remove_leftovers(store: Path) -> None:
     done = folder / _DONE
     if not (done.is_file() and store.is_file()):
         return
-    with contextlib.suppress(OSError, KeyError), h5py.File(store, "r") as handle:
+    with contextlib.suppress(OSError, KeyError), hdf5_reading(store) as handle:
         if handle.attrs["content_hash"] == done.read_text():
             shutil.rmtree(folder, ignore_errors=True)

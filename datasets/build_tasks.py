@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..pipeline.errors import InputError
+from ..pipeline.errors import InputError, StepError
 from .augmentation import draw_scale, draw_snr, random_rotation, turn_scalar, turn_tensor, vary
 from .build_config import Copies
+from .hdf5_reading import hdf5_reading
 from .named_draws import named_generator
 from .patches import PatchRule, choose_patches, no_patch_message
 from .store import store_digests
@@ -95,7 +95,8 @@ class DigestTask:
 def make_volume(task: VolumeTask) -> Made:
     """Make the part of a task where it is not there yet, and choose its patches.
 
-    Raises InputError where the maps cannot be used, StepError where a turned copy is not finite or the disk is full.
+    Raises InputError where the maps cannot be used, StepError where a turned copy is not finite, the maps changed since
+    the build began, or the disk is full.
     """
     if task.kind == "tensor":
         return _make_tensor(task)
@@ -103,6 +104,7 @@ def make_volume(task: VolumeTask) -> Made:
         return _with_patches(task, read_mask(task.part, task.id))
     volume = task.source.read_scan(task.number) if task.kind == "scan" else turned_copy(task)
     check_finite(volume.id, volume.channels.items())
+    _check_unchanged(task)
     made = _with_patches(task, volume.mask)
     write_part(task.part, volume)
     return made
@@ -117,7 +119,7 @@ def make_patches(task: PatchesTask) -> Path:
 
 def digest_groups(task: DigestTask) -> dict[str, str]:
     """Return the digests of all datasets and attributes in groups of a finished store."""
-    with h5py.File(task.path, "r") as handle:
+    with hdf5_reading(task.path) as handle:
         return store_digests(handle, task.groups)
 
 
@@ -162,8 +164,18 @@ def _make_tensor(task: VolumeTask) -> Made:
         tensor = task.source.read_tensor()
         if tensor is None:
             return Made(None, None, None)
+        _check_unchanged(task)
         write_part(task.part, tensor)
     return Made(None, None, task.part)
+
+
+def _check_unchanged(task: VolumeTask) -> None:
+    """Raise StepError where a part would get a name that does not say what is in it."""
+    if task.source.fingerprint() != task.fingerprint:
+        raise StepError(
+            f"the maps of sub-{task.source.subject} changed while they were read: wait until nothing writes them, and "
+            "repeat the command."
+        )
 
 
 def _with_patches(task: VolumeTask, mask: NDArray[Any]) -> Made:

@@ -72,8 +72,8 @@ class ChunkLayout:
         if place is None:
             return np.zeros(self.chunks, self.dtype)
         count = int(np.prod(self.chunks))
-        raw = _bytes_at(descriptor, *place)
         try:
+            raw = _bytes_at(descriptor, *place)
             plain = zlib.decompress(raw, bufsize=count * self.dtype.itemsize) if self.deflated else raw
             if len(plain) != count * self.dtype.itemsize:
                 raise zlib.error(f"{len(plain)} bytes instead of {count * self.dtype.itemsize}")
@@ -82,6 +82,8 @@ class ChunkLayout:
                 f"{self.name} is damaged at chunk {index} ({error}): copy the store again, or build it again with "
                 "`chi33 build-dataset`."
             ) from error
+        except OSError as error:
+            raise InputError(f"{self.name} cannot be read ({error.strerror}): check the disk of the store.") from error
         flat = _unshuffled(plain, self.dtype) if self.shuffled else np.frombuffer(plain, self.dtype)
         return flat.reshape(self.chunks)
 

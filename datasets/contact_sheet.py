@@ -93,7 +93,7 @@ def _read_patches(
     store: Store, table: PatchTable, entries: dict[str, VolumeEntry], number: int, seed: int
 ) -> list[SheetPatch]:
     chosen = np.random.default_rng(seed).choice(len(table), size=min(number, len(table)), replace=False)
-    with store.open() as handle:
+    with store.reading() as handle:
         return [_read_patch(handle, table, entries, int(row)) for row in np.sort(chosen)]
 
 

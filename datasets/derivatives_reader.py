@@ -1,39 +1,21 @@
-"""Finds and reads the label maps of a derivatives folder: of `chi33 run`, or the truth of `chi33 simulate`."""
+"""Reads the label maps of a scan and of a subject: fields, labels, masks and tensors in NIfTI, with their sidecars."""
 
 from __future__ import annotations
 
-import json
-import re
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from ..files.field_strength import field_strength_of
 from ..files.field_units import in_ppm
-from ..files.map_sizes import plausible_names, size_problem
+from ..files.nifti import open_image, read_data
+from ..files.sidecars import read_sidecar, sidecar_path
 from ..pipeline.errors import InputError
 from ..pipeline.frames import FloatArray, b0_direction_from_affine, check_affine, check_b0_direction
-from .volume import FIELD, LABELS, MASK, Float32Array, Geometry, ScalarVolume, TensorVolume, Volume
-
-_ENDINGS = {
-    FIELD: "desc-local_fieldmap",
-    "chi33": "desc-chi33_Chimap",
-    "deltab": "desc-deltab_fieldmap",
-    "cosmos": "desc-cosmos_Chimap",
-    MASK: "desc-local_mask",
-    "chi33sd": "desc-chi33sd_Chimap",
-}
-_BRAIN = "desc-brain_mask"
-_TENSOR = "desc-tensor_Chimap"
-_SUBJECT_SPACE = "space-subject"
-_ORIENTATION = re.compile(r"(?:^|_)((?:acq|run)-[A-Za-z0-9]+)(?=_|$)")
-_UNREADABLE = (ImageFileError, OSError, EOFError, zlib.error, ValueError)
+from .volume import FIELD, LABELS, MASK, PLAIN_SCAN, Float32Array, Geometry, ScalarVolume, TensorVolume, Volume
 
 
 @dataclass(frozen=True)
@@ -50,6 +32,11 @@ class ScanFiles:
         return f"sub-{self.subject}/{self.orientation}"
 
     @property
+    def prefix(self) -> str:
+        """What its files' names begin with: `sub-01_acq-ori01`, `sub-01` for a scan without entities of its own."""
+        return f"sub-{self.subject}" + ("" if self.orientation == PLAIN_SCAN else f"_{self.orientation}")
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The labels this scan has, in the store's order."""
         return tuple(name for name in LABELS if name in self.paths)
@@ -64,90 +51,6 @@ class SubjectFiles:
     space: dict[str, Path] = field(default_factory=dict)
 
 
-def find_derivatives(folder: Path) -> tuple[SubjectFiles, ...]:
-    """Return the files of every subject under a derivatives folder, sorted by subject and orientation.
-
-    Raises InputError where the folder holds no scan, where a scan lacks its field, its mask or a label that its
-    other scans have, and where two files claim the same place; every message names the files.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give the output folder of `chi33 run`.")
-    subjects = []
-    for subject_folder in sorted(folder.glob("sub-*")):
-        if subject_folder.is_dir():
-            found = _find_subject(subject_folder)
-            if found.scans:
-                subjects.append(found)
-    if not subjects:
-        raise InputError(
-            f"{folder} holds no label map such as sub-01/anat/sub-01_acq-ori01_{_ENDINGS['chi33']}.nii.gz: give the "
-            "output folder of `chi33 run`, or derivatives/truth of `chi33 simulate`."
-        )
-    _check_same_labels(subjects)
-    return tuple(subjects)
-
-
-def _find_subject(subject_folder: Path) -> SubjectFiles:
-    subject = subject_folder.name.removeprefix("sub-")
-    scans: dict[str, dict[str, Path]] = {}
-    space: dict[str, Path] = {}
-    for path in sorted([*subject_folder.rglob("*.nii"), *subject_folder.rglob("*.nii.gz")]):
-        stem = path.name.removesuffix(".gz").removesuffix(".nii")
-        if _SUBJECT_SPACE in stem.split("_"):
-            if not _ORIENTATION.search(stem):
-                _place(space, stem, path, {**_ENDINGS, "tensor": _TENSOR, "brain": _BRAIN})
-            continue
-        prefix = _prefix(stem, subject)
-        if prefix is not None:
-            _place(scans.setdefault(prefix, {}), stem, path, {**_ENDINGS, "brain": _BRAIN})
-    files = tuple(_scan_files(subject, name, paths, subject_folder) for name, paths in sorted(scans.items()) if paths)
-    return SubjectFiles(subject, files, space)
-
-
-def _prefix(stem: str, subject: str) -> str | None:
-    """The entities that tell a scan apart: `acq-ori01`, `run-01`, `ses-1_acq-ori01`; None for other files."""
-    head = stem.split("_desc-")[0]
-    if not _ORIENTATION.search(head) or "_space-" in head or not head.startswith(f"sub-{subject}_"):
-        return None
-    return head.removeprefix(f"sub-{subject}_")
-
-
-def _place(paths: dict[str, Path], stem: str, path: Path, endings: dict[str, str]) -> None:
-    for name, ending in endings.items():
-        if stem.endswith(f"_{ending}"):
-            if name in paths:
-                raise InputError(f"{paths[name]} and {path} are the same map twice: remove one of them.")
-            paths[name] = path
-
-
-def _scan_files(subject: str, orientation: str, paths: dict[str, Path], folder: Path) -> ScanFiles:
-    chosen = dict(paths)
-    brain = chosen.pop("brain", None)
-    if MASK not in chosen and brain is not None:
-        chosen[MASK] = brain
-    needed = [FIELD, MASK]
-    if "chi33" in chosen or "deltab" in chosen or "cosmos" not in chosen:
-        needed += ["chi33", "deltab"]
-    _check_present(chosen, needed, subject, orientation, folder)
-    return ScanFiles(subject, orientation, chosen)
-
-
-def _check_present(paths: dict[str, Path], needed: list[str], subject: str, orientation: str, folder: Path) -> None:
-    missing = [f"sub-{subject}_{orientation}_{_ENDINGS[name]}.nii.gz" for name in needed if name not in paths]
-    if missing:
-        raise InputError(
-            f"{folder} lacks {', '.join(missing)}: repeat `chi33 run` for sub-{subject}, or move this scan's "
-            "other files away."
-        )
-
-
-def _check_same_labels(subjects: list[SubjectFiles]) -> None:
-    scans = [scan for subject in subjects for scan in subject.scans]
-    everywhere = [label for label in LABELS if any(label in scan.paths for scan in scans)]
-    for scan in scans:
-        _check_present(scan.paths, everywhere, scan.subject, scan.orientation, scan.paths[FIELD].parent)
-
-
 def read_scan(files: ScanFiles) -> Volume:
     """Return the maps of one scan; raises InputError where a file is unreadable, not finite, or on another grid."""
     mask, geometry = _read_mask(files.paths[MASK])
@@ -155,8 +58,6 @@ def read_scan(files: ScanFiles) -> Volume:
     for name, path in files.paths.items():
         if name != MASK:
             channels[name] = _read_on_grid(path, mask.shape, geometry.affine, files.paths[MASK])
-            if name in plausible_names((name,)) and (wrong := size_problem(name, channels[name][mask > 0])):
-                raise InputError(f"{path} {wrong}: correct Units in its sidecar, or repeat the step that wrote it.")
     channels[MASK] = mask
     geometry = _geometry(files.paths[FIELD], geometry.affine)
     return Volume(files.id, files.subject, channels, geometry)
@@ -196,14 +97,9 @@ def read_cosmos(files: SubjectFiles) -> ScalarVolume | None:
     return ScalarVolume(source, files.subject, chi, mask, _geometry(path, geometry.affine))
 
 
-def sidecar_of(path: Path) -> Path:
-    """Return where the JSON sidecar of a NIfTI file lies."""
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-
-
 def map_shape(path: Path) -> tuple[int, ...]:
     """Return the shape of a NIfTI file from its header; raises InputError where it cannot be read."""
-    return tuple(int(n) for n in _open(path).shape)
+    return tuple(int(n) for n in open_image(path).shape)
 
 
 def read_map(path: Path, *, axes: int = 3) -> tuple[Float32Array, FloatArray]:
@@ -211,11 +107,8 @@ def read_map(path: Path, *, axes: int = 3) -> tuple[Float32Array, FloatArray]:
 
     Raises InputError where the file cannot be read, has other axes, or holds values that are not finite.
     """
-    image = _open(path)
-    try:
-        values = np.asarray(image.dataobj, dtype=np.float32)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    image = open_image(path)
+    values = read_data(image, path)
     while values.ndim > axes and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != axes:
@@ -224,18 +117,6 @@ def read_map(path: Path, *, axes: int = 3) -> tuple[Float32Array, FloatArray]:
     if bad:
         raise InputError(f"{path} holds {bad} values that are not finite: repeat the step that wrote it.")
     return np.ascontiguousarray(values), check_affine(image.affine, f"the affine of {path}")
-
-
-def _open(path: Path) -> Any:
-    try:
-        return nib.load(path)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: BaseException) -> InputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"{path} cannot be read as NIfTI ({reason}): repeat the step that wrote it.")
 
 
 def _read_mask(path: Path) -> tuple[NDArray[np.uint8], Geometry]:
@@ -274,16 +155,14 @@ def _check_grid(
 
 def _geometry(path: Path, affine: FloatArray) -> Geometry:
     """The geometry of a map; its sidecar's B0_dir (voxel frame) overrides the direction the affine gives."""
-    sidecar = sidecar_of(path)
-    entries: dict[str, Any] = {}
-    if sidecar.is_file():
-        try:
-            entries = json.loads(sidecar.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{sidecar} is not valid JSON ({error}): repeat the step that wrote it.") from error
+    entries = read_sidecar(path)
     direction = entries.get("B0_dir")
-    h = b0_direction_from_affine(affine) if direction is None else check_b0_direction(direction, f"B0_dir of {sidecar}")
+    stated = f"B0_dir of {sidecar_path(path)}"
+    h = b0_direction_from_affine(affine) if direction is None else check_b0_direction(direction, stated)
     strength = field_strength_of(entries)
-    if strength is None and (value := entries.get("MagneticFieldStrength")) is not None:
-        raise InputError(f"MagneticFieldStrength of {sidecar} must be a number in tesla, got {value!r}.")
+    if strength is None and entries.get("MagneticFieldStrength") is not None:
+        raise InputError(
+            f"MagneticFieldStrength of {sidecar_path(path)} must be a positive number in tesla, got "
+            f"{entries['MagneticFieldStrength']!r}: correct it."
+        )
     return Geometry(affine, np.asarray(h, np.float64), float("nan") if strength is None else strength.tesla)

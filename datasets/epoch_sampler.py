@@ -22,7 +22,8 @@ class EpochSampler(DistributedSampler[Any]):
 
     rank of num_replicas processes takes every num_replicas-th index of the common draw, so no two have one in common,
     and all have equally many, as gradients are exchanged at every step. What does not share out evenly is left out
-    (uneven "drop": other indices in every epoch), or filled up with the first ones again ("repeat").
+    (uneven "drop": other indices in every epoch), or filled up with the first ones again ("repeat"). contiguous: a
+    process takes successive indices of the draw instead, as those of a rotated head share it.
 
     It is a DistributedSampler by type, so Lightning takes it as it is and tells it the epoch.
     Raises InputError for a number or rank out of range.
@@ -39,6 +40,7 @@ class EpochSampler(DistributedSampler[Any]):
         num_replicas: int = 1,
         rank: int = 0,
         uneven: Uneven = "drop",
+        contiguous: bool = False,
     ) -> None:
         if number is not None and not 1 <= number <= length:
             raise InputError(f"the samples per epoch must be between 1 and {length}, got {number}.")
@@ -57,6 +59,7 @@ class EpochSampler(DistributedSampler[Any]):
         self.num_replicas = num_replicas
         self.rank = rank
         self.drop_last = uneven == "drop"
+        self.contiguous = contiguous
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -68,8 +71,13 @@ class EpochSampler(DistributedSampler[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         drawn = self._drawn()
-        total = len(self) * self.num_replicas
-        shared = np.resize(drawn, total)[self.rank :: self.num_replicas].tolist()
+        shares = np.resize(drawn, len(self) * self.num_replicas)
+        own = (
+            shares.reshape(self.num_replicas, -1)[self.rank]
+            if self.contiguous
+            else shares[self.rank :: self.num_replicas]
+        )
+        shared = own.tolist()
         return iter([(self.epoch, index) for index in shared] if self.with_epoch else shared)
 
     def _drawn(self) -> np.ndarray[Any, np.dtype[np.int64]]:

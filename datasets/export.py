@@ -17,6 +17,7 @@ from .export_lpcnn import write_lpcnn
 from .export_modl_qsm import write_modl_qsm
 from .export_qsmnet import write_qsmnet
 from .export_source import ExportSource, Progress
+from .hdf5_reading import hdf5_reading
 from .patches import PatchRule
 from .store import Store
 from .volume import SPLITS
@@ -91,7 +92,7 @@ def export_store(
     if kind.patches and rule is None and "train" in chosen and not len(store.patches.get("train", ())):
         raise InputError(f"{store.path} has no train patches: draw some with --patch-rule.")
     _check_folder(out_dir, overwrite=overwrite)
-    with _whole_folder(out_dir) as partial, store.open() as handle:
+    with _whole_folder(out_dir) as partial, hdf5_reading(store.path) as handle:
         source = ExportSource(store, handle, chosen, named, rule, progress or (lambda *_: None))
         notes = tuple(kind.write(source, partial))
         _describe(partial, store, layout, chosen, notes)

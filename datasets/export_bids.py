@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .. import __version__
 from .export_source import ExportSource
 from .store import VolumeEntry
-from .volume import FIELD, MASK
+from .volume import FIELD, MASK, PLAIN_SCAN
 
 _ENDINGS = {
     FIELD: "desc-local_fieldmap",
@@ -57,19 +57,28 @@ def write_bids(source: ExportSource, folder: Path) -> Sequence[str]:
 
 
 def scan_name(volume: VolumeEntry) -> str:
-    """Return the beginning of a volume's file names: `sub-01_acq-ori01`, and `sub-01_acq-aug001` for `aug-001`."""
+    """Return the beginning of a volume's file names: `sub-01_acq-ori01`, and `sub-01_acq-aug001` for `aug-001`.
+
+    A scan that had no name of its own is `sub-01` alone.
+    """
     _, scan = volume.id.split("/", 1)
+    if scan == PLAIN_SCAN:
+        return f"sub-{volume.subject}"
     return f"sub-{volume.subject}_{f'acq-aug{scan.removeprefix(_COPY)}' if scan.startswith(_COPY) else scan}"
 
 
 def _write_volume(source: ExportSource, folder: Path, volume: VolumeEntry) -> None:
-    group = source.handle[f"volumes/{volume.id}"]
     anat = folder / f"sub-{volume.subject}" / "anat"
     for name in volume.channels:
         ending = _ENDINGS.get(name, f"desc-{name}_map")
         content = {"Units": "ppm"} if name != MASK else {}
         path = anat / f"{scan_name(volume)}_{ending}.nii.gz"
-        _write_image(path, group[name][()], volume.geometry.affine, {**content, **_sidecar(source, volume)})
+        _write_image(
+            path,
+            source.read(f"volumes/{volume.id}/{name}"),
+            volume.geometry.affine,
+            {**content, **_sidecar(source, volume)},
+        )
 
 
 def _sidecar(source: ExportSource, volume: VolumeEntry) -> dict[str, Any]:
@@ -92,10 +101,10 @@ def _write_tensor(source: ExportSource, folder: Path, name: str) -> None:
     if np.isfinite(strength := float(group.attrs["B0"])):
         content["MagneticFieldStrength"] = strength
     start = folder / name / "anat" / f"{name}_space-subject"
-    components = np.moveaxis(group["chi"][()], 0, -1)
+    components = np.moveaxis(source.read(f"tensors/{name}/chi"), 0, -1)
     told = {"Units": "ppm", "Frame": "world", "Components": ["xx", "xy", "xz", "yy", "yz", "zz"]}
     _write_image(Path(f"{start}_desc-tensor_Chimap.nii.gz"), components, affine, {**told, **content})
-    _write_image(Path(f"{start}_desc-local_mask.nii.gz"), group[MASK][()], affine, content)
+    _write_image(Path(f"{start}_desc-local_mask.nii.gz"), source.read(f"tensors/{name}/{MASK}"), affine, content)
 
 
 def _write_image(path: Path, values: NDArray[Any], affine: NDArray[Any], sidecar: Mapping[str, Any]) -> None:

@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import savemat
 
 from ..pipeline.errors import InputError
 from .export_source import ExportSource, check_mat_size
+from .guarded_file import new_hdf5
 from .statistics import MaskedMoments
 from .volume import FIELD, MASK, Float32Array
 
@@ -53,7 +53,7 @@ def _write_patches(source: ExportSource, folder: Path) -> int:
     moments = MaskedMoments()
     names = {"temp_i": FIELD, "temp_m": MASK, "temp_l": source.label}
     patch = (edge, edge, edge, 1)
-    with h5py.File(path, "w") as handle:
+    with new_hdf5(path) as (handle, file):
         for name in names:
             handle.create_dataset(
                 name, (0, *patch), np.float32, maxshape=(None, *patch), chunks=(1, *patch),
@@ -69,6 +69,7 @@ def _write_patches(source: ExportSource, folder: Path) -> int:
                 for name, channel in names.items():
                     handle[name][row] = maps[channel][box][..., None]
                 _count(moments, {key: maps[channel][box] for key, channel in names.items()})
+            file.check()
         count = int(handle["temp_i"].shape[0])
     if count == 0:
         raise InputError(f"{source.store.path} has no train patches: draw some with --patch-rule.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,7 +16,7 @@ from ..pipeline.errors import Chi33Warning, InputError
 from ..pipeline.frames import FloatArray, check_b0_direction
 from .inspect import tilt
 from .patches import PatchRule, choose_patches
-from .store import Store, VolumeEntry
+from .store import Store, VolumeEntry, unreadable
 from .volume import FIELD, MASK, Float32Array
 
 Progress = Callable[[int, int, str], None]
@@ -53,11 +54,17 @@ class ExportSource:
 
     def maps(self, volume: VolumeEntry, names: Sequence[str]) -> dict[str, Float32Array]:
         """Return maps (x, y, z) as float32; the field is 0 outside the mask, as it is only known inside."""
-        group = self.handle[f"volumes/{volume.id}"]
-        maps = {name: np.asarray(group[name][()], np.float32) for name in names}
+        maps = {name: np.asarray(self.read(f"volumes/{volume.id}/{name}"), np.float32) for name in names}
         if FIELD in maps:
-            maps[FIELD] *= np.asarray(group[MASK][()], np.float32)
+            maps[FIELD] *= np.asarray(self.read(f"volumes/{volume.id}/{MASK}"), np.float32)
         return maps
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return a dataset of the store as it is; raises InputError where it is damaged."""
+        try:
+            return np.asarray(self.handle[name][()])
+        except OSError as error:
+            raise unreadable(self.store.path, error) from error
 
     def corners(self, volume: VolumeEntry, mask: NDArray) -> NDArray[np.int64]:
         """Return the corners (n, 3) in voxels of a volume's patches: the store's, or by another rule."""

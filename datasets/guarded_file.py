@@ -11,7 +11,10 @@ import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+import h5py
 
 from ..pipeline.errors import InputError, StepError
 from .positioned_file import PositionedFile
@@ -98,3 +101,26 @@ class GuardedFile(PositionedFile):
         with contextlib.suppress(OSError):
             self._raw.close()
         super().close()
+
+
+@contextlib.contextmanager
+def new_hdf5(path: Path) -> Iterator[tuple[h5py.File, GuardedFile]]:
+    """Give a new HDF5 file and the guarded file under it; at the end of the context it is whole and on the disk.
+
+    Raises the error of the first write that did not arrive; the file is then its caller's to remove.
+    """
+    file = GuardedFile(path)
+    try:
+        handle = h5py.File(file, "w")
+        try:
+            yield handle, file
+        except BaseException as error:
+            with contextlib.suppress(Exception):  # the file is thrown away, whatever state it is in
+                handle.close()
+            if file.error is not None:
+                raise file.error from error
+            raise
+        handle.close()
+        file.settle()
+    finally:
+        file.close()

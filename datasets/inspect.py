@@ -23,7 +23,7 @@ def describe_store(store: Store) -> str:
     Lengths in mm, angles in degrees, maps in ppm, sizes in MB of 10^6 bytes. Tilt is the angle between B0 and the third
     axis of a volume's array.
     """
-    with store.open() as handle:
+    with store.reading() as handle:
         sizes = _sizes(handle)
     parts = [
         _head(store, sizes),

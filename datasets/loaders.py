@@ -13,6 +13,7 @@ from ..pipeline.errors import InputError
 from .augmentation import Bounds
 from .device_patches import DeviceLoader, DevicePatches
 from .epoch_sampler import EpochSampler
+from .head_loader import HeadLoader
 from .patch_dataset import TRAINING_CHANNELS, PatchDataset, Patches, PatchKey, RandomPatchDataset
 from .rotation_torch import TurnedPatchDataset
 from .store import Store
@@ -21,7 +22,7 @@ Draw = Literal["index", "random", "turned"]
 Turn = Literal["auto", "tensor", "cosmos"]
 Keep = Literal["chunks", "memory", "device"]
 StartMethod = Literal["auto", "fork", "spawn", "forkserver"]
-Loader = DataLoader[dict[str, Any]] | DeviceLoader
+Loader = DataLoader[dict[str, Any]] | DeviceLoader | HeadLoader
 PatchSource = PatchDataset | RandomPatchDataset | TurnedPatchDataset
 
 
@@ -38,7 +39,7 @@ class LoaderConfig:
 
     Of turned heads: turn, "tensor" or "cosmos", "auto" for tensors where the store has them; max_angle in degrees;
     patches_per_turn; snr and scale, bounds of the noise and of the susceptibility (TurnedPatchDataset). They are turned
-    on the device that trains, on the CPU by loader processes where there are such.
+    on the device that trains, on the CPU by loader processes where there are such, each head by one of them.
     """
 
     batch_size: int = 2
@@ -109,7 +110,9 @@ def _turned(
     subjects = {f"sub-{subject}" for subject in store.subjects(split)}
     kind = config.turn
     if kind == "auto":
-        kind = "tensor" if subjects & set(store.tensors) else "cosmos"
+        kind = "tensor" if subjects & set(store.tensors) and "cosmos" not in channels else "cosmos"
+    elif kind == "tensor" and "cosmos" in channels:
+        raise InputError('turn = "tensor" makes no COSMOS to learn: choose turn = "cosmos", or the label chi33.')
     return TurnedPatchDataset(
         store, split, kind=kind, channels=channels, patch_size=config.patch_size, min_brain=config.min_brain,
         length=config.samples_per_epoch, max_angle=config.max_angle, patches_per_turn=config.patches_per_turn,
@@ -134,7 +137,7 @@ def sampler_of(
     turned = isinstance(patches, TurnedPatchDataset)  # in order: successive patches share a turned head
     return EpochSampler(
         len(patches), count, seed=config.seed, shuffle=shuffle and not turned, with_epoch=anew, num_replicas=share[0],
-        rank=share[1],
+        rank=share[1], contiguous=turned,
     )  # fmt: skip
 
 
@@ -148,15 +151,17 @@ def loader_of(
 
     device: where the split is kept with keep = "device".
     """
-    turned = isinstance(patches, TurnedPatchDataset)
-    if (turned and not config.num_workers) or (config.keep == "device" and not turned):
-        held = patches if isinstance(patches, TurnedPatchDataset) else DevicePatches(patches, device)
-        if isinstance(batches, EpochSampler):
-            return DeviceLoader(held, BatchSampler(batches, config.batch_size, drop_last=False), batches)
-        return DeviceLoader(held, batches)
-    if isinstance(batches, EpochSampler):
-        return DataLoader(patches, config.batch_size, sampler=batches, **process_options(config))
-    return DataLoader(patches, batch_sampler=batches, **process_options(config))
+    sampler = batches if isinstance(batches, EpochSampler) else None
+    keys: Any = batches if sampler is None else BatchSampler(sampler, config.batch_size, drop_last=False)
+    if isinstance(patches, TurnedPatchDataset):
+        if config.num_workers:
+            return HeadLoader(patches, keys, sampler, process_options(config))
+        return DeviceLoader(patches, keys, sampler)
+    if config.keep == "device":
+        return DeviceLoader(DevicePatches(patches, device), keys, sampler)
+    if sampler is not None:
+        return DataLoader(patches, config.batch_size, sampler=sampler, **process_options(config))
+    return DataLoader(patches, batch_sampler=keys, **process_options(config))
 
 
 def process_options(config: LoaderConfig) -> dict[str, Any]:

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ..pipeline.cgroups import memory_limit
 from ..pipeline.errors import Chi33Warning, InputError
+from ..pipeline.threads import available_processors
 from .corners import AdmissibleCorners
 from .patches import no_patch_message
 from .store import PatchTable, Store, VolumeEntry, open_store
@@ -192,7 +194,7 @@ class RandomPatchDataset(Patches):
             mask = self.reader.read(f"volumes/{volume.id}/{MASK}")
             return AdmissibleCorners.of(mask, self.patch_size, self.min_brain)
 
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(4, available_processors())) as pool:
             corners = dict(zip([v.id for v in self.volumes], pool.map(find, self.volumes), strict=True))
         refused = [
             no_patch_message(name, self.patch_size, self.min_brain, found.best)
@@ -226,8 +228,8 @@ class VolumeDataset(Dataset[dict[str, Any]]):
     """The whole volumes of one split of a store.
 
     An item holds, per channel, a float32 tensor (1, x, y, z) as in PatchDataset, and `volume`, `subject`, `source`,
-    `affine` (4, 4) float64 voxel to world in mm, `voxel_size` (3,), `b0_direction` (3,) and `b0` in tesla (NaN where
-    unknown). Shapes may differ between items.
+    `volume_shape` (3,) int64, `affine` (4, 4) float64 voxel to world in mm, `voxel_size` (3,), `b0_direction` (3,) and
+    `b0` in tesla (NaN where unknown). Shapes may differ between items.
     """
 
     def __init__(
@@ -252,6 +254,7 @@ class VolumeDataset(Dataset[dict[str, Any]]):
             "volume": volume.id,
             "subject": volume.subject,
             "source": volume.source,
+            "volume_shape": torch.tensor(volume.shape),
             "affine": torch.from_numpy(volume.geometry.affine.copy()),
             "b0": volume.geometry.b0,
             **_geometry(volume),
@@ -269,8 +272,9 @@ def check_room(store: Store, volumes: Sequence[VolumeEntry], channels: int, room
 
 
 def physical_memory() -> int:
-    """Return the bytes of this machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return the bytes of this machine's memory, or what a container or a batch system grants of it."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(whole, memory_limit() or whole)
 
 
 def _index(key: PatchKey) -> int:
@@ -293,7 +297,7 @@ def _check_channels(store: Store, volumes: Sequence[VolumeEntry], channels: Sequ
         if missing:
             raise InputError(
                 f"{volume.id} in {store.path} has no {', '.join(missing)} (it has {', '.join(volume.channels)}): build "
-                "the store from label maps that have it, or choose another model."
+                "the store from label maps that have it, or choose another label."
             )
 
 

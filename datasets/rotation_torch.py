@@ -47,7 +47,8 @@ class TurnedPatchDataset(Dataset[dict[str, Any]]):
 
     Item n depends on the seed, the epoch and n alone, whichever process makes it; a key (epoch, n), which EpochSampler
     gives with with_epoch, says the epoch itself. Only the noise also depends on the kind of the device. With a CUDA
-    device use it without worker processes, best through `batch`; on the CPU workers may be forked or spawned.
+    device use it without worker processes, best through `batch`; on the CPU workers may be forked or spawned, and
+    HeadLoader has each head rotated by one of them.
 
     Raises InputError for options out of range, a split with nothing to turn, or no patch with so much brain.
     """

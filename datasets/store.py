@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 
 from ..pipeline.errors import InputError
 from ..pipeline.frames import FloatArray
+from .hdf5_reading import hdf5_reading, open_for_reading
 from .splits import split_hash
 from .statistics import ChannelStatistics
 from .volume import SPLITS, Geometry
@@ -107,8 +109,17 @@ class Store:
         return tuple(sorted({volume.subject for volume in self.of_split(split)}))
 
     def open(self) -> h5py.File:
-        """Return the file open for reading; any number of processes may."""
-        return h5py.File(self.path, "r")
+        """Return the file open for reading; any number of processes may, also where the file system has no locks."""
+        return open_for_reading(self.path)
+
+    @contextmanager
+    def reading(self) -> Iterator[h5py.File]:
+        """Give the file for reading while the context lasts; raises InputError where what is read there is damaged."""
+        try:
+            with hdf5_reading(self.path) as handle:
+                yield handle
+        except OSError as error:
+            raise unreadable(self.path, error) from error
 
 
 def open_store(path: str | Path, *, verify: bool = False) -> Store:
@@ -121,7 +132,7 @@ def open_store(path: str | Path, *, verify: bool = False) -> Store:
     if not path.is_file():
         raise InputError(f"{path} is no file: give a store written by `chi33 build-dataset`.")
     try:
-        with h5py.File(path, "r") as handle:
+        with hdf5_reading(path) as handle:
             _check_root(handle, path)
             store = _read_store(handle, path)
             if verify and content_hash(store_digests(handle)) != store.content_hash:
@@ -130,10 +141,17 @@ def open_store(path: str | Path, *, verify: bool = False) -> Store:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path} {_what_is_wrong(path, error)}: {_DAMAGED}.") from error
+        raise unreadable(path, error) from error
     except (KeyError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()).strip("'\"")
         raise InputError(f"{path} is an incomplete or damaged store ({reason}): {_DAMAGED}.") from error
+
+
+def unreadable(path: Path, error: OSError) -> InputError:
+    """Return what to raise where a store cannot be opened or read to the end."""
+    if error.errno is not None:  # the system's refusal says nothing of what the file holds
+        return InputError(f"{path} cannot be read ({error.strerror}): check the disk, and that you may read the file.")
+    return InputError(f"{path} {_what_is_wrong(path, error)}: {_DAMAGED}.")
 
 
 def _what_is_wrong(path: Path, error: OSError) -> str:

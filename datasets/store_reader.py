@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from ..pipeline.errors import InputError
+from ..pipeline.threads import available_processors
 from .chunks import ChunkCache, ChunkLayout, Index, Slices, bounds_of, pieces
 from .positioned_file import PositionedFile
-from .store import Store
+from .store import Store, unreadable
 from .volume import FIELD, MASK, Float32Array
 
 CACHE_BYTES = 2**30
@@ -77,7 +78,10 @@ class StoreReader:
     def read(self, name: str, box: Any = ()) -> Float32Array:
         """Return a part of a dataset of the file as float32; box is any index that h5py takes."""
         with self._hdf5() as handle:
-            return np.asarray(handle[name][box], np.float32)
+            try:
+                return np.asarray(handle[name][box], np.float32)
+            except OSError as error:
+                raise unreadable(self.store.path, error) from error
 
     def row(self, name: str, index: int) -> Float32Array:
         """Return entry `index` of a dataset that has one chunk per entry, through the cache; not to be altered."""
@@ -156,7 +160,7 @@ class StoreReader:
         return out
 
     def _each(self, work: Callable[[Any], None], items: list[Any]) -> None:
-        threads = self.threads or (1 if get_worker_info() else min(_THREADS, os.cpu_count() or 1))
+        threads = self.threads or (1 if get_worker_info() else min(_THREADS, available_processors()))
         if threads == 1 or len(items) < 2:
             for item in items:
                 work(item)

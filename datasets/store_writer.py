@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..pipeline.errors import InputError, StepError
 from .guarded_file import GuardedFile, disk_full
+from .hdf5_reading import hdf5_reading
 from .patches import DEFAULT_RULE, PatchRule
 from .splits import split_hash
 from .statistics import ChannelStatistics
@@ -97,7 +98,7 @@ class StoreWriter:
     def add_part(self, part: Path, name: str, split: str) -> None:
         """Copy the group `name` (volumes/sub-01/acq-ori01, tensors/sub-01) from a part, its chunks as they are."""
         parent, _, last = name.rpartition("/")
-        with h5py.File(part, "r") as source:
+        with hdf5_reading(part) as source:
             source.copy(source[name], self.handle.require_group(parent), name=last)
             self._digests.update(part_digests(source))
         self._place(self.handle[name], split)
@@ -154,7 +155,7 @@ class StoreWriter:
         )
         data.attrs["channels"] = json.dumps(list(channels))
         for rows, part in parts:
-            with h5py.File(part, "r") as source:
+            with hdf5_reading(part) as source:
                 cropped = source[PATCHES]
                 for number, row in enumerate(range(rows.start, rows.stop)):
                     mask, chunk = cropped.id.read_direct_chunk((number, 0, 0, 0, 0))
@@ -203,7 +204,7 @@ class StoreWriter:
 
 
 def _digests_of(path: Path) -> dict[str, str]:
-    with h5py.File(path, "r") as handle:
+    with hdf5_reading(path) as handle:
         return store_digests(handle)
 
 

@@ -10,15 +10,11 @@ from typing import Protocol
 
 import numpy as np
 
-from .derivatives_reader import (
-    SubjectFiles,
-    find_derivatives,
-    map_shape,
-    read_cosmos,
-    read_scan,
-    read_tensor,
-    sidecar_of,
-)
+from ..files.map_sizes import plausible_names, size_problem
+from ..files.sidecars import sidecar_path
+from ..pipeline.errors import InputError
+from .derivatives_finder import find_derivatives
+from .derivatives_reader import SubjectFiles, map_shape, read_cosmos, read_scan, read_tensor
 from .volume import FIELD, ScalarVolume, TensorVolume, Volume
 
 
@@ -89,8 +85,16 @@ class DerivativesSource:
         return tuple(int(np.prod(map_shape(scan.paths[FIELD]))) for scan in self.files.scans)
 
     def read_scan(self, number: int) -> Volume:
-        """Return the maps of a scan; raises InputError as derivatives_reader.read_scan does."""
-        return read_scan(self.files.scans[number])
+        """Return the maps of a scan.
+
+        Raises InputError as derivatives_reader.read_scan does, and where a map is of a size that ppm do not allow.
+        """
+        files = self.files.scans[number]
+        volume = read_scan(files)
+        for name in plausible_names(tuple(volume.channels)):
+            if wrong := size_problem(name, volume.channels[name][volume.mask]):
+                raise InputError(f"{files.paths[name]} {wrong}: give the map in ppm, and check the mask.")
+        return volume
 
     def read_tensor(self) -> TensorVolume | None:
         """Return the tensor in the subject's space, None where there is none."""
@@ -103,7 +107,7 @@ class DerivativesSource:
     def fingerprint(self) -> str:
         """Return the hash of the subject's files and their sidecars."""
         maps = [path for scan in self.files.scans for path in scan.paths.values()] + list(self.files.space.values())
-        return files_fingerprint([*maps, *(sidecar_of(path) for path in maps)])
+        return files_fingerprint([*maps, *(sidecar_path(path) for path in maps)])
 
 
 def sources_of(derivatives: Path) -> tuple[DerivativesSource, ...]:
@@ -112,9 +116,14 @@ def sources_of(derivatives: Path) -> tuple[DerivativesSource, ...]:
 
 
 def files_fingerprint(paths: Iterable[Path]) -> str:
-    """Return the SHA-256 of the paths, sizes and times of change of files; those that are missing count as such."""
+    """Return the SHA-256 of the paths, sizes and times of change of files; those that are missing count as such.
+
+    The time of the last change of the inode too: a copy that keeps the times of its source, of a map of the same size
+    (any two of one scan that are not compressed), is a change.
+    """
     digest = hashlib.sha256()
     for path in sorted(set(paths)):
         stat = path.stat() if path.exists() else None
-        digest.update(f"{path.absolute()} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        seen = stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        digest.update(f"{path.absolute()} {seen}\n".encode())
     return digest.hexdigest()

@@ -83,7 +83,7 @@ def read_sources(store: Store, split: str, kind: str) -> list[TensorVolume | Sca
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}.")
     volumes = store.of_split(split)
     sources: list[TensorVolume | ScalarVolume] = []
-    with store.open() as handle:
+    with store.reading() as handle:
         if kind == "tensor":
             for subject in store.subjects(split):
                 if f"sub-{subject}" in store.tensors:

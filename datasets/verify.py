@@ -63,7 +63,7 @@ def verify_store(path: Path, *, progress: Progress | None = None) -> Verificatio
         open_store(path, verify=True)
     except InputError as error:
         findings.problems.append(str(error))
-    with store.open() as handle:
+    with store.reading() as handle:
         findings.problems += [*_split_problems(store, handle), *_table_problems(store)]
         for number, entry in enumerate(store.volumes, start=1):
             say(number, total, entry.id)

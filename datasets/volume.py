@@ -15,6 +15,7 @@ FIELD = "field"
 MASK = "mask"
 LABELS = ("chi33", "deltab", "cosmos")
 SPLITS = ("train", "val", "test")
+PLAIN_SCAN = "scan"  # of a subject whose files are named sub-01 alone: its group in the store needs a name
 
 Float32Array = NDArray[np.float32]
 

@@ -19,7 +19,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from .guarded_file import GuardedFile, disk_full
+from .guarded_file import GuardedFile, disk_full, new_hdf5
+from .hdf5_reading import hdf5_reading
 from .statistics import Moments, masked_moments
 from .volume import MASK, TensorVolume, Volume
 from .volume_group import FILTERS, write_tensor, write_volume
@@ -30,7 +31,7 @@ PATCHES = "patches"
 def is_whole(part: Path) -> bool:
     """Whether a part is there and can be read."""
     try:
-        with h5py.File(part, "r") as handle:
+        with hdf5_reading(part) as handle:
             return "digests" in handle.attrs
     except OSError:
         return False
@@ -49,7 +50,7 @@ def write_part(part: Path, content: Volume | TensorVolume) -> None:
 
 def write_patches(part: Path, volume_part: Path, rows: NDArray[Any], size: int, channels: tuple[str, ...]) -> None:
     """Write the patches (n, channel, p, p, p) that the rows of a table cut from the volume in another part."""
-    with h5py.File(volume_part, "r") as source:
+    with hdf5_reading(volume_part) as source:
         group = source[f"volumes/{rows['volume'][0].decode()}"]
         volume = np.empty((len(channels), *group[MASK].shape), np.float32)
         for index, channel in enumerate(channels):
@@ -76,7 +77,7 @@ def part_moments(handle: h5py.File) -> Moments:
 
 def read_mask(part: Path, volume_id: str) -> NDArray[np.uint8]:
     """Return the mask (x, y, z) of the volume in a part."""
-    with h5py.File(part, "r") as handle:
+    with hdf5_reading(part) as handle:
         return np.asarray(handle[f"volumes/{volume_id}/{MASK}"][()])
 
 
@@ -84,20 +85,14 @@ def read_mask(part: Path, volume_id: str) -> NDArray[np.uint8]:
 def _new_part(part: Path) -> Iterator[tuple[h5py.File, GuardedFile]]:
     """Yield an open file that becomes the part where all went well, and else nothing."""
     partial = part.with_name(f"{part.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-    file = GuardedFile(partial)
-    handle = h5py.File(file, "w")
     try:
-        yield handle, file
-        handle.close()
-        file.settle()
+        with new_hdf5(partial) as (handle, file):
+            yield handle, file
         os.replace(partial, part)
     except BaseException as error:
-        with contextlib.suppress(Exception):  # the file is thrown away, whatever state it is in
-            handle.close()
-        partial.unlink(missing_ok=True)
-        full = disk_full(file.error or error, part.parent)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        full = disk_full(error, part.parent)
         if full is not None:
             raise full from error
         raise
-    finally:
-        file.close()

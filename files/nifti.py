@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pipeline.errors import InputError
+from .headers import in_millimetres
 from .sidecars import one_line
 
 _UNREADABLE = (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)
@@ -32,7 +33,10 @@ def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
 
 
 def open_image(path: Path) -> nib.Nifti1Image:
-    """Open a NIfTI file without reading its data; InputError where it is missing, damaged, complex or in colour."""
+    """Open a NIfTI file without reading its data, its affine in mm.
+
+    InputError where it is missing, damaged, complex or in colour, or has voxels no head is scanned with.
+    """
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist: check the name.")
     try:
@@ -44,7 +48,7 @@ def open_image(path: Path) -> nib.Nifti1Image:
     kind = image.get_data_dtype()
     if kind.kind not in "iuf":
         raise InputError(f"{path} holds values of type {kind}: give real numbers (magnitude and phase apart).")
-    return image
+    return in_millimetres(image, path)
 
 
 def read_data(image: nib.Nifti1Image, path: Path) -> NDArray[np.float32]:

@@ -63,6 +63,9 @@ def _checked(hint: Any, value: Any, name: str, source: str) -> Any:
             return value
         raise InputError(f"{name} in {source} must be one of {', '.join(map(repr, get_args(hint)))}, got {value!r}.")
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        count = None if get_args(hint)[-1] is Ellipsis else len(get_args(hint))
+        if count not in (None, len(value)):
+            raise InputError(f"{name} in {source} must be a list of {count} values, got {list(value)!r}.")
         return tuple(_checked(get_args(hint)[0], one, f"{name}[{i}]", source) for i, one in enumerate(value))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)

@@ -73,7 +73,8 @@ def _next_sentences(plan: OrientationPlan) -> list[str]:
     if not plan.best:
         return []
     first, *others = plan.best
-    said = [f"Best next scan: {position_in_words(first)}; with it {effect(first)}."]
+    still = ", but the tensor stays singular (the prior supplies the rest)" if first.after.singular else ""
+    said = [f"Best next scan: {position_in_words(first)}; with it {effect(first)}{still}."]
     key = plan.ranked_by
     close = [one for one in others if getattr(one.after, key) < 1.05 * getattr(first.after, key)]
     if close:

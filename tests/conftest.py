@@ -36,6 +36,11 @@ from scipy.spatial.transform import Rotation
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
 
+# With several workers each has one thread: they would fight for the cores.
+THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+if THREADS == "1":
+    os.environ["OMP_NUM_THREADS"] = THREADS
+
 SIMULATION = Simulation(
     subjects=2,
     orientations=3,
@@ -160,9 +165,10 @@ def write_stand_ins(folder: Path, dataset: Path) -> StandIns:
         made.mkdir(parents=True)
     (folder / "etc" / "fslversion").write_text("6.0.7.99\n")
     for subject in find_subjects(dataset):
-        truth = Derivatives(dataset / "derivatives" / "truth", subject.label)
-        worlds = {scan.magnitude[0]: read_transform(truth.transform(scan.label)) for scan in subject.scans}
+        worlds = {}
         for scan in subject.scans:
+            truth = Derivatives(dataset / "derivatives" / "truth", subject.label, scan.session)
+            worlds[scan.magnitude[0]] = read_transform(truth.transform(scan.label))
             shutil.copy(truth.path(scan.label, suffix="mask", desc="brain"), answers / scan.magnitude[0].name)
         reference = subject.scans[0].magnitude[0]
         for moving, world in worlds.items():
@@ -191,7 +197,7 @@ def start(*words: object, environment: dict[str, str] | None = None) -> subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "2", "PYTHONSAFEPATH": "1", **(environment or {})},
+        env={**os.environ, "OMP_NUM_THREADS": THREADS, "PYTHONSAFEPATH": "1", **(environment or {})},
         start_new_session=True,
     )
 
@@ -206,6 +212,31 @@ def run_chi33(*words: object, environment: dict[str, str] | None = None, timeout
         process.communicate()
         raise
     return Ended(process.returncode, out, err)
+
+
+SHARED = ("finished", "labels", "simulated", "fsl")  # heads that are made once, so their tests run on one worker
+FIRST = ("heads", "test_simulate_dicom", "test_store_resume")  # longest: begun first
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each module to one worker, and all modules that share a simulated head to the same one."""
+    sharing = {item.path for item in items if _shares(item)}
+
+    def group(item: pytest.Item) -> str:
+        return "heads" if item.path in sharing else item.path.stem
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    places = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(group(item), len(places)))
+
+
+def _shares(item: pytest.Item) -> bool:
+    """Tell whether a test uses a shared head, not a fixture of its own module by the same name."""
+    found = item._fixtureinfo.name2fixturedefs
+    made_in = [found[name][-1].func.__code__.co_filename for name in SHARED if name in found]
+    return any(Path(place).name == "conftest.py" for place in made_in)
 
 
 @pytest.fixture(scope="session")

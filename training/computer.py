@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from ..pipeline.errors import InputError
+from ..pipeline.threads import available_processors
 from .config import Device, Precision
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -45,11 +46,13 @@ def denormals_flushed() -> Iterator[None]:
 def prepare_cpu(threads: int | None = None) -> None:
     """Set the number of threads, and keep freed memory in the process.
 
-    Without the last, glibc returns every activation map to the system and faults it in again, which costs a third of a
-    training step.
+    threads: None for as many as PyTorch chooses (OMP_NUM_THREADS where it is set), at most the processors granted:
+    PyTorch does not know the quota of a container. If freed memory is not kept, glibc returns every activation map to
+    the system and faults it in again, which costs a third of a training step.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
+    chosen = min(torch.get_num_threads(), available_processors()) if threads is None else threads
+    if chosen != torch.get_num_threads():
+        torch.set_num_threads(chosen)
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..datasets.loaders import Draw, Keep, Turn
-from ..pipeline.config import read_config, to_table
+from ..pipeline.config import read_config
 from ..pipeline.errors import InputError
 from .backbone import DropoutKind
 from .physics import PatchRule
 
+Label = Literal["chi33", "cosmos"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The network; the defaults are MoDL-QSM's. See ModlQsm for the meaning of each."""
+    """The network; the defaults are MoDL-QSM's.
+
+    iterations: unrolled iterations;
+    step: start of the learnable step t;
+    step_per_iteration: one step per iteration, as the paper writes, instead of one for all, as its code does;
+    depth: convolutions of the shared CNN;
+    dropout: probability inside the residual blocks;
+    dropout_kind: whether single elements or whole channels are dropped;
+    bn_eps: added to the variance by batch normalisation;
+    start_at_mean: the last convolution starts at 0, so that the untrained network predicts the channel means.
+    """
 
     iterations: int = 3
     step: float = 4.0
@@ -36,20 +46,38 @@ class NetworkConfig:
 class TrainConfig:
     """Everything a training depends on.
 
-    epochs, batch_size (patches), learning_rate (Adam), plateau_factor and plateau_patience (the rate is multiplied by
-    the factor when the validation loss has not fallen for so many epochs), l2 (added on convolution kernels: l2 times
-    the
-    sum of squares; 5e-4 in the published code), samples_per_epoch and val_samples (patches; all, and a quarter of the
-    training samples, when not given), patch_rule (the physics on a patch), seed, precision ("auto": bf16-mixed on a
-    GPU, 32-true on a CPU), num_workers (loader processes), threads (of the CPU; the library's choice when not given),
-    checkpoint_minutes (between two checkpoints within an epoch), val_store (a store whose val split validates instead
-    of the training store's), draw ("index" for the store's patches, "random" for new ones every epoch, "turned" for
-    those of heads turned while training, of patch_size voxels), keep (decoded "chunks", at most cache_mb megabytes; the
-    split in host "memory"; or on the "device"), turn, max_angle, patches_per_turn, snr and scale (of turned heads, as
-    in LoaderConfig).
+    model: name of the network;
+    label: what it learns, "chi33" with delta B' or "cosmos", chi33 where the store has it when not given;
+    epochs: passes over the training samples;
+    batch_size: patches a step;
+    learning_rate: of Adam at the start;
+    plateau_factor: the rate is multiplied by it when the validation loss has stopped falling;
+    plateau_patience: epochs without a fall before that;
+    l2: times the sum of squares of the convolution kernels is added to the loss (5e-4 in the published code);
+    samples_per_epoch: training patches an epoch, all when not given;
+    val_samples: validation patches, a quarter of the training samples when not given;
+    patch_rule: the physics on a patch;
+    seed: of the weights at the start, the order of the patches and the dropout;
+    device: what trains, "auto" takes a CUDA GPU where there is one;
+    precision: of the arithmetic, "auto" is bf16-mixed on a GPU and 32-true on a CPU;
+    num_workers: loader processes beside the training;
+    threads: of the CPU, the library's choice when not given;
+    checkpoint_minutes: between two checkpoints within an epoch;
+    val_store: a store whose val subjects validate instead of those of the training store;
+    draw: "index" for the store's patches, "random" for new ones every epoch, "turned" for those of heads that are
+    rotated while training;
+    patch_size: voxels along the edge of patches that are not of the index;
+    keep: what stays in memory, decoded "chunks" (at most cache_mb), the split in host "memory" or on the "device";
+    cache_mb: megabytes of decoded chunks;
+    turn: what is rotated, "tensor" or "cosmos", "auto" for tensors where the store has them;
+    max_angle: largest rotation, degrees;
+    patches_per_turn: patches of one rotated head;
+    snr: lowest and highest signal-to-noise ratio of rotated heads, no noise when not given;
+    scale: lowest and highest factor on the susceptibility of rotated heads, 1 when not given.
     """
 
     model: str = "modl-qsm"
+    label: Label | None = None
     epochs: int = 40
     batch_size: int = 2
     learning_rate: float = 1e-3
@@ -105,24 +133,18 @@ def load_config(path: str | Path) -> TrainConfig:
 
 
 def check_resumable(saved: TrainConfig, wanted: TrainConfig) -> None:
-    """Raise InputError where `wanted` would change what a training under way computes."""
-    differing = [
-        f"{key} ({getattr(saved, key)} before, {getattr(wanted, key)} now)"
-        for key in (f.name for f in dataclasses.fields(TrainConfig))
-        if key not in RESUMABLE and getattr(saved, key) != getattr(wanted, key)
-    ]
+    """Raise InputError naming what `wanted` would change of what a training under way computes."""
+    before, now = _computed(saved), _computed(wanted)
+    differing = [f"{key} ({before[key]} before, {now[key]} now)" for key in before if before[key] != now[key]]
     if differing:
         raise InputError(
             f"a resumed training cannot change {', '.join(differing)}: leave it as it was, or start a new run."
         )
 
 
-def to_toml(config: TrainConfig) -> str:
-    """Return a config as TOML that load_config reads back."""
-    flat, sections = [], []
-    for key, value in to_table(config).items():
-        if isinstance(value, dict):
-            sections += ["", f"[{key}]", *(f"{name} = {json.dumps(item)}" for name, item in value.items())]
-        else:
-            flat.append(f"{key} = {json.dumps(value)}")
-    return "\n".join(flat + sections) + "\n"
+def _computed(config: TrainConfig) -> dict[str, Any]:
+    """The values by which two trainings differ, those of the network by their keys in a config file."""
+    plain = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in RESUMABLE}
+    network = plain.pop("network")
+    plain["label"] = plain["label"] or "chi33"  # as runs that do not say
+    return {**plain, **{f"network.{f.name}": getattr(network, f.name) for f in dataclasses.fields(network)}}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +17,16 @@ from lightning.pytorch import Trainer, seed_everything
 from .. import __version__
 from ..datasets.store import Store, open_store
 from ..pipeline.errors import Chi33Warning, InputError
-from .atomic import write_text
 from .computer import choose_device, choose_precision, denormals_flushed, prepare_cpu
-from .config import TrainConfig, check_resumable, load_config, to_toml
+from .config import TrainConfig
+from .failures import one_sentence
+from .labels import choose_label, normalisation_of, targets_of
 from .lit_module import UnrolledModule
 from .loading import samples_per_epoch, train_loader, validation_loader
 from .models import find_model
-from .modl_qsm import Normalisation
 from .recorder import AtomicCheckpointIO, EpochRow, Recorder, RecorderOptions, StopTraining
-from .weights import LAST, WEIGHTS, load_network
-
-CONFIG = "config.toml"
-METRICS = "metrics.json"
+from .run_folder import RunFolder
+from .weights import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -76,10 +72,12 @@ def train(
     with the optimiser, the learning rate, the order of the patches and the random numbers as if it had never stopped;
     where there is none it starts. Without a validation split the training loss decides, with a warning. max_minutes
     ends the run cleanly after so long. With config.val_store the val split of that store validates instead.
+    config.label is what is learnt, by default chi33 where the store has it, else COSMOS. Nothing is written before the
+    first step has ended; until then a run that overwrite replaces stays.
 
-    Raises InputError for a store or config that does not fit, for a run_dir that exists without resume or overwrite,
-    and
-    where a resumed run would compute something else; StepError where the loss is no longer finite.
+    Raises InputError for a store or config that does not fit, for a run_dir that exists without resume or overwrite or
+    holds something else, and where a resumed run would compute something else; StepError where the loss is no longer
+    finite, or memory is short.
     """
     config = config or TrainConfig()
     if max_minutes is not None and max_minutes <= 0:
@@ -87,26 +85,30 @@ def train(
     find_model(config.model)
     device = choose_device(config.device)
     opened = open_store(store)
-    normalisation = store_normalisation(opened)
     val_store = open_store(config.val_store) if config.val_store else None
-    validation = validation_loader(opened, config, val_store, device)
-    run = Path(run_dir)
     total = config.epochs * math.ceil(samples_per_epoch(config, opened) / config.batch_size)
-    provenance = _provenance(opened, val_store or opened)
-    last = _prepare_run_dir(run, opened, provenance, config, resume=resume, overwrite=overwrite)
-    if validation is None:
-        warnings.warn(
-            f"{opened.path} has no val patches, so the training loss alone tells how it goes: add subjects to the "
-            "store.",
-            Chi33Warning,
-            stacklevel=2,
-        )
+    config = replace(config, label=choose_label(opened, config.label))
+    assert config.label is not None
+    targets = targets_of(opened, config.label)
+    normalisation = normalisation_of(opened, targets)
+    provenance = _provenance(opened, val_store or opened, targets)
+    folder = RunFolder(Path(run_dir), config, provenance, opened.path, (val_store or opened).path)
+    last = folder.checkpoint(resume=resume, overwrite=overwrite)
     prepare_cpu(config.threads)
-    with _quiet_lightning():
+    with _quiet_lightning(), one_sentence(config, device):
+        validation = validation_loader(opened, config, val_store, device, targets)
+        if validation is None:
+            warnings.warn(
+                f"{opened.path} has no val patches, so the training loss alone tells how it goes: add subjects to the "
+                "store.",
+                Chi33Warning,
+                stacklevel=2,
+            )
         seed_everything(config.seed)
-        module = UnrolledModule(config, normalisation)
+        module = UnrolledModule(config, normalisation, targets)
         options = RecorderOptions(
-            run_dir=run,
+            run_dir=folder.path,
+            begin=lambda: folder.begin(fresh=last is None),
             steps_per_epoch=total // config.epochs,
             total_steps=total,
             checkpoint_seconds=60 * config.checkpoint_minutes,
@@ -114,58 +116,10 @@ def train(
         )
         recorder = Recorder(options, validation, _reporter(progress, total))
         stopped = _fit(module, recorder, opened, config, device, last)
-    return _finish(run, provenance, recorder, total, stopped)
+    return _finish(folder, recorder, total, stopped)
 
 
-def store_normalisation(store: Store) -> Normalisation:
-    """Return mean and standard deviation of chi33 and delta B' over the store's training masks, in ppm."""
-    missing = [name for name in ("chi33", "deltab") if name not in store.statistics]
-    if missing:
-        raise InputError(
-            f"{store.path} has no {' and no '.join(missing)} labels: build it from the outputs of `chi33 run`, or "
-            "from the "
-            "truth of `chi33 simulate`."
-        )
-    chi33, deltab = store.statistics["chi33"], store.statistics["deltab"]
-    return Normalisation((chi33.mean, deltab.mean), (chi33.std, deltab.std))
-
-
-def _prepare_run_dir(
-    run: Path, store: Store, provenance: dict[str, Any], config: TrainConfig, *, resume: bool, overwrite: bool
-) -> Path | None:
-    """Return the checkpoint to resume from, or None after having made a fresh run folder."""
-    if run.is_file():
-        raise InputError(f"{run} is a file: give a folder for the run.")
-    began = (run / CONFIG).exists() or (run / LAST).exists()
-    if began and not resume and not overwrite:
-        raise InputError(f"{run} holds a run already: pass --resume to continue it, or --overwrite to start again.")
-    if not began and run.is_dir() and any(run.iterdir()) and not resume:
-        raise InputError(f"{run} is not empty and holds no run: choose another folder.")
-    if resume and (run / LAST).is_file():
-        check_resumable(load_config(run / CONFIG), config)
-        load_network(run / LAST)  # a damaged checkpoint is refused here, in one sentence
-        _check_same_stores(run, store, provenance, config)
-    elif began:
-        shutil.rmtree(run / "checkpoints", ignore_errors=True)
-        for name in (WEIGHTS, METRICS, CONFIG):
-            (run / name).unlink(missing_ok=True)
-    write_text(run / METRICS, json.dumps(provenance, indent=2) + "\n")
-    write_text(run / CONFIG, to_toml(config))
-    return run / LAST if (run / LAST).is_file() else None
-
-
-def _check_same_stores(run: Path, store: Store, provenance: dict[str, Any], config: TrainConfig) -> None:
-    recorded = json.loads((run / METRICS).read_text(encoding="utf-8"))
-    if recorded["content_hash"] != provenance["content_hash"]:
-        raise InputError(f"{run} was trained on another store than {store.path}: give that store, or a new folder.")
-    if recorded.get("val_content_hash", recorded["content_hash"]) != provenance["val_content_hash"]:
-        raise InputError(
-            f"{run} was validated on another store than {config.val_store or store.path}: give that store with "
-            "--val-store, or a new folder."
-        )
-
-
-def _provenance(store: Store, val_store: Store) -> dict[str, Any]:
+def _provenance(store: Store, val_store: Store, targets: Sequence[str]) -> dict[str, Any]:
     return {
         "chi33_version": __version__,
         "store": store.path.name,
@@ -176,6 +130,7 @@ def _provenance(store: Store, val_store: Store) -> dict[str, Any]:
         "val_content_hash": val_store.content_hash,
         "val_split_hash": val_store.split_hash,
         "val_subjects": list(val_store.subjects("val")),
+        "targets": list(targets),
     }
 
 
@@ -200,7 +155,7 @@ def _fit(
         enable_model_summary=False,
         default_root_dir=recorder.options.run_dir,
     )
-    loader = train_loader(store, config, lambda: trainer.global_step, device)
+    loader = train_loader(store, config, lambda: trainer.global_step, device, module.targets)
     try:
         trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=False)
     except StopTraining as stop:
@@ -208,8 +163,8 @@ def _fit(
     return ""
 
 
-def _finish(run: Path, provenance: dict[str, Any], recorder: Recorder, total: int, stopped: str) -> TrainResult:
-    baselines, rows = recorder.baselines, recorder.rows
+def _finish(folder: RunFolder, recorder: Recorder, total: int, stopped: str) -> TrainResult:
+    run, baselines, rows = folder.path, recorder.baselines, recorder.rows
     assert baselines is not None
     result = TrainResult(
         run_dir=run,
@@ -230,7 +185,7 @@ def _finish(run: Path, provenance: dict[str, Any], recorder: Recorder, total: in
         "untrained_loss": None if math.isnan(baselines.untrained) else baselines.untrained,
         "seconds": result.seconds,
     }
-    write_text(run / METRICS, json.dumps({**provenance, **figures}, indent=2) + "\n")
+    folder.write_records(figures)
     return result
 
 

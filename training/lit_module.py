@@ -11,8 +11,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .config import TrainConfig
 from .models import find_model
-from .modl_qsm import Normalisation, two_channel_l1
+from .modl_qsm import Normalisation, channelwise_l1
 from .physics import DipolePhysics, DipolePhysicsFactory, FullGrid
+from .weights import CHI33_AND_DELTAB, weights_entry
 
 Batch = dict[str, Any]
 
@@ -20,13 +21,17 @@ Batch = dict[str, Any]
 class UnrolledModule(LightningModule):
     """An unrolled network with its loss, its physics and Adam.
 
-    config: how it trains; normalisation: of the labels in ppm, kept with the weights. A batch is what PatchDataset
-    gives, collated: field, chi33, deltab, mask (batch, 1, x, y, z) in ppm, volume_shape, voxel_size and b0_direction.
+    config: how it trains; normalisation: of the labels in ppm, kept with the weights; targets: the labels of its first
+    channels, chi33 and deltab, or one alone. A batch is what PatchDataset gives, collated: field, the targets, mask
+    (batch, 1, x, y, z) in ppm, volume_shape, voxel_size and b0_direction.
     """
 
-    def __init__(self, config: TrainConfig, normalisation: Normalisation) -> None:
+    def __init__(
+        self, config: TrainConfig, normalisation: Normalisation, targets: tuple[str, ...] = CHI33_AND_DELTAB
+    ) -> None:
         super().__init__()
         self.config = config
+        self.targets = targets
         self.network = find_model(config.model).build(config.network, normalisation)
         self.physics = DipolePhysicsFactory(config.patch_rule)
         self.plateau: ReduceLROnPlateau | None = None
@@ -38,18 +43,22 @@ class UnrolledModule(LightningModule):
         return self.physics(grids, batch["field"].shape[-3:], batch["field"].device)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the mean absolute errors of the normalised, masked chi33 and delta B', summed (section 2.2)."""
+        """Return the mean absolute errors of the normalised, masked targets, summed (section 2.2)."""
         output = self.network(batch["field"], batch["mask"], self.batch_physics(batch))
-        return two_channel_l1(output, self.target(batch))
+        return channelwise_l1(output, self.target(batch))
 
     def target(self, batch: Batch) -> Tensor:
-        """Return the normalised, masked labels (batch, 2, x, y, z)."""
-        return self.network.normalise(torch.cat([batch["chi33"], batch["deltab"]], dim=1), batch["mask"])
+        """Return the normalised, masked labels (batch, targets, x, y, z)."""
+        return self.network.normalise(torch.cat([batch[name] for name in self.targets], dim=1), batch["mask"])
+
+    def weights(self) -> dict[str, Any]:
+        """Return what a weights file holds of the network."""
+        return weights_entry(self.config.model, self.config.network, self.network, self.targets)
 
     def zero_map_loss(self, batch: Batch) -> Tensor:
         """Return the loss of predicting 0 ppm everywhere."""
         target = self.target(batch)
-        return two_channel_l1(self.network.normalise(torch.zeros_like(target), batch["mask"]), target)
+        return channelwise_l1(self.network.normalise(torch.zeros_like(target), batch["mask"]), target)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, with the L2 penalty of the published code where it is asked for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
@@ -13,8 +13,10 @@ from ..datasets.leakage import check_disjoint
 from ..datasets.loaders import Loader, LoaderConfig, loader_of, patches_of, sampler_of
 from ..datasets.patch_dataset import PatchKey
 from ..datasets.store import Store
+from ..datasets.volume import FIELD, MASK
 from ..pipeline.errors import InputError
 from .config import TrainConfig
+from .weights import CHI33_AND_DELTAB
 
 
 class StepSampler(Sampler[list[PatchKey]]):
@@ -81,14 +83,19 @@ def samples_per_epoch(config: TrainConfig, store: Store) -> int:
 
 
 def train_loader(
-    store: Store, config: TrainConfig, position: Callable[[], int], device: torch.device | str = "cpu"
+    store: Store,
+    config: TrainConfig,
+    position: Callable[[], int],
+    device: torch.device | str = "cpu",
+    targets: Sequence[str] = CHI33_AND_DELTAB,
 ) -> Loader:
     """Return the loader of all the steps of a training on the store's train split.
 
-    position: tells the steps already taken; device: that trains, which turns heads and keeps them with keep = "device".
+    position: tells the steps already taken; device: that trains, which rotates heads and keeps them with keep =
+    "device"; targets: the channels that are learnt.
     """
     reading = loader_config(config)
-    patches = patches_of(store, "train", reading, device=device)
+    patches = patches_of(store, "train", reading, (FIELD, *targets, MASK), device)
     epochs = sampler_of(patches, config.samples_per_epoch, reading)
     steps_per_epoch = math.ceil(len(epochs) / config.batch_size)
     sampler = StepSampler(epochs, config.batch_size, config.epochs * steps_per_epoch, position)
@@ -96,7 +103,11 @@ def train_loader(
 
 
 def validation_loader(
-    store: Store, config: TrainConfig, val_store: Store | None = None, device: torch.device | str = "cpu"
+    store: Store,
+    config: TrainConfig,
+    val_store: Store | None = None,
+    device: torch.device | str = "cpu",
+    targets: Sequence[str] = CHI33_AND_DELTAB,
 ) -> Loader | None:
     """Return the loader of the validation patches, spread evenly over the split, or None where the store has none.
 
@@ -115,6 +126,6 @@ def validation_loader(
     wanted = config.val_samples
     if wanted is None:
         wanted = math.ceil(samples_per_epoch(config, store) / 4)
-    patches = patches_of(source, "val", reading)
+    patches = patches_of(source, "val", reading, (FIELD, *targets, MASK))
     epochs = sampler_of(patches, min(wanted, available), reading, shuffle=False)
     return loader_of(patches, epochs, reading, device)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files.manifest import Manifest, read_manifest
+from ..files.sidecars import read_sidecar
 from ..pipeline.errors import InputError
 
 _ENTITIES = ("sub", "ses", "acq", "run")
@@ -18,6 +20,7 @@ _QUANTITIES = {
     "desc-deltab_fieldmap": "deltab",
     "desc-cosmos_Chimap": "cosmos",
 }
+_COSMOS = "cosmos"
 _TRUTH = {"chi33": "desc-chi33_Chimap", "deltab": "desc-deltab_fieldmap", "cosmos": "desc-cosmos_Chimap"}
 
 
@@ -72,11 +75,11 @@ def parse_name(path: Path, endings: tuple[str, ...]) -> MapName | None:
 def find_pairs(pred_dir: Path, truth_dir: Path, rois: Path | None = None) -> tuple[list[MapPair], list[Path]]:
     """Return the pairs, sorted by quantity and name, and the maps of pred_dir without a truth.
 
-    Names are compared by sub-, ses-, acq- and run-; maps in the subject frame (`space-`) are left out. rois: a folder,
-    or
-    one file for all, of regions (`*_dseg.nii.gz`); those in truth_dir are taken when not given. Raises InputError
-    where a
-    folder is missing, holds no map, or nothing matches, and where two maps would get the same line.
+    Names are compared by sub-, ses-, acq- and run-; maps in the subject frame (`space-`), hidden files and maps of
+    `chi33 run` that its manifest does not list any more are left out. A prediction whose sidecar says that it is
+    COSMOS's is held against COSMOS. rois: a folder, or one file for all, of regions (`*_dseg.nii.gz`); those in
+    truth_dir are taken when not given. Raises InputError where a folder is missing, holds no map, or nothing matches,
+    and where two maps would get the same line.
     """
     for folder in (pred_dir, truth_dir):
         if not folder.is_dir():
@@ -91,7 +94,7 @@ def find_pairs(pred_dir: Path, truth_dir: Path, rois: Path | None = None) -> tup
         )
     pairs, alone = [], []
     for path, name in estimates:
-        quantity = _QUANTITIES[name.ending]
+        quantity = _quantity(path, name)
         truth = _match(truth_dir, _TRUTH[quantity], name)
         if truth is None:
             alone.append(path)
@@ -109,11 +112,36 @@ def find_pairs(pred_dir: Path, truth_dir: Path, rois: Path | None = None) -> tup
     return sorted(pairs, key=lambda pair: (pair.quantity, pair.name.method, pair.name.entities)), alone
 
 
+def _quantity(path: Path, name: MapName) -> str:
+    predicted = name.ending == "chi" and read_sidecar(path).get("Label") == _COSMOS
+    return _COSMOS if predicted else _QUANTITIES[name.ending]
+
+
 def _named(folder: Path, endings: tuple[str, ...]) -> Iterator[tuple[Path, MapName]]:
+    manifests: dict[Path, Manifest | None] = {}
     for path in sorted(folder.rglob("*.nii*")):
         name = parse_name(path, endings)
-        if name is not None and not path.name.startswith(".") and "space-" not in path.name:
+        if name is None or "space-" in path.name or _is_hidden(path.relative_to(folder)):
+            continue
+        if not _is_stale(path, name, manifests):
             yield path, name
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _is_stale(path: Path, name: MapName, manifests: dict[Path, Manifest | None]) -> bool:
+    """Whether a map is named as one of `chi33 run`, but its subject's last run did not make it."""
+    if name.method or not name.ending.startswith("desc-"):
+        return False
+    subject = next((parent for parent in path.absolute().parents if parent.name.startswith("sub-")), None)
+    if subject is None:
+        return False
+    if subject not in manifests:
+        manifests[subject] = read_manifest(subject.parent, subject.name.removeprefix("sub-"))
+    manifest = manifests[subject]
+    return manifest is not None and not manifest.lists(path)
 
 
 def _match(folder: Path, ending: str, wanted: MapName) -> Path | None:

@@ -87,8 +87,12 @@ class ModlQsm(nn.Module):
         self.cnn.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def normalise(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return (x - mean) / std inside the mask and 0 outside, (batch, 2, x, y, z), for x in ppm."""
-        return (x - self.mean) / self.std * mask
+        """Return (x - mean) / std inside the mask and 0 outside, (batch, 1 or 2, x, y, z), for x in ppm.
+
+        One channel is the first.
+        """
+        channels = x.shape[1]
+        return (x - self.mean[:, :channels]) / self.std[:, :channels] * mask
 
     def denormalise(self, x: Tensor) -> Tensor:
         """Return x * std + mean in ppm, (batch, 2, x, y, z)."""
@@ -110,10 +114,12 @@ class ModlQsm(nn.Module):
         return output
 
 
-def two_channel_l1(output: Tensor, target: Tensor) -> Tensor:
+def channelwise_l1(output: Tensor, target: Tensor) -> Tensor:
     """Return the sum of the mean absolute errors of chi33 and of delta B', each over its own channel (section 2.2).
 
-    output, target: (batch, 2, x, y, z), normalised and masked.
+    output: (batch, 2, x, y, z), target: the same or (batch, 1, x, y, z) where the second channel has no target; both
+    normalised and masked.
     """
-    error = (output - target).abs()
-    return error[:, 0].mean() + error[:, 1].mean()
+    channels = target.shape[1]
+    error = (output[:, :channels] - target).abs()
+    return torch.stack([error[:, channel].mean() for channel in range(channels)]).sum()

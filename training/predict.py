@@ -23,15 +23,15 @@ from ..pipeline.frames import voxel_size
 from .atomic import atomic_path, write_text
 from .computer import choose_device, choose_precision, denormals_flushed, prepare_cpu
 from .config import Device
-from .models import find_model
 from .physics import DipolePhysicsFactory, FullGrid
 from .weights import TrainedNetwork, load_network
 
 TILE = 48
 _MAPS = 4 * 32 * 4  # bytes a voxel: about four activation maps of 32 float32 channels live at once
-_SUFFIXES = {"chi33": "chi", "deltab": "deltab"}
+_SUFFIXES = {"chi33": "chi", "cosmos": "chi", "deltab": "deltab"}
 _MEANING = {
     "chi33": "susceptibility along B0, chi33 = h^T chi h, relative to the mean over the training masks",
+    "cosmos": "isotropic susceptibility as COSMOS has it, relative to the mean over the training masks",
     "deltab": "field of the off-diagonal tensor elements, delta B' (MoDL-QSM eq. 4)",
 }
 
@@ -41,7 +41,7 @@ Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Prediction:
-    """Maps (x, y, z) in ppm by name ("chi33", "deltab"), 0 outside the mask; tiles tells how it was computed."""
+    """Maps (x, y, z) in ppm by name ("chi33", "deltab", "cosmos"), 0 outside the mask; tiles: how it was computed."""
 
     maps: dict[str, Float32Array]
     tiles: bool
@@ -87,8 +87,7 @@ def predict_maps(
 
     output = _tiled(run, inputs[0], inputs[1], progress) if tiles else run(inputs[0], inputs[1])
     maps = output[0].float().cpu().numpy() * inside
-    names = find_model(trained.model).predicts
-    return Prediction({name: np.ascontiguousarray(maps[i]) for i, name in enumerate(names)}, tiles)
+    return Prediction({name: np.ascontiguousarray(maps[i]) for i, name in enumerate(trained.predicts)}, tiles)
 
 
 def predict(
@@ -113,7 +112,7 @@ def predict(
     output exists without overwrite.
     """
     trained = load_network(weights, model=model)
-    paths = {name: Path(f"{out}_{_SUFFIXES[name]}.nii.gz") for name in find_model(trained.model).predicts}
+    paths = {name: Path(f"{out}_{_SUFFIXES[name]}.nii.gz") for name in trained.predicts}
     for path in paths.values():
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists: choose another --out, or pass --overwrite to replace it.")
@@ -209,6 +208,7 @@ def _sidecar(name: str, trained: TrainedNetwork, source: FieldInput, mask: Path,
     return {
         "Description": _MEANING[name],
         "Units": "ppm",
+        "Label": name,
         "Model": trained.model,
         "Weights": trained.source.name,
         "Sources": [source.path.name, mask.name],

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from ..pipeline.errors import StepError
 from .atomic import atomic_path, write_text
 from .lit_module import Batch, UnrolledModule
-from .weights import BEST, LAST, WEIGHTS, save_atomically, weights_entry
+from .weights import BEST, LAST, WEIGHTS, save_atomically
 
 LOG = "log.csv"
 
@@ -70,9 +71,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 @dataclass(frozen=True)
 class RecorderOptions:
-    """run_dir; steps of an epoch and in all; seconds between checkpoints; seconds until it stops (None: never)."""
+    """run_dir; steps of an epoch and in all; seconds between checkpoints; seconds until it stops (None: never).
+
+    begin: entered when the first step of this process has ended, and left when its checkpoint is written.
+    """
 
     run_dir: Path
+    begin: Callable[[], AbstractContextManager[None]]
     steps_per_epoch: int
     total_steps: int
     checkpoint_seconds: float
@@ -82,6 +87,7 @@ class RecorderOptions:
 class Recorder(Checkpoint):
     """Runs at the end of every step; all it knows travels in the checkpoint, so a resumed run continues its log.
 
+    Nothing is written before the first step has ended.
     validation: batches, or None to follow the training loss; report: called with a step's loss and, at the end of an
     epoch, with its row.
     """
@@ -99,6 +105,7 @@ class Recorder(Checkpoint):
         self.baselines: Baselines | None = None
         self.best = float("inf")
         self.step = 0
+        self.begun = False
         self._loss_sum, self._loss_steps = 0.0, 0
         self._seconds_before = 0.0
         self._restored: dict[str, Any] = {}
@@ -134,7 +141,7 @@ class Recorder(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put into the checkpoint what `predict` needs to read it."""
         assert isinstance(pl_module, UnrolledModule)
-        checkpoint["chi33"] = weights_entry(pl_module.config.model, pl_module.config.network, pl_module.network)
+        checkpoint["chi33"] = pl_module.weights()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let a training that was complete go on where more epochs are asked for now."""
@@ -163,7 +170,6 @@ class Recorder(Checkpoint):
             if self.validation is not None:
                 self.rows.append(self._row(trainer, pl_module, float("nan"), self.baselines.untrained))
                 self.report(0, float("nan"), self.rows[0])
-        self._write_log()
         if threading.current_thread() is threading.main_thread():
             self._old_handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
 
@@ -176,8 +182,8 @@ class Recorder(Checkpoint):
         step = self.step = trainer.global_step
         if loss != loss or abs(loss) == float("inf"):
             raise StepError(
-                f"the training loss became {loss} at step {step}: resume with the last checkpoint in a new run with a "
-                f"learning rate below {pl_module.config.learning_rate}."
+                f"the training loss became {loss} at step {step}: start again with a learning_rate below "
+                f"{pl_module.config.learning_rate}."
             )
         self._loss_sum += loss
         self._loss_steps += 1
@@ -185,7 +191,12 @@ class Recorder(Checkpoint):
         row = None
         if step % self.options.steps_per_epoch == 0 or (reason and self._signal is None):
             row = self._close_epoch(trainer, pl_module)
-        if row or reason or time.monotonic() - self._saved > self.options.checkpoint_seconds:
+        if not self.begun:
+            with self.options.begin():
+                self._save(trainer, pl_module, row)
+                self._write_log()
+            self.begun = True
+        elif row or reason or time.monotonic() - self._saved > self.options.checkpoint_seconds:
             self._save(trainer, pl_module, row)
         self.report(step, loss, row)
         if reason and step < self.options.total_steps:
@@ -227,9 +238,7 @@ class Recorder(Checkpoint):
         improved = row is not None and row.val_loss < self.best
         if improved and row is not None:
             self.best = row.val_loss
-            save_atomically(
-                weights_entry(pl_module.config.model, pl_module.config.network, pl_module.network), run_dir / WEIGHTS
-            )
+            save_atomically(pl_module.weights(), run_dir / WEIGHTS)
         trainer.save_checkpoint(run_dir / LAST)
         if improved:
             with atomic_path(run_dir / BEST) as partial:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .models import find_model
 from .modl_qsm import ModlQsm, Normalisation
 
 FORMAT = "chi33-weights"
+CHI33_AND_DELTAB = ("chi33", "deltab")
 WEIGHTS = "weights.pt"
 LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.ckpt"
@@ -26,20 +27,28 @@ BEST = "checkpoints/best.ckpt"
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network in evaluation mode, the name of its model and the file it came from."""
+    """A network in evaluation mode, the name of its model and the file it came from.
+
+    predicts: which of chi33, deltab and cosmos its first channels are; config: how it is made.
+    """
 
     network: ModlQsm
     model: str
     source: Path
+    predicts: tuple[str, ...] = CHI33_AND_DELTAB
+    config: NetworkConfig = field(default_factory=NetworkConfig)
 
 
-def weights_entry(model: str, config: NetworkConfig, network: nn.Module) -> dict[str, Any]:
+def weights_entry(
+    model: str, config: NetworkConfig, network: nn.Module, predicts: tuple[str, ...] = CHI33_AND_DELTAB
+) -> dict[str, Any]:
     """Return what makes a network again: plain values and tensors, safe to read with torch's weights_only."""
     normalisation = {name: network.get_buffer(name).flatten().tolist() for name in ("mean", "std")}
     return {
         "format": FORMAT,
         "chi33_version": __version__,
         "model": model,
+        "predicts": list(predicts),
         "network": to_table(config),
         "normalisation": normalisation,
         "state": {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
@@ -83,7 +92,8 @@ def load_network(path: str | Path, *, model: str | None = None) -> TrainedNetwor
         network.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"{source} does not fit its network ({str(error).splitlines()[-1].strip()}).") from error
-    return TrainedNetwork(network.eval(), entry["model"], source)
+    predicts = tuple(entry.get("predicts", CHI33_AND_DELTAB))
+    return TrainedNetwork(network.eval(), entry["model"], source, predicts, config)
 
 
 def _read(source: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
+
 from ..pipeline.background import LARGEST_RADIUS, SMALLEST_RADIUS, THRESHOLD
 from ..pipeline.echoes import RESIDUAL_LIMIT, Combination
 from ..pipeline.errors import InputError
@@ -23,30 +25,44 @@ Background = Literal["vsharp", "resharp", "pdf", "lbv"]
 class RunConfig:
     """Parameters of `chi33 run`; keys of its --config TOML.
 
-    backend: estimates brain masks and transforms ("auto": FSL where installed); unwrap: phase unwrapping;
-    combination: of the echoes, a weighted line ("fit") or the plain "average" of their fields;
-    offset_smoothing: mm, of the coil phase; phase_sign: factor on all phases (-1 where paramagnetic tissue comes out
-    dark), on top of a sidecar's PhaseSign; bet_threshold: fractional threshold of BET, 0-1, smaller keeps more brain;
+    backend: which tools estimate brain masks and transforms ("auto": FSL where installed);
+    unwrap: phase unwrapping;
+    combination: how the echoes make one field, by a weighted line ("fit") or the mean of their fields ("average");
+    offset_smoothing: standard deviation of the Gaussian that smooths the phase of the coils, mm;
+    phase_sign: factor on all phases (-1 where paramagnetic tissue comes out dark), instead of a sidecar's PhaseSign or,
+    where there is none, the manufacturer's sign;
+    bet_threshold: fractional threshold of BET, 0-1, smaller keeps more brain;
     background: removal of the background from the local field (the single-step fit takes total fields);
-    vsharp_largest_radius, vsharp_smallest_radius: mm; vsharp_threshold: of its deconvolution, 0-1;
-    residual_limit: voxels whose echoes depart farther from a line (rad, rms) are left out of the field;
-    fit: "single-step" (of total fields), "masked" or "closed" (of local fields), or "none": fields alone;
-    prior_iso, prior_aniso: standard deviations of the tensor's parts in ppm; noise: standard deviation of the fields in
-    ppm, estimated when not given; iterations: limit, the method's own when not given; weights: of the voxels, from the
-    "magnitude" or the "mask" alone; draws, jackknife: of the uncertainty, 0 for none; dask: "threads", "local" or a
-    scheduler's address; fit_memory: GB that scans may take in a fit before they go to temporary files; device: "cpu" or
-    "cuda";
-    reference: label of the reference scan (acq-ori01), the first when not given, or "mean": of all scans, in the mean
-    of their frames; masks: folder of the user's brain masks, named as the run's own; mask_consensus: brain masks that
-    disagree with those of the other scans are repaired (three scans or more); echo_times (s) and field_strength
-    (T): of scans whose sidecars do not state them.
+    vsharp_largest_radius: radius of V-SHARP's largest SMV kernel, mm;
+    vsharp_smallest_radius: radius of V-SHARP's smallest SMV kernel, at the rim of the brain, mm;
+    vsharp_threshold: components of V-SHARP's deconvolution, 1 - S(k), below this are dropped, 0-1;
+    residual_limit: voxels whose echoes depart farther from a line than this (rad, rms) are left out of the field;
+    fit: susceptibility fit, of total fields ("single-step") or of local ones ("masked", "closed"); "none" is no fit;
+    prior_iso: prior standard deviation of the isotropic susceptibility, ppm;
+    prior_aniso: prior standard deviation of the traceless part of the tensor, ppm;
+    noise: standard deviation of the fields, ppm, estimated when not given;
+    iterations: most iterations of the fit, the method's own when not given;
+    weights: how voxels count in the fit, from the "magnitude" or the "mask" alone;
+    draws: perturb-and-solve draws of the uncertainty, 0 for none;
+    jackknife: groups of scans left out in turn for the uncertainty, 0 for none;
+    dask: where the fit runs, "threads", "local" (processes) or the address of a scheduler, tcp://host:8786;
+    fit_memory: GB that scans may take in a fit before they go to temporary files, unlimited when not given;
+    device: what the fit runs on, "cpu" or "cuda" ("cuda:1" for the second GPU);
+    reference: the reference scan, such as "ori01", the first when not given, or "mean": of all scans, in the mean
+    of their frames;
+    masks: folder of the user's brain masks, named as the run's own;
+    mask_consensus: brain masks that disagree with those of the other scans are repaired (three scans or more);
+    rois: label map in the subject frame, or folder with one a scan, whose regions the report lists;
+    echo_times: echo times in s, rising, of scans whose sidecars do not state them;
+    field_strength: B0 in T, of scans whose sidecars do not state it;
+    phase_range: the stored values that mean -pi and +pi, of phase images whose sidecars do not state their units.
     """
 
     backend: Backend = "auto"
     unwrap: Unwrapping = "romeo"
     combination: Combination = "fit"
     offset_smoothing: float = 4.0
-    phase_sign: Literal[-1, 1] = 1
+    phase_sign: Literal[-1, 1] | None = None
     bet_threshold: float = 0.5
     background: Background = "vsharp"
     vsharp_largest_radius: float = LARGEST_RADIUS
@@ -67,8 +83,10 @@ class RunConfig:
     reference: str | None = None
     masks: str | None = None
     mask_consensus: bool = True
+    rois: str | None = None
     echo_times: tuple[float, ...] | None = None
     field_strength: float | None = None
+    phase_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges; raises InputError naming the key."""
@@ -105,7 +123,13 @@ class RunConfig:
             )
         if self.field_strength is not None and not 0 < self.field_strength <= 30:
             raise InputError(f"field_strength must lie between 0 and 30 T, got {self.field_strength}.")
-        if self.phase_sign not in (-1, 1):
+        if self.phase_range is not None and not (
+            len(self.phase_range) == 2 and np.isfinite(self.phase_range).all() and np.diff(self.phase_range)[0] > 0
+        ):
+            raise InputError(
+                f"phase_range must be two values that rise, those of -pi and +pi, got {list(self.phase_range)}."
+            )
+        if self.phase_sign not in (None, -1, 1):
             raise InputError(f"phase_sign must be 1 or -1, got {self.phase_sign}.")
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import tempfile
@@ -11,50 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..files.sidecars import read_json, sidecar_path
 from ..pipeline.errors import InputError
-from ..pipeline.frames import check_affine, voxel_size
-from .derivatives import (
-    Derivatives,
-    check_free_space,
-    read_json,
-    sidecar_path,
-    write_dataset_description,
-    write_image,
-)
-from .dicom import DicomImage, DicomScan, Grouping, Unplaced, group_scans, read_images, run_dcm2niix
+from .derivatives import Derivatives, check_free_space, write_dataset_description
+from .dicom import DicomImage, DicomScan, Grouping, Unplaced, read_images, run_dcm2niix
+from .dicom_groups import group_scans
+from .dicom_headers import is_litter
 from .dicom_map import PlacedScan, check_map_target, map_rows, place_by_map, write_map
-from .dicom_volumes import alternating_axes, made_by_ge, read_echo, vendor_phase_sign
-
-# Names, dates and identifiers of the patient stay behind.
-# fmt: off
-_KEPT_KEYS = (
-    "Modality", "MagneticFieldStrength", "ImagingFrequency", "Manufacturer", "ManufacturersModelName",
-    "SoftwareVersions", "MRAcquisitionType", "SeriesDescription", "ProtocolName", "ScanningSequence",
-    "SequenceVariant", "ScanOptions", "SequenceName", "PulseSequenceType", "SeriesNumber", "AcquisitionTime",
-    "SliceThickness", "SpacingBetweenSlices", "EchoTime", "RepetitionTime", "FlipAngle", "PixelBandwidth",
-    "DwellTime", "PartialFourier", "ParallelReductionFactorInPlane", "AcquisitionDuration",
-    "ParallelReductionFactorOutOfPlane", "ReceiveCoilName", "CoilString", "PhaseEncodingAxis",
-    "PhaseEncodingDirection", "ImageOrientationPatientDICOM", "ConversionSoftware", "ConversionSoftwareVersion",
-)
-# fmt: on
-_FINGERPRINT = "SourceFingerprint"
-
-
-@dataclass(frozen=True)
-class ConvertedScan:
-    """One scan as it now stands in the dataset: its label ("acq-ori01"), files and what the scanner stated.
-
-    echo_times in s, field_strength in T, voxel_size in mm; notes say what was done beyond copying.
-    """
-
-    label: str
-    files: tuple[Path, ...]
-    series: tuple[int, ...]
-    shape: tuple[int, ...]
-    voxel_size: tuple[float, ...]
-    echo_times: tuple[float, ...]
-    field_strength: float
-    notes: tuple[str, ...]
+from .dicom_pairing import NO_MAGNITUDE, NO_PHASE
+from .dicom_writer import FINGERPRINT, ConvertedScan, fingerprint, write_scan
 
 
 @dataclass(frozen=True)
@@ -139,7 +103,16 @@ def convert_dicom(
         placed = _labelled(placed, target)
         ready = staging / "bids"
         ready.mkdir()
-        converted = [_convert_scan(one, ready, target) for one in placed]
+        converted = [
+            write_scan(
+                one,
+                ready,
+                target.names(one.session),
+                phase_range=target.phase_range,
+                phase_sign=target.phase_sign,
+            )
+            for one in placed
+        ]
         _move_into_place(ready, placed, target)
     return Conversion(tuple(converted), grouping.unplaced(images), warnings)
 
@@ -202,7 +175,7 @@ def _images_of(dicom_dir: Path, staging: Path) -> tuple[list[DicomImage], tuple[
     raw = staging / "dcm2niix"
     raw.mkdir()
     warnings = run_dcm2niix(dicom_dir, raw)
-    return read_images(raw), warnings
+    return read_images(raw, dicom_dir), warnings
 
 
 @contextmanager
@@ -241,11 +214,12 @@ def _check_settings(dicom_dir: Path, target: _Target) -> None:
 
 
 def _nothing_found(dicom_dir: Path, unplaced: Iterable[Unplaced]) -> str:
+    unplaced = tuple(unplaced)
     reasons = "; ".join(dict.fromkeys(f"{one.series} {one.reason}" for one in unplaced))
-    return (
-        f"{dicom_dir} holds no GRE scan with magnitude and phase ({reasons}): export the phase images too, or the real "
-        "and imaginary ones."
-    )
+    remedies = dict.fromkeys(one.remedy for one in unplaced if one.remedy)
+    causes = [remedy for remedy in remedies if remedy not in (NO_PHASE, NO_MAGNITUDE)]  # others follow from these
+    remedy = "; ".join(causes or remedies) or NO_PHASE
+    return f"{dicom_dir} holds no GRE scan with magnitude and phase ({reasons}): {remedy}."
 
 
 def _check_one_patient(dicom_dir: Path, scans: Sequence[DicomScan]) -> None:
@@ -271,13 +245,6 @@ def _days(scans: Sequence[DicomScan]) -> list[str]:
     return [began.get(scan.images[0].study, min(began.values(), default="")) for scan in scans]
 
 
-def _fingerprint(scan: DicomScan) -> str:
-    """Return what recognises a scan that was converted before, without telling who was scanned."""
-    keys = ("SeriesInstanceUID", "AcquisitionDateTime", "AcquisitionTime", "SeriesNumber")
-    stated = sorted({"|".join(str(image.sidecar.get(key)) for key in keys) for image in scan.images})
-    return hashlib.sha256("\n".join(stated).encode()).hexdigest()[:16]
-
-
 def _labelled(placed: Sequence[PlacedScan], target: _Target) -> list[PlacedScan]:
     """Return the scans with an acq label each, refusing what is there already unless overwrite.
 
@@ -291,17 +258,17 @@ def _labelled(placed: Sequence[PlacedScan], target: _Target) -> list[PlacedScan]
     taken: set[tuple[Path, str]] = set()
     number = 0
     for path in [*target.subject_dir.glob("anat/*_acq-*"), *target.subject_dir.glob("ses-*/anat/*_acq-*")]:
-        if not (found := re.search(r"_acq-([A-Za-z0-9]+)_", path.name)):
+        if is_litter(path) or not (found := re.search(r"_acq-([A-Za-z0-9]+)_", path.name)):
             continue
         if numbered := re.fullmatch(r"ori(\d+)", found[1]):
             number = max(number, int(numbered[1]))
         taken.add((path.parent, found[1]))
         if path.suffix == ".json":
-            known[path.parent, str(read_json(path).get(_FINGERPRINT))] = found[1]
+            known[path.parent, str(read_json(path).get(FINGERPRINT))] = found[1]
     labelled = []
     for one in placed:
         folder = target.names(one.session).folder
-        converted = known.get((folder, _fingerprint(one.scan)))
+        converted = known.get((folder, fingerprint(one.scan)))
         label = one.label or converted or f"ori{(number := number + 1):02d}"
         if not target.overwrite and (converted or (folder, label) in taken):
             raise InputError(
@@ -310,44 +277,6 @@ def _labelled(placed: Sequence[PlacedScan], target: _Target) -> list[PlacedScan]
             )
         labelled.append(replace(one, label=label, replaces=converted))
     return labelled
-
-
-def _convert_scan(placed: PlacedScan, folder: Path, target: _Target) -> ConvertedScan:
-    """Write a scan's images and sidecars into folder; return how they are described in the dataset."""
-    scan, names = placed.scan, target.names(placed.session)
-    first = scan.images[0]
-    affine = check_affine(first.affine, f"affine of {first.description}")
-    sign = target.phase_sign or vendor_phase_sign(first)
-    notes = ["PhaseSign -1 as of GE (else --phase-sign 1)"] if sign == -1 and target.phase_sign is None else []
-    alternating: tuple[int, ...] = ()
-    files = []
-    for number, echo in enumerate(scan.echoes, start=1):
-        volumes = read_echo(echo, target.phase_range)
-        if number == 1 and made_by_ge(first):
-            alternating = alternating_axes(volumes.signal)  # later echoes have the same, but less coherently
-        for axis in alternating:
-            volumes = volumes.with_signs_restored(axis)
-        notes += volumes.notes
-        source = echo.get("phase") or echo["real"]
-        common = {key: source.sidecar[key] for key in _KEPT_KEYS if key in source.sidecar}
-        common |= {_FINGERPRINT: _fingerprint(scan)}
-        for part, volume, extra in (
-            ("mag", volumes.magnitude, {}),
-            ("phase", volumes.phase, {"Units": "rad", "PhaseSign": sign}),
-        ):
-            name = f"{names.prefix}_acq-{placed.label}_echo-{number}_part-{part}_MEGRE.nii.gz"
-            write_image(folder / name, volume, affine, common | extra)
-            files.append(names.folder / name)
-    return ConvertedScan(
-        label=f"acq-{placed.label}",
-        files=tuple(files),
-        series=tuple(sorted({image.series for image in scan.images})),
-        shape=first.shape,
-        voxel_size=tuple(voxel_size(affine).tolist()),
-        echo_times=scan.echo_times,
-        field_strength=float(first.sidecar["MagneticFieldStrength"]),
-        notes=tuple(dict.fromkeys(notes)),
-    )
 
 
 def _move_into_place(ready: Path, placed: Sequence[PlacedScan], target: _Target) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import __version__
+from ..files.folders import check_can_write
 from ..files.nifti import open_image, read_data, read_image
 from ..files.sidecars import one_line, read_json, sidecar_path
 from ..pipeline.errors import InputError, StepError
@@ -80,6 +81,11 @@ class Derivatives:
         ]
         return self.folder / ("_".join(part for part in parts if part) + ext)
 
+    def figure(self, label: str | None, *, suffix: str, desc: str) -> Path:
+        """Return the path of a ready-made picture, `sub-01/figures/sub-01_acq-ori01_desc-phase_MEGRE.jpg`."""
+        name = self.path(label, suffix=suffix, desc=desc, ext=".jpg").name
+        return self.folder.with_name("figures") / name
+
     def transform(self, label: str | None) -> Path:
         """Return the scan's world-to-world matrix, `…_from-orig_to-subject_mode-image_xfm.txt`."""
         return self.path(f"{label}_{_XFM}" if label else _XFM, suffix="xfm", ext=".txt")
@@ -87,7 +93,10 @@ class Derivatives:
 
 _BIDSIGNORE = """index.html
 sub-*.html
+group_chi33.tsv
+group_chi33.json
 logs/
+figures/
 *_xfm.txt
 *_xfm.json
 *_fieldmap.nii.gz
@@ -234,8 +243,8 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def check_output_folder(out_dir: Path, bids_dir: Path | None = None) -> Path:
-    """Create an output folder and check that it can be written; return it.
+def check_output_folder(out_dir: Path, bids_dir: Path | None = None, *, create: bool = True) -> Path:
+    """Create an output folder, or with create=False only look at it, and check that it can be written; return it.
 
     Raises InputError where it is a file, cannot be created or written, is the input dataset or lies inside it
     (other than under its `derivatives`), contains it, or belongs to another program's derivatives.
@@ -245,20 +254,28 @@ def check_output_folder(out_dir: Path, bids_dir: Path | None = None) -> Path:
         _check_apart(out_dir.resolve(), Path(bids_dir).resolve())
     if out_dir.exists() and not out_dir.is_dir():
         raise InputError(f"{out_dir} is a file: give a folder for the output.")
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        probe = out_dir / f".chi33-{uuid.uuid4().hex}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"{out_dir} cannot be written ({error.strerror}): choose another folder.") from error
+    check_can_write(out_dir)
     description = out_dir / "dataset_description.json"
     if description.is_file():
-        generators = [entry.get("Name") for entry in read_json(description).get("GeneratedBy", [])]
+        stated = read_json(description).get("GeneratedBy") or []
+        generators = [entry.get("Name") for entry in stated if isinstance(entry, Mapping)]
         if "chi33" not in generators:
             made_by = ", ".join(str(name) for name in generators) or "another program"
             raise InputError(f"{out_dir} holds a dataset made by {made_by}: choose another folder for the output.")
+    if create:
+        _probe(out_dir)
     return out_dir
+
+
+def _probe(folder: Path) -> None:
+    """Make a folder and write into it; InputError where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".chi33-{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}): choose another folder.") from error
 
 
 def _check_apart(out_dir: Path, bids_dir: Path) -> None:

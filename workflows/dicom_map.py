@@ -20,7 +20,8 @@ from typing import get_args
 from ..pipeline.errors import InputError
 from ..pipeline.frames import voxel_size
 from .derivatives import write_atomically
-from .dicom import DicomImage, DicomScan, Part, why_unusable
+from .dicom import DicomImage, DicomScan, Part, Reason
+from .dicom_kinds import why_unusable
 from .raw import raise_problems
 
 IGNORE = "ignore"
@@ -55,7 +56,7 @@ class _Entry:
 
 
 def map_rows(
-    images: Sequence[DicomImage], placed: Iterable[PlacedScan], reasons: Mapping[str, str]
+    images: Sequence[DicomImage], placed: Iterable[PlacedScan], reasons: Mapping[str, Reason]
 ) -> tuple[dict[str, str], ...]:
     """Return a row for each image, by column, with the place proposed, or "ignore" and the reason."""
     places = {image.name: one for one in placed for image in one.scan.images}
@@ -75,7 +76,7 @@ def map_rows(
                 "echo_ms": f"{1000 * image.echo_time:.6g}" if image.echo_time > 0 else "",
                 "session": (place.session if place else None) or "",
                 "acq": (place.label if place else None) or IGNORE,
-                "note": "" if place else reasons.get(image.name, ""),
+                "note": "" if place else str(reasons.get(image.name, "")),
             }
         )
     return tuple(rows)
@@ -96,14 +97,14 @@ def write_map(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def place_by_map(path: Path, images: Sequence[DicomImage]) -> tuple[list[PlacedScan], dict[str, str]]:
+def place_by_map(path: Path, images: Sequence[DicomImage]) -> tuple[list[PlacedScan], dict[str, Reason]]:
     """Return the scans that a mapping file makes of images, and for each other image why it is in none.
 
     Raises InputError with a sentence for every row that cannot be followed, and for every scan that is not whole.
     """
     problems: list[str] = []
     known = {image.name: image for image in images}
-    reasons = {image.name: f"is not listed in {path.name}" for image in images}
+    reasons = {image.name: Reason(f"is not listed in {path.name}") for image in images}
     seen: dict[str, int] = {}
     groups: dict[tuple[str | None, str], list[_Entry]] = defaultdict(list)
     for line, row in _read_rows(path):
@@ -118,7 +119,7 @@ def place_by_map(path: Path, images: Sequence[DicomImage]) -> tuple[list[PlacedS
         elif row.get("series", "") not in ("", str(image.series)):
             problems.append(f"{where}: {name} is of series {image.series}, not {row['series']}: plan anew.")
         elif row["acq"].lower() == IGNORE:
-            reasons[name] = f"is ignored in {path.name}" + (f" ({row['note']})" if row.get("note") else "")
+            reasons[name] = Reason(f"is ignored in {path.name}" + (f" ({row['note']})" if row.get("note") else ""))
         elif entry := _entry(where, line, row, image, problems):
             del reasons[name]
             groups[entry.session, entry.label].append(entry)

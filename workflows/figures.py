@@ -1,4 +1,4 @@
-"""The pictures of the report: three orthogonal slices with a scale bar, and B0 directions seen from above."""
+"""The pictures of the report: orthogonal slices in rows with a scale bar, and B0 directions seen from above."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 
 WIDTH = 6.4  # inches
 _DPI = 140
+_ROWS_DPI = 110  # of pictures with several rows of slices
 FONT_SIZE = 14  # about 12 px where a picture is 400 px wide
 _BACKGROUND, INK = "black", "#f2f2f2"
 _GAP = 0.012  # between slices, of the width
 STRIP_HEIGHT = 0.62  # inches below the slices
+_FADED = 0.3  # of the contrast of a map that its data do not determine
 
 
 @dataclass(frozen=True)
@@ -74,25 +76,46 @@ def symmetric_scale(size: float, unit: str = "ppm") -> GreyScale:
 
 
 def planes_figure(
-    planes: Planes, scale: GreyScale, outlines: Sequence[tuple[Planes, str]] = (), *, brain: Planes | None = None
+    rows: Sequence[Planes],
+    scale: GreyScale,
+    outlines: Sequence[tuple[Sequence[Planes], str]] = (),
+    *,
+    brain: Sequence[Planes] | None = None,
+    undetermined: str = "",
 ) -> str:
-    """Return axial, coronal and sagittal slices side by side with a scale bar, as a data URI.
+    """Return rows of axial, coronal and sagittal slices side by side with a scale bar, as a data URI.
 
     Neurological convention: the left of the picture is the subject's left. outlines: masks and colours; brain: a mask
-    outside which zeros are left black, so that they do not look like a value.
+    outside which zeros are left black, so that they do not look like a value; undetermined: words across a map that is
+    not measured, which then is faded.
     """
-    figure, axes = canvas(planes)
+    figure, ax, places = canvas(rows)
     norm = Normalize(scale.low, scale.high)
-    for name, ax in axes.items():
-        values = np.asarray(getattr(planes, name), np.float32)
-        if brain is not None:
-            values = np.where((values == 0) & ~getattr(brain, name), np.float32(np.nan), values)
-        show_slice(ax, values, planes, name, cmap="gray", norm=norm)
-        for mask, colour in outlines:
-            _outline(ax, getattr(mask, name), mask, name, colour)
+    for index, (planes, placed) in enumerate(zip(rows, places, strict=True)):
+        for name, place in placed.items():
+            values = np.asarray(getattr(planes, name), np.float32)
+            if brain is not None:
+                values = np.where((values == 0) & ~getattr(brain[index], name), np.float32(np.nan), values)
+            alpha = _FADED if undetermined else 1.0
+            show_slice(ax, values, planes, name, place, cmap="gray", norm=norm, alpha=alpha)
+            for mask, colour in outlines:
+                _outline(ax, mask[index], name, place, colour)
     middle = 0.0 if scale.low < 0 < scale.high else (scale.low + scale.high) / 2
     draw_bar(figure, (scale.low, middle, scale.high), (0.3, 0.4), scale.unit)
-    return data_uri(figure, "jpeg")
+    write_across(figure, undetermined)
+    return data_uri(figure, "jpeg", dpi=rows_dpi(len(rows)))
+
+
+def rows_dpi(rows: int) -> int:
+    """Return the resolution of a picture: less where it has several rows of slices."""
+    return _DPI if rows == 1 else _ROWS_DPI
+
+
+def write_across(figure: Figure, words: str) -> None:
+    """Write words across the middle of a figure."""
+    if words:
+        box = {"boxstyle": "round,pad=0.4", "facecolor": _BACKGROUND, "edgecolor": INK, "alpha": 0.85}
+        figure.text(0.5, 0.55, words, color=INK, fontsize=FONT_SIZE, ha="center", va="center", bbox=box)
 
 
 def b0_figure(directions: ArrayLike, *, dark: bool = False) -> str:
@@ -157,30 +180,41 @@ def _labels(azimuth: NDArray[np.float64], tilt: NDArray[np.float64], radius: flo
     return out
 
 
-def canvas(planes: Planes, below: float = STRIP_HEIGHT) -> tuple[Figure, dict[str, Axes]]:
-    """Return a black figure with axes for the three slices at one scale in mm, `below` inches left under them."""
-    dx, dy, dz = planes.voxel_size
-    widths = [planes.axial.shape[0] * dx, planes.coronal.shape[0] * dx, planes.sagittal.shape[0] * dy]
-    heights = [planes.axial.shape[1] * dy, planes.coronal.shape[1] * dz, planes.sagittal.shape[1] * dz]
-    per_mm = (1 - 4 * _GAP) / sum(widths)
-    pad = _GAP * WIDTH
-    tallest = max(heights) * per_mm * WIDTH
-    total = tallest + below + pad
-    figure = Figure(figsize=(WIDTH, total), dpi=_DPI, facecolor=_BACKGROUND)
-    axes, left = {}, _GAP
-    for name, width, height in zip(("axial", "coronal", "sagittal"), widths, heights, strict=True):
-        tall = height * per_mm * WIDTH
-        bottom = below + (tallest - tall) / 2
-        axes[name] = figure.add_axes((left, bottom / total, width * per_mm, tall / total))
-        left += width * per_mm + _GAP
-    return figure, axes
+def canvas(
+    rows: Sequence[Planes], below: float = STRIP_HEIGHT
+) -> tuple[Figure, Axes, list[dict[str, tuple[float, float]]]]:
+    """Return a black figure, its axes in mm for rows of three slices, and the lower left corner of each slice.
+
+    All rows have the extent of the first; `below` inches are left under them. One axes for all: each costs as much
+    time as several slices.
+    """
+    extents = {name: _extent(rows[0], name) for name in ("axial", "coronal", "sagittal")}
+    across = sum(one[1] for one in extents.values())
+    gap = _GAP * across / (1 - 4 * _GAP)
+    tallest, width = max(one[3] for one in extents.values()), across + 4 * gap
+    height = len(rows) * (tallest + gap)
+    inches = height * WIDTH / width
+    figure = Figure(figsize=(WIDTH, inches + below), dpi=_DPI, facecolor=_BACKGROUND)
+    ax = figure.add_axes((0, below / (inches + below), 1, inches / (inches + below)))
+    ax.set_axis_off()
+    places = []
+    for row in range(len(rows)):
+        floor, left, placed = (len(rows) - 1 - row) * (tallest + gap), gap, {}
+        for name, extent in extents.items():
+            placed[name] = (left, floor + (tallest - extent[3]) / 2)
+            left += extent[1] + gap
+        places.append(placed)
+    ax.set_xlim(0, width)  # and no longer what a slice that is drawn would set
+    ax.set_ylim(0, height)
+    return figure, ax, places
 
 
-def _extent(planes: Planes, name: str) -> tuple[float, float, float, float]:
+def _extent(planes: Planes, name: str, place: tuple[float, float] = (0.0, 0.0)) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of a slice in mm."""
     dx, dy, dz = planes.voxel_size
     across, up = {"axial": (dx, dy), "coronal": (dx, dz), "sagittal": (dy, dz)}[name]
     columns, rows = getattr(planes, name).shape[:2]
-    return (0.0, columns * across, 0.0, rows * up)
+    return (place[0], place[0] + columns * across, place[1], place[1] + rows * up)
 
 
 def draw_bar(figure: Figure, ticks: Sequence[float], place: tuple[float, float], unit: str) -> None:
@@ -196,23 +230,34 @@ def draw_bar(figure: Figure, ticks: Sequence[float], place: tuple[float, float],
 
 
 def show_slice(
-    ax: Axes, values: NDArray, planes: Planes, name: str, *, cmap: str | None = None, norm: Normalize | None = None
+    ax: Axes,
+    values: NDArray,
+    planes: Planes,
+    name: str,
+    place: tuple[float, float] = (0.0, 0.0),
+    *,
+    cmap: str | None = None,
+    norm: Normalize | None = None,
+    alpha: float = 1.0,
 ) -> None:
-    """Draw one slice [across, up] or, in colour, [across, up, 3], and name its sides."""
-    extent = _extent(planes, name)
+    """Draw one slice [across, up] or, in colour, [across, up, 3], with its lower left corner at place; name its sides.
+
+    The axes are in mm.
+    """
+    left, right, bottom, top = extent = _extent(planes, name, place)
     image = np.swapaxes(np.asarray(values, np.float32), 0, 1)
-    ax.imshow(image, origin="lower", extent=extent, cmap=cmap, norm=norm, interpolation="antialiased", aspect="auto")
+    ax.imshow(image, origin="lower", extent=extent, cmap=cmap, norm=norm, alpha=alpha, interpolation="antialiased",
+              aspect="auto")  # fmt: skip
     ax.set_axis_off()
-    for text, place, side in zip("PA" if name == "sagittal" else "LR", (0.02, 0.98), ("left", "right"), strict=True):
-        ax.text(
-            place, 0.99, text, transform=ax.transAxes, color=INK, fontsize=FONT_SIZE - 2, ha=side, va="top"
-        )  # fmt: skip
+    for text, share, side in zip("PA" if name == "sagittal" else "LR", (0.02, 0.98), ("left", "right"), strict=True):
+        x, y = left + share * (right - left), bottom + 0.99 * (top - bottom)
+        ax.text(x, y, text, color=INK, fontsize=FONT_SIZE - 2, ha=side, va="top")
 
 
-def _outline(ax: Axes, mask: NDArray, planes: Planes, name: str, colour: str) -> None:
-    inside = np.swapaxes(np.asarray(mask, np.float32), 0, 1)
+def _outline(ax: Axes, mask: Planes, name: str, place: tuple[float, float], colour: str) -> None:
+    inside = np.swapaxes(np.asarray(getattr(mask, name), np.float32), 0, 1)
     if 0 < inside.mean() < 1:
-        extent = _extent(planes, name)
+        extent = _extent(mask, name, place)
         ax.contour(inside, levels=[0.5], colors=[colour], linewidths=1.4, origin="lower", extent=extent)
 
 

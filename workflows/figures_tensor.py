@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .figures import FONT_SIZE, STRIP_HEIGHT, WIDTH, Planes, canvas, data_uri, draw_bar, show_slice
+from .figures import (
+    FONT_SIZE,
+    STRIP_HEIGHT,
+    WIDTH,
+    Planes,
+    canvas,
+    data_uri,
+    draw_bar,
+    rows_dpi,
+    show_slice,
+    write_across,
+)  # fmt: skip
 
 AXIS_COLOURS = (("left–right", "#ff4a3d"), ("front–back", "#37d64a"), ("up–down", "#5c86ff"))
 _STRONG = 95.0  # percentile of the anisotropy that has full brightness
+_FADED = 0.3  # of the brightness of a map that its data do not determine
 _DISC = 0.56  # inches
 _DISC_PIXELS = 160
 _WORD_PLACES = (0.122, 0.274, 0.444)  # left edges, of the width
@@ -29,17 +43,30 @@ def direction_colours(direction: NDArray, weight: NDArray, full: float) -> NDArr
     return np.clip(np.abs(np.asarray(direction, np.float32)) * brightness, 0, 1)
 
 
-def direction_figure(direction: Planes, weight: Planes, full: float) -> str:
+def direction_figure(
+    directions: Sequence[Planes], weights: Sequence[Planes], full: float, *, undetermined: str = ""
+) -> str:
     """Return unit vectors in the subject frame's world as colour with a legend, as a data URI.
 
     |x| (left-right) is red, |y| (front-back) green, |z| (up-down) blue; brightness is weight / full. A direction and
-    its opposite are one colour. The disc of the legend is the half sphere of directions seen from above.
+    its opposite are one colour. The disc of the legend is the half sphere of directions seen from above. directions,
+    weights: rows of slices; undetermined: words across a map that is not measured, which then is grey.
     """
-    figure, axes = canvas(direction, below=STRIP_HEIGHT)
-    for name, ax in axes.items():
-        show_slice(ax, direction_colours(getattr(direction, name), getattr(weight, name), full), direction, name)
-    _draw_legend(figure, full)
-    return data_uri(figure, "jpeg", subsampling=0)
+    figure, ax, places = canvas(directions)
+    for direction, weight, placed in zip(directions, weights, places, strict=True):
+        for name, place in placed.items():
+            colours = direction_colours(getattr(direction, name), getattr(weight, name), full)
+            show_slice(ax, _greyed(colours) if undetermined else colours, direction, name, place)
+    if undetermined:
+        write_across(figure, undetermined)
+    else:
+        _draw_legend(figure, full)
+    return data_uri(figure, "jpeg", dpi=rows_dpi(len(directions)), subsampling=0)
+
+
+def _greyed(colours: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Colours (..., 3) as faint greys, so that no direction can be read from them."""
+    return np.repeat(_FADED * colours.max(axis=-1, keepdims=True), 3, axis=-1)
 
 
 def _draw_legend(figure: Figure, full: float) -> None:

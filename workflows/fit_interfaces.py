@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,9 @@ from ..pipeline.frames import voxel_frame, voxel_size
 from ..pipeline.labels import reference_to_mask, scan_labels
 from ..pipeline.resample import resample
 from ..pipeline.tensors import rotate_components
-from ..pipeline.threads import fft_workers
 from .derivatives import open_image, read_image, read_transform
 from .fit_inputs import ScanField, fit_sidecar, scan_b0_direction, to_subject_frame
 from .interfaces import Chi33Interface
-
-FIT_PROCESSORS = 2  # that the fit's node takes; it runs when its subject's scans are done
 
 
 class _FitInputs(BaseInterfaceInputSpec):
@@ -79,9 +77,7 @@ class FitSusceptibility(Chi33Interface):
             method=inputs.method, prior=Prior(inputs.prior_iso, inputs.prior_aniso), noise=inputs.noise,
             iterations=inputs.iterations, draws=inputs.draws, jackknife=inputs.jackknife,
         )  # fmt: skip
-        with Execution(
-            inputs.scheduler, workers=max(FIT_PROCESSORS, fft_workers()), memory=inputs.memory, scratch=runtime.cwd
-        ) as execution:
+        with Execution(inputs.scheduler, memory=inputs.memory, scratch=runtime.cwd) as execution:
             placed = to_subject_frame(
                 self._scans(), affine, brain.shape, total=inputs.method == "single-step", keep=execution.keep
             )
@@ -123,7 +119,8 @@ class FitSusceptibility(Chi33Interface):
 
 
 def _log(line: str) -> None:
-    print(line, flush=True)
+    if not sys.stdout.isatty():  # a terminal shows the steps of a run as one bar
+        print(line, flush=True)
 
 
 class _LabelInputs(BaseInterfaceInputSpec):

@@ -22,10 +22,13 @@ from ..pipeline.background import BACKGROUND_METHODS, remove_background, vsharp_
 from ..pipeline.brain_mask import brain_mask
 from ..pipeline.echoes import Combination, combine_echoes, reliable_mask
 from ..pipeline.masks import clean_mask
+from ..pipeline.phase.filtered import field_spread, filter_warnings
+from ..pipeline.phase.repairs import repair_phase
 from ..pipeline.phase_offset import remove_phase_offset
 from ..pipeline.unwrap import unwrap_laplacian, unwrap_romeo
 from .derivatives import read_image, write_image
 from .export import export_file
+from .figures_echo import EchoSlices, shown_echo, write_echo_figure
 from .sidecars import PhaseScale
 
 
@@ -92,6 +95,7 @@ class _TotalFieldInputs(BaseInterfaceInputSpec):
     combination = traits.Enum(*get_args(Combination), usedefault=True)
     offset_smoothing = traits.Float(4.0, usedefault=True, desc="mm")
     residual_limit = traits.Float(0.3, usedefault=True, desc="rad")
+    filtered = traits.Str("", usedefault=True, desc="what the sidecar says of a filter")
 
 
 class _TotalFieldOutputs(TraitedSpec):
@@ -99,6 +103,8 @@ class _TotalFieldOutputs(TraitedSpec):
     residual_file = File(desc="departure of the echoes from a line, rad")
     reliable_file = File(desc="mask of the voxels whose field can be trusted")
     weight_file = File(desc="proportional to 1 / standard deviation of the field")
+    record_file = File(desc="JSON: what was found and taken out of the phase, with warnings")
+    echo_file = File(desc="picture of one echo: phase as measured and unwrapped, and weight")
 
 
 class TotalField(Chi33Interface):
@@ -118,6 +124,10 @@ class TotalField(Chi33Interface):
                 for path, limits in zip(inputs.phase_files, inputs.phase_ranges, strict=True)
             ]
         )
+        shown = shown_echo(len(phase))
+        measured = phase[shown].astype(np.float32)
+        repaired = repair_phase(phase, magnitude, inputs.echo_times, inside)
+        phase = repaired.phase
         if inputs.unwrap == "romeo":
             phase = remove_phase_offset(
                 phase, magnitude, inputs.echo_times, inside, size, smoothing=inputs.offset_smoothing
@@ -126,6 +136,9 @@ class TotalField(Chi33Interface):
         else:
             unwrapped = unwrap_laplacian(phase, size)
         del phase
+        echo = EchoSlices.of(inside, affine, measured, unwrapped[shown], magnitude[shown] ** 2)
+        echo_path = Path(runtime.cwd) / "echo.jpg"
+        self._results["echo_file"] = str(write_echo_figure(echo_path, echo))
         found = combine_echoes(
             unwrapped, magnitude, inputs.echo_times, inputs.field_strength, inside, size,
             offset_smoothing=inputs.offset_smoothing, method=inputs.combination,
@@ -135,6 +148,10 @@ class TotalField(Chi33Interface):
         self._save(runtime, "weight_file", found.weight, affine)
         reliable = reliable_mask(inside, found, size, residual_limit=inputs.residual_limit)
         self._save(runtime, "reliable_file", reliable, affine, np.uint8)
+        spread = field_spread(found.field, reliable)
+        warnings = [*repaired.warnings, *filter_warnings(spread, inputs.filtered)]
+        record = {**repaired.record, "FieldSpreadPpm": round(spread, 4), "Warnings": warnings}
+        self._save_json(runtime, "record_file", record)
         return runtime
 
 

@@ -8,7 +8,7 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from .config import RunConfig
-from .fit_interfaces import FIT_PROCESSORS, FitSusceptibility, ScanLabels
+from .fit_interfaces import FitSusceptibility, ScanLabels
 from .raw import RawScan
 
 FIT_OUTPUTS = (
@@ -40,8 +40,6 @@ def init_fit_wf(scans: Sequence[RawScan], config: RunConfig, *, name: str = "fit
             memory=config.fit_memory, device=config.device,
         ),
         name="fit",
-        mem_gb=8,
-        n_procs=FIT_PROCESSORS,
     )  # fmt: skip
     workflow.connect(
         [
@@ -65,7 +63,7 @@ def init_scan_labels_wf(scan: RawScan, number: int = 0, *, name: str = "scan_lab
     }  # fmt: skip
     inputnode = pe.Node(niu.IdentityInterface(list(inputs)), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(list(LABEL_OUTPUTS)), name="outputnode")
-    labels = pe.Node(ScanLabels(b0_direction=scan.b0_direction, number=number), name="labels", mem_gb=3)
+    labels = pe.Node(ScanLabels(b0_direction=scan.b0_direction, number=number), name="labels")
     workflow.connect(
         [
             (inputnode, labels, list(inputs.items())),

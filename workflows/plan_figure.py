@@ -215,11 +215,11 @@ def _handle(marker: str, face: str, edge: str, size: float, label: str) -> Line2
 
 
 def _condition_words(plan: OrientationPlan) -> str:
-    now = "singular" if plan.quality.singular else f"{plan.quality.condition:.3g} now"
-    text = f"Condition number of the tensor: {now}"
+    now = "singular" if plan.quality.singular else f"{plan.quality.condition:.3g}"
+    text = f"Condition number of the tensor: {now} now"
     if not plan.best:
         return f"{text}."
     after = plan.best[0].after
     if after.singular:
-        return f"{text}, and one more scan cannot change that."
+        return f"{text}, and still with the best next scan: it takes more than one."
     return f"{text}, {after.condition:.3g} with the best next scan."

@@ -2,15 +2,14 @@
 
 Names are `sub-01/[ses-a/]anat/sub-01[_ses-a]_acq-ori01[_run-1]_echo-1_part-mag_MEGRE.nii.gz` (or `.nii`; suffix MEGRE,
 GRE or T2starw; one echo needs no `echo-`); `acq-`, `run-` or both tell head orientations apart. The names are parsed
-here rather than by ancpbids because its metadata look-up does not inherit a `MEGRE.json` at the dataset's root,
-and because every file that competes for a name has to be seen, so that duplicates are refused instead of picked from.
+here because every file that competes for a name has to be seen, so that duplicates are refused instead of picked from.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +66,8 @@ def subject_folders(bids_dir: Path, labels: Sequence[str] | None) -> list[Path]:
 def scans_by_label(folder: Path, problems: list[str]) -> dict[tuple[str, str], list[RawFile]]:
     """Return the GRE files of a subject by (session, label); pictures without a part (a plain T2starw) are left out."""
     groups: dict[tuple[str, str], list[RawFile]] = defaultdict(list)
-    for path in sorted([*folder.glob("anat/*.nii*"), *folder.glob("ses-*/anat/*.nii*")]):
+    # macOS leaves ._NAME beside a NAME
+    for path in sorted([*folder.glob("anat/[!.]*.nii*"), *folder.glob("ses-*/anat/[!.]*.nii*")]):
         if not (match := _NAME.fullmatch(path.name)):
             if path.name.partition(".nii")[0].endswith(tuple(f"_{suffix}" for suffix in SUFFIXES)):
                 problems.append(f"{path} is no BIDS name: write it as entity-label pairs of letters and digits.")
@@ -113,6 +113,13 @@ def files_by_part(files: list[RawFile], problems: list[str]) -> dict[str, list[R
         )
         return {}
     parts: dict[str, list[RawFile]] = {}
+    if coils := sorted({file.entities["coil"] for file in files if "coil" in file.entities}):
+        problems.append(
+            f"{scan} holds the images of {len(coils)} receive coils apart (coil-{coils[0]} …): combine them first, on "
+            "the scanner (adaptive combination) or by a method that takes out each coil's phase offset, and give one "
+            "magnitude and one phase an echo."
+        )
+        return {}
     for part in ("mag", "phase"):
         by_echo: dict[int, list[RawFile]] = defaultdict(list)
         for file in files:
@@ -138,3 +145,44 @@ def files_by_part(files: list[RawFile], problems: list[str]) -> dict[str, list[R
 
 def _label(entities: dict[str, str]) -> str:
     return "_".join(f"{entity}-{entities[entity]}" for entity in _LABEL_ENTITIES if entity in entities)
+
+
+@dataclass(frozen=True)
+class ScanFilter:
+    """Which scans of a data set are taken: of these sessions (bare labels; None: all), and chosen by name.
+
+    scans: selectors as `names_scan` knows them; those with "!" in front leave scans out, the others choose.
+    """
+
+    sessions: tuple[str, ...] | None = None
+    scans: tuple[str, ...] = ()
+
+    def takes(self, key: tuple[str, str]) -> bool:
+        """Tell whether a scan (session, label) is taken."""
+        if self.sessions is not None and key[0] not in self.sessions:
+            return False
+        if any(names_scan(text[1:], key) for text in self.scans if text.startswith("!")):
+            return False
+        chosen = [text for text in self.scans if not text.startswith("!")]
+        return not chosen or any(names_scan(text, key) for text in chosen)
+
+    def unused(self, keys: Collection[tuple[str, str]]) -> list[str]:
+        """Return what the filter names that no scan (session, label) has."""
+        sessions = [f"ses-{one}" for one in self.sessions or () if one not in {session for session, _ in keys}]
+        return sessions + [one for one in self.scans if not any(names_scan(one.lstrip("!"), key) for key in keys)]
+
+
+def scan_filter(sessions: Sequence[str] | None, scans: Sequence[str] | None) -> ScanFilter:
+    """Return the filter of session labels (with or without ses-) and scan selectors."""
+    bare = None if not sessions else tuple(one.removeprefix("ses-") for one in sessions)
+    return ScanFilter(bare, tuple(scans or ()))
+
+
+def names_scan(text: str, key: tuple[str, str]) -> bool:
+    """Tell whether a text names a scan (session, label): "acq-ori02", "ori02", "ses-a_acq-ori02", "ses-a acq-ori02"."""
+    session, label = key
+    wanted = text.strip().replace(" ", "_")
+    whole = "_".join(part for part in (f"ses-{session}" if session else "", label) if part) or "scan"
+    short = label.removeprefix("acq-") if "_" not in label else label
+    in_session = "_".join(part for part in (f"ses-{session}" if session else "", short) if part)
+    return wanted in {whole, label, short, in_session}

@@ -36,10 +36,9 @@ def init_registration_wf(
                 **images,
             ),
             name="flirt",
-            mem_gb=1.5,
         )  # fmt: skip
         to_world = pe.Node(FlirtToWorld(**images), name="to_world")
-        last = pe.Node(AssessRegistration(**_echoes(scan, reference)), name="assess", mem_gb=2.5)
+        last = pe.Node(AssessRegistration(**_echoes(scan, reference)), name="assess")
         workflow.connect(
             [
                 (flirt, to_world, [("out_matrix_file", "matrix_file")]),
@@ -47,7 +46,7 @@ def init_registration_wf(
             ]
         )
     else:
-        last = pe.Node(RegisterSimilarity(**_echoes(scan, reference)), name="register", mem_gb=2.5)
+        last = pe.Node(RegisterSimilarity(**_echoes(scan, reference)), name="register")
     if scan is not reference:
         workflow.connect([(inputnode, last, [("reference_mask", "reference_mask"), ("mask", "in_mask")])])
     workflow.connect([(last, outputnode, [("transform_file", "transform_file"), ("quality_file", "quality_file")])])

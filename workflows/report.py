@@ -1,34 +1,26 @@
-"""The subject's report, `OUT/sub-01.html`, and the index of subjects: all they show is read from derivatives."""
+"""The subject's report, `OUT/sub-01.html`: all it shows is read from derivatives, of a failed run nothing."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import __version__
-from ..pipeline.errors import InputError
-from ..pipeline.fits.prior import Prior
-from ..pipeline.orientation_design import FIELD_NOISE, OrientationPlan, plan_orientations
-from ..pipeline.orientation_words import plan_sentences
+from ..pipeline.frames import GYROMAGNETIC_RATIO, FloatArray
 from ..pipeline.orientations import OrientationReport, assess_orientations
-from .derivatives import Derivatives, write_atomically
-from .figures import b0_figure, data_uri
-from .plan_figure import draw_plan
-from .report_checks import check_fit, check_scans, check_sign, collect_warnings, quantity
-from .report_measures import (
-    DEVIATIONS,
-    ScanMeasures,
-    find_scans,
-    measure_scans,
-    measure_subject,
-)
+from .derivatives import Derivatives
+from .report_checks import Check, check_fit, check_scans, check_sign, collect_warnings, counted, quantity
+from .report_failure import failed_page, stated_errors
+from .report_files import ScanFiles, SubjectFiles, find_scans
+from .report_group import Summary, summarise, write_group_index, write_page, write_summary
+from .report_measures import DEVIATIONS, ScanMeasures, SubjectMeasures, measure_scans, measure_subject
 from .report_methods import fit_rows, flatten, lookup, recorded, uncertainty_words, write_methods
+from .report_orientations import conditioning, next_scan, sphere
 from .report_pictures import (
     TITLES,
     Picture,
@@ -39,7 +31,9 @@ from .report_pictures import (
     subject_pictures,
     tensor_pictures,
 )
-from .report_template import render_index, render_subject
+from .report_plots import chi33_histogram, convergence
+from .report_regions import RegionTable, region_table
+from .report_template import render_subject
 
 _CONVENTION = "Neurological convention: the left of a picture is the subject's left (L, R; P posterior, A anterior)."
 _COLUMNS = (  # number, title, unit, digits, factor
@@ -57,6 +51,7 @@ _COLUMNS = (  # number, title, unit, digits, factor
     ("residual_ratio", "Residual", "% of local", 0, 100),
     ("chi33_std", "χ33", "std, ppm", 4, 1),
     ("correlation", "Correlation", "χ33, COSMOS", 2, 1),
+    ("reduced_chi2", "Reduced χ²", "of the fit", 2, 1),
 )
 
 
@@ -67,123 +62,189 @@ _DEVIATION_COLUMNS = (
     ("deltabsd_median", "δB′", "median, ppm"),
     ("cosmossd_median", "COSMOS", "median, ppm"),
 )
-_PLAN_SENTENCES = 4
-_PLAN_DPI = 110
+_IN_HERTZ = ("total_std", "local_std", "residual_std")  # columns in ppm of B0
+_CHI_SQUARE = (
+    "Reduced χ²: the mean square of what the fit leaves of a scan's field, over the square of the noise and the share "
+    "of freedom left; 1 where it is the noise alone, less where the noise was assumed larger than it is."
+)
 
 
 def write_subject_report(
-    out_dir: Path, subject: str, provenance: Mapping[str, Any], *, warned: Callable[[str], None] | None = None
+    out_dir: Path,
+    subject: str,
+    provenance: Mapping[str, Any],
+    *,
+    warned: Callable[[str], None] | None = None,
+    rois: Path | None = None,
 ) -> Path:
     """Write `OUT/sub-<subject>.html` from the derivatives of a subject; return its path.
 
-    provenance: nested mappings, shown as a table. The methods paragraph uses, at any depth, the keys backend, tools
-    ({name: version}), fit and the parameters of RunConfig; `stages` ([{stage, seconds}]) becomes a table of times and
-    `warnings` ([sentence]) joins the warnings. warned: called with each warning that is not among these. Maps that are
-    not there are left out. Raises InputError where the subject has no scan, a scan has no mask, or maps do not lie on
-    the grid of their mask.
+    Where the subject has a manifest, only what it lists is read. provenance: nested mappings, shown as a table. The
+    methods paragraph uses, at any depth, the keys backend, tools ({name: version}), fit and the parameters of
+    RunConfig; `stages` ([{stage, seconds}]) becomes a table of times, with `began` and `ended` (ISO 8601) beside it;
+    `warnings` and `errors` ([sentence]) stand on top. warned: called with each warning that is not among these; rois:
+    regions, as of region_table. Maps that are not there are left out. The subject's line of the group and how to cite
+    its methods go to OUT/logs. Raises InputError where the subject has no scan, a scan has no mask, or maps do not lie
+    on the grid of their mask.
     """
-    files = Derivatives(Path(out_dir), subject)
-    found = find_scans(Path(out_dir), subject)
-    scans = measure_scans(found)
-    in_subject = measure_subject(files)
-    directions = [scan.b0_direction for scan in scans if scan.b0_direction is not None]
-    alone = len(scans) == 1 and lookup(provenance, "fit") == "none"
-    orientations = assess_orientations(directions) if len(directions) == len(scans) and not alone else None
-    record = in_subject.record
-    checks = (*check_scans(scans), *check_sign(in_subject, provenance), *check_fit(record))
-    warnings = collect_warnings(scans, checks, orientations, provenance)
+    shown = _gather(Path(out_dir), subject, provenance, rois)
     if warned is not None:
-        for warning in warnings:
+        for warning in shown.warnings:
             if warning not in (provenance.get("warnings") or ()):
                 warned(warning)
-    registrations = registration_pictures(found, files)
-    date = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    methods = write_methods(provenance, shown.record)
     page = render_subject(
-        title=f"sub-{subject}",
-        version=__version__,
-        date=date,
-        summary=f"{_count(len(scans), 'scan')}, {_count(len(warnings), 'warning')}, report of {date}",
-        warnings=warnings,
-        columns=[
-            {"title": "Voxels", "unit": "mm"},
-            *({"title": title, "unit": unit} for _, title, unit, *_ in _columns(scans)),
-        ],
-        scans=_scan_sections(scans, registrations),
-        sphere=_sphere(directions) if orientations else None,
-        orientations=_conditioning(orientations) if orientations else None,
-        plan=_plan(directions, record, subject) if orientations else None,
-        fit=fit_rows(record),
-        subject_pictures=subject_pictures(in_subject),
-        tensor_pictures=tensor_pictures(in_subject),
-        uncertainty=_uncertainty(scans, record),
-        convention=_CONVENTION,
-        checks=checks,
-        methods=write_methods(provenance, record),
-        stages=_stages(provenance),
-        record=list(flatten({key: value for key, value in provenance.items() if key not in ("stages", "warnings")})),
+        title=f"sub-{subject}", methods=methods, **_content(shown, subject), **_provenance(provenance)
     )
-    return _write_page(files.report, page)
-
-
-def write_group_index(out_dir: Path) -> Path:
-    """Write `OUT/index.html`, a link and a line on each subject that has a report; return its path.
-
-    Raises InputError where there is no report.
-    """
-    entries = []
-    for path in sorted(Path(out_dir).glob("sub-*.html")):
-        head = _Head.of(path)
-        if head.meta.get("generator", "").startswith("chi33"):
-            name = path.name.removesuffix(".html")
-            entries.append({"href": path.name, "name": name, "summary": head.meta.get("description", "")})
-    if not entries:
-        raise InputError(f"{out_dir} holds no report of chi33 such as sub-01.html: repeat `chi33 run`.")
-    page = render_index(
-        title="chi33 reports", version=__version__, summary=_count(len(entries), "subject"), entries=entries
-    )
-    return _write_page(Path(out_dir) / "index.html", page)
-
-
-class _Head(HTMLParser):
-    """The named meta elements of a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.meta: dict[str, str] = {}
-
-    @classmethod
-    def of(cls, path: Path, size: int = 4096) -> _Head:
-        """Read the first characters of a page, where a report has its meta elements."""
-        head = cls()
-        with path.open(encoding="utf-8", errors="replace") as file:
-            head.feed(file.read(size))
-        return head
-
-    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
-        """Note a meta element."""
-        values = dict(attrs)
-        if tag == "meta" and values.get("name"):
-            self.meta[str(values["name"])] = values.get("content") or ""
-
-
-def _write_page(path: Path, page: str) -> Path:
-    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    path = write_page(shown.files.place.report, page)
+    write_summary(Path(out_dir), _summary(shown, subject, provenance), methods)
     return path
 
 
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"
+def write_error_report(out_dir: Path, subject: str, error: str, provenance: Mapping[str, Any]) -> Path:
+    """Write `OUT/sub-<subject>.html` of a run that failed: why, at which step, where its log is; return its path.
+
+    error: the sentence that the user saw, as of explain_crash; provenance: as of write_subject_report, `step`, `log`
+    and `crash` where the sentence does not name them. No map is shown: what lies in the folder is of an earlier run or
+    of a part of this one.
+    """
+    page = failed_page(Path(out_dir), subject, error, provenance, date=_now())
+    path = write_page(Derivatives(Path(out_dir), subject).report, page)
+    write_summary(Path(out_dir), Summary(f"sub-{subject}", "failed", error=error))
+    return path
 
 
-def _scan_sections(scans: Sequence[ScanMeasures], registrations: Mapping[str, Picture]) -> list[dict[str, Any]]:
-    scales = picture_scales(scans)
+@dataclass(frozen=True)
+class _Shown:
+    """All that a subject's page is made of; undetermined: why the tensor is not shown as measured, or empty."""
+
+    files: SubjectFiles
+    found: Sequence[ScanFiles]
+    subject: SubjectMeasures
+    scans: Sequence[ScanMeasures]
+    directions: Sequence[FloatArray]
+    orientations: OrientationReport | None
+    undetermined: str
+    regions: RegionTable | None
+    checks: Sequence[Check]
+    warnings: tuple[str, ...]
+    errors: tuple[str, ...]
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What the tensor's sidecar says of the fit."""
+        return self.subject.record
+
+
+def _gather(out_dir: Path, subject: str, provenance: Mapping[str, Any], rois: Path | None) -> _Shown:
+    """Read and measure what the page shows; arguments as of write_subject_report."""
+    found, files = find_scans(out_dir, subject), SubjectFiles.of(out_dir, subject)
+    in_subject = measure_subject(files)
+    record = in_subject.record
+    scans = with_chi_square(measure_scans(found), record)
+    alone = len(scans) == 1 and lookup(provenance, "fit") == "none"
+    directions = [scan.b0_direction for scan in scans if scan.b0_direction is not None]
+    orientations = assess_orientations(directions) if len(directions) == len(scans) and not alone else None
+    undetermined = _undetermined(orientations, record)
+    regions = region_table(found, files, Path(rois), determined=not undetermined) if rois is not None else None
+    checks = (*check_scans(scans), *check_sign(in_subject, provenance), *check_fit(record))
+    warnings = collect_warnings(scans, checks, orientations, provenance)
+    if rois is not None and regions is None and any("chi33" in scan.planes for scan in scans):
+        warnings += (f"No region of {Path(rois).name} lies where the labels of sub-{subject} are: check its frame.",)
+    return _Shown(
+        files, found, in_subject, scans, directions, orientations, undetermined, regions, checks, warnings,
+        stated_errors(provenance),
+    )  # fmt: skip
+
+
+def _content(shown: _Shown, subject: str) -> dict[str, Any]:
+    """What the page says and shows, by the names of its template, but for methods and provenance."""
+    oriented, unknown = shown.orientations, bool(shown.undetermined)
+    date = _now()
+    summary = f"{counted(len(shown.scans), 'scan')}, {counted(len(shown.warnings), 'warning')}, report of {date}"
+    return {
+        "version": __version__,
+        "date": date,
+        "summary": f"failed: {summary}" if shown.errors else summary,
+        "errors": shown.errors,
+        "warnings": shown.warnings,
+        "sphere": sphere(shown.directions) if oriented else None,
+        "orientations": conditioning(oriented) if oriented else None,
+        "plan": next_scan(shown.directions, shown.record, subject) if oriented else None,
+        "fit": fit_rows(shown.record),
+        "convergence": convergence(shown.record),
+        "undetermined": shown.undetermined,
+        "subject_pictures": subject_pictures(shown.subject, undetermined=unknown),
+        "tensor_pictures": tensor_pictures(shown.subject, undetermined=unknown),
+        "regions": _region_words(shown.regions) if shown.regions else None,
+        "uncertainty": _uncertainty(shown.scans, shown.record),
+        "convention": _CONVENTION,
+        "checks": shown.checks,
+        **_scan_content(shown.scans, registration_pictures(shown.found, shown.files)),
+    }
+
+
+def _summary(shown: _Shown, subject: str, provenance: Mapping[str, Any]) -> Summary:
+    """The subject's line of the group."""
+    return summarise(
+        subject, shown.scans, shown.orientations, shown.record, fit=lookup(provenance, "fit"),
+        warnings=len(shown.warnings), errors=shown.errors,
+    )  # fmt: skip
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def with_chi_square(scans: Sequence[ScanMeasures], record: Mapping[str, Any]) -> list[ScanMeasures]:
+    """Return the scans with the number `reduced_chi2`: the fit's own where it recorded one.
+
+    Else, for a fit of local fields, the square of the standard deviation of the residual over that of the noise, where
+    the local field is valid; none for a single-step fit, whose residual is not that of the local field.
+    """
+    own = dict(zip(record.get("Scans") or (), record.get("ReducedChiSquare") or (), strict=False))
+    noise, local = recorded(record, "FieldNoisePpm"), record.get("Fit") in ("closed", "masked")
+    found = []
+    for scan in scans:
+        value, residual = own.get(scan.raw_name), scan.number("residual_std")
+        if value is None and local and noise and residual is not None:
+            value = (residual / noise) ** 2
+        found.append(scan if value is None else replace(scan, numbers=scan.numbers | {"reduced_chi2": float(value)}))
+    return found
+
+
+def _undetermined(orientations: OrientationReport | None, record: Mapping[str, Any]) -> str:
+    """Why the tensor is not shown as measured; empty where the orientations determine it, or are not known."""
+    rank = recorded(record, "TensorRank")
+    if rank is None and orientations is not None:
+        rank = orientations.sti_rank
+    if rank is None or rank >= 6:
+        return ""
+    return (
+        f"The tensor is not determined by these orientations (rank {rank:.0f} of 6): its components, MSA and the "
+        "principal eigenvector come from the prior where the scans leave them open, and are not shown as measured."
+    )
+
+
+def _scan_content(scans: Sequence[ScanMeasures], registrations: Mapping[str, Picture]) -> dict[str, Any]:
+    """What the page says and shows of each scan."""
+    scales, columns = picture_scales(scans), _columns(scans)
     sections = []
     for scan in scans:
         pictures = scan_pictures(scan, scales)
         if scan.name in registrations:
             pictures.append(registrations[scan.name])
-        sections.append({"name": scan.name, "cells": _cells(scan, _columns(scans)), "pictures": pictures})
-    return sections
+        sections.append({"name": scan.name, "cells": _cells(scan, columns), "pictures": pictures})
+    return {
+        "columns": [
+            {"title": "Voxels", "unit": "mm"},
+            *({"title": title, "unit": unit} for _, title, unit, *_ in columns),
+        ],
+        "scans": sections,
+        "hertz": _hertz_words(scans),
+        "chi_square": _CHI_SQUARE if any(column[0] == "reduced_chi2" for column in columns) else "",
+        "histogram": chi33_histogram(scans),
+    }
 
 
 def _columns(scans: Sequence[ScanMeasures]) -> list[_Column]:
@@ -191,76 +252,29 @@ def _columns(scans: Sequence[ScanMeasures]) -> list[_Column]:
     return [column for column in _COLUMNS if any(scan.number(column[0]) is not None for scan in scans)]
 
 
-def _cells(scan: ScanMeasures, columns: Sequence[_Column]) -> list[str]:
-    cells = [" × ".join(f"{edge:.3g}" for edge in scan.voxel_size)]
+def _cells(scan: ScanMeasures, columns: Sequence[_Column]) -> list[tuple[str, str]]:
+    """A scan's cells: the text, and what stands beside it on hover."""
+    cells = [(" × ".join(f"{edge:.3g}" for edge in scan.voxel_size), "")]
     for key, _, _, digits, factor in columns:
-        value = scan.number(key)
-        cells.append(quantity(None if value is None else factor * value, digits))
+        value, hover = scan.number(key), ""
+        if key in _IN_HERTZ and value is not None and scan.tesla is not None:
+            hover = f"{value * GYROMAGNETIC_RATIO * scan.tesla:.2f} Hz"
+        cells.append((quantity(None if value is None else factor * value, digits), hover))
     return cells
 
 
-def _sphere(directions: Sequence[np.ndarray]) -> dict[str, str]:
-    tilts = ", ".join(f"{np.degrees(np.arccos(np.clip(abs(h[2]), 0, 1))):.0f}" for h in directions)
-    return {
-        "light": b0_figure(np.array(directions)),
-        "dark": b0_figure(np.array(directions), dark=True),
-        "alt": f"B0 directions of {_count(len(directions), 'scan')} on the sphere seen from above the head; angles to "
-        f"the reference's B0 in degrees: {tilts}.",
-    }
+def _hertz_words(scans: Sequence[ScanMeasures]) -> str:
+    fields = sorted({scan.tesla for scan in scans if scan.tesla is not None})
+    said = [f"{GYROMAGNETIC_RATIO * tesla:.1f} Hz at {tesla:.4g} T" for tesla in fields]
+    return f"A field of 1 ppm is {', '.join(said)}." if said else ""
 
 
-def _conditioning(report: OrientationReport) -> dict[str, Any]:
-    def shown(value: float, digits: int) -> str:
-        return quantity(value, digits) if np.isfinite(value) else "not determined"
-
-    return {
-        "rows": [
-            ("Scans", str(report.n)),
-            ("Largest angle between two directions", f"{report.spread:.1f}°"),
-            ("Tensor: rank", f"{report.sti_rank} of 6"),
-            ("Tensor: condition number", shown(report.sti_condition, 1)),
-            ("Tensor: noise gain", shown(report.sti_noise_gain, 2)),
-            ("COSMOS: max/min of ΣD²", shown(report.cosmos_ratio, 1)),
-            ("COSMOS: noise gain", shown(report.cosmos_noise_gain, 2)),
-        ],
-        "messages": report.messages,
-    }
-
-
-def _plan(directions: Sequence[np.ndarray], record: Mapping[str, Any], subject: str) -> dict[str, Any]:
-    """What each scan counts and what one more would add: sentences, and the figure of `chi33 plan`."""
-    prior = Prior(**{part: _prior_width(record, part) for part in ("iso", "aniso")})
-    noise = recorded(record, "FieldNoisePpm") or 0.0
-    plan = plan_orientations(directions, noise=float(f"{noise:.2g}") if noise > 0 else FIELD_NOISE, prior=prior)
-    said = plan_sentences(plan)[max(1, len(plan.report.messages)) :]  # the first ones stand beside the numbers already
-    return {
-        "sentences": [_typeset(sentence) for sentence in said[:_PLAN_SENTENCES]],
-        "uri": data_uri(draw_plan(plan, title=f"sub-{subject}"), "jpeg", dpi=_PLAN_DPI),
-        "alt": _plan_words(plan),
-    }
-
-
-def _prior_width(record: Mapping[str, Any], part: str) -> float:
-    """A standard deviation of the prior in ppm: as recorded, infinite where the record says null, else the default."""
-    key = f"Prior{part.title()}Ppm"
-    width = recorded(record, key)
-    if width is None:
-        return np.inf if key in record else float(getattr(Prior(), part))
-    return width if width > 0 else np.inf
-
-
-def _typeset(sentence: str) -> str:
-    """Give numbers a real minus sign, and no line break before a percent sign."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", sentence).replace(" %", "\N{NO-BREAK SPACE}%")
-
-
-def _plan_words(plan: OrientationPlan) -> str:
-    best = plan.best[0] if plan.best else None
-    place = f"; best next scan: pitch {best.pitch:+.0f}, roll {best.roll:+.0f} degrees" if best else ""
-    return _typeset(
-        f"B0 directions of {_count(len(plan.directions), 'scan')} in the head seen from above, over what one more scan "
-        f"at each place would bring{place}."
-    )
+def _region_words(table: RegionTable) -> dict[str, Any]:
+    rows = [
+        (name, [quantity(value, 2 if index == 0 else 4) for index, value in enumerate(numbers)])
+        for name, numbers in table.rows
+    ]
+    return {"source": table.source, "columns": table.columns, "rows": rows}
 
 
 def _uncertainty(scans: Sequence[ScanMeasures], record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -290,7 +304,23 @@ def _uncertainty(scans: Sequence[ScanMeasures], record: Mapping[str, Any]) -> di
     }
 
 
-def _stages(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    stages = [(str(one["stage"]), float(one["seconds"])) for one in provenance.get("stages") or ()]
-    rows = [(name, f"{seconds:.1f}") for name, seconds in stages]
-    return [*rows, ("together", f"{sum(seconds for _, seconds in stages):.1f}")] if rows else []
+def _provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The times of the stages, how long the run took, and the rest as rows."""
+    stages = [(str(one["stage"]), f"{float(one['seconds']):.1f}") for one in provenance.get("stages") or ()]
+    left_out = ("stages", "warnings", "errors")
+    rows = list(flatten({key: value for key, value in provenance.items() if key not in left_out}))
+    return {"stages": stages, "wall": _wall(provenance), "record": rows}
+
+
+def _wall(provenance: Mapping[str, Any]) -> str:
+    """How long the run took from start to end, in words; empty where that is not recorded."""
+    try:
+        began, ended = (datetime.fromisoformat(str(provenance[key])) for key in ("began", "ended"))
+        minutes, seconds = divmod(round((ended - began).total_seconds()), 60)
+    except (KeyError, ValueError, TypeError):
+        return ""
+    took = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    return f"This run took {took} from start to end; what an earlier one had done it kept." if minutes >= 0 else ""
+
+
+__all__ = ["write_error_report", "write_group_index", "write_subject_report"]

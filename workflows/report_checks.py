@@ -9,9 +9,10 @@ from typing import Any
 from ..pipeline.orientations import OrientationReport
 from .report_measures import ScanMeasures, SubjectMeasures
 from .report_methods import lookup, recorded
+from .report_sign import CLEAR, SIGN_DEPTH
 
-_LARGEST_VOLUME_RATIO = 1.1  # of one brain between scans
-_LARGEST_DARK_SHARE = 0.5
+NO_BREAK = "\N{NO-BREAK SPACE}"
+_MOST_DIGITS = 12  # of a number beside a limit that it hardly passes
 _LARGEST_LAST_CHANGE = 5  # of the tolerance
 
 
@@ -32,9 +33,28 @@ class Expected:
     factor: float = 1.0
     digits: int = 3
 
-    def show(self, value: float) -> str:
+    def show(self, value: float, digits: int | None = None) -> str:
         """Return a value in words, with its unit."""
-        return quantity(value * self.factor, self.digits, self.unit)
+        return quantity(value * self.factor, self.digits if digits is None else digits, self.unit)
+
+    def passed(self, value: float) -> float | None:
+        """Return the limit that a value is beyond; None where it lies in the range."""
+        if self.low is not None and value < self.low:
+            return self.low
+        return self.high if self.high is not None and value > self.high else None
+
+    def tell(self, *values: float) -> list[str]:
+        """Return values in words, with as many digits as it takes that none beyond a limit reads like the limit."""
+        digits = self.digits
+        beyond = [(value, limit) for value in values if (limit := self.passed(value)) is not None]
+        while digits < _MOST_DIGITS and any(self.show(a, digits) == self.show(b, digits) for a, b in beyond):
+            digits += 1
+        return [self.show(value, digits) for value in values]
+
+    def spread(self, values: Sequence[float]) -> str:
+        """Return the smallest and the largest of some values in words, once where they read alike."""
+        smallest, largest = self.tell(min(values), max(values))
+        return largest if smallest == largest else f"{smallest.removesuffix(NO_BREAK + self.unit)} to {largest}"
 
     @property
     def words(self) -> str:
@@ -54,11 +74,12 @@ class Check:
     value: str
     expected: str
     warnings: tuple[str, ...]
+    unclear: bool = False
 
     @property
     def verdict(self) -> str:
-        """`as expected` or `look`."""
-        return "look" if self.warnings else "as expected"
+        """`as expected`, `look`, or `cannot tell`."""
+        return "look" if self.warnings else "cannot tell" if self.unclear else "as expected"
 
 
 EXPECTED = (
@@ -94,12 +115,20 @@ EXPECTED = (
 )  # fmt: skip
 
 
+_VOLUMES = Expected("", "Brain volume, difference between scans", "%", None, 0.1, factor=100, digits=1)  # one brain
+
+
 def quantity(value: float | None, digits: int = 3, unit: str = "") -> str:
     """Return a number with a real minus sign and its unit, or a dash where there is none."""
     if value is None:
         return "–"
-    text = f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-    return f"{text}\N{NO-BREAK SPACE}{unit}" if unit else text
+    text = f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus before a zero
+    return f"{text}{NO_BREAK}{unit}" if unit else text
+
+
+def counted(number: int, name: str) -> str:
+    """Return a number with its noun, as in `1 scan` or `3 scans`."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def check_scans(scans: Sequence[ScanMeasures]) -> tuple[Check, ...]:
@@ -121,28 +150,24 @@ def _check(expected: Expected, values: Sequence[tuple[str, float]]) -> Check:
         (high, "above", expected.high, expected.above),
     ):
         if found and limit is not None:
-            listed = ", ".join(f"{name} ({expected.show(value)})" for name, value in found)
+            listed = ", ".join(f"{name} ({expected.tell(value)[0]})" for name, value in found)
             warnings.append(f"{expected.title} is {side} {expected.show(limit)} in {listed}: {reason}.")
-    smallest, largest = min(value for _, value in values), max(value for _, value in values)
-    spread = expected.show(largest)
-    if quantity(smallest, expected.digits) != quantity(largest, expected.digits):
-        spread = f"{quantity(smallest * expected.factor, expected.digits)} to {spread}"
-    return Check(expected.title, spread, expected.words, tuple(warnings))
+    return Check(expected.title, expected.spread([value for _, value in values]), expected.words, tuple(warnings))
 
 
 def _volume_agreement(scans: Sequence[ScanMeasures]) -> tuple[Check, ...]:
     if len(scans) < 2:
         return ()
     smallest, largest = (pick(scans, key=lambda scan: scan.brain_volume) for pick in (min, max))
-    ratio = largest.brain_volume / smallest.brain_volume
+    apart = largest.brain_volume / smallest.brain_volume - 1 if smallest.brain_volume > 0 else 0.0
+    told = _VOLUMES.tell(apart)[0]
     warnings: tuple[str, ...] = ()
-    if ratio > _LARGEST_VOLUME_RATIO:
+    if _VOLUMES.passed(apart):
         warnings = (
-            f"Brain masks differ by {100 * (ratio - 1):.0f} % in volume ({smallest.name} {smallest.brain_volume:.0f} "
-            f"ml, {largest.name} {largest.brain_volume:.0f} ml), although it is one brain: check their outlines.",
+            f"Brain masks differ by {told} in volume ({smallest.name} {smallest.brain_volume:.0f} ml, {largest.name} "
+            f"{largest.brain_volume:.0f} ml), although it is one brain: check their outlines.",
         )
-    most = f"at most {100 * (_LARGEST_VOLUME_RATIO - 1):.0f} %"
-    return (Check("Brain volume, difference between scans", f"{100 * (ratio - 1):.1f} %", most, warnings),)
+    return (Check(_VOLUMES.title, told, _VOLUMES.words, warnings),)
 
 
 def check_fit(record: Mapping[str, Any]) -> tuple[Check, ...]:
@@ -151,33 +176,44 @@ def check_fit(record: Mapping[str, Any]) -> tuple[Check, ...]:
     if change is None or not tolerance:
         return ()
     most = _LARGEST_LAST_CHANGE * tolerance
+    expected = Expected("change", "Last change of χ33 in the fit", "%", None, most, factor=100, digits=2)
+    told = expected.tell(change)[0]
     warnings: tuple[str, ...] = ()
-    if record.get("StoppedBy") == "iteration limit" and change > most:
+    if record.get("StoppedBy") == "iteration limit" and expected.passed(change):
         limit = recorded(record, "IterationLimit")
         counted = f" of {limit:.0f}" if limit is not None else ""
         warnings = (
-            f"The fit stopped at its iteration limit{counted} while χ33 still changed by {100 * change:.2g} % in a "
-            f"step, more than {_LARGEST_LAST_CHANGE} times the tolerance ({100 * tolerance:.2g} %): the maps are not "
-            "finished; repeat the run with more --iterations.",
+            f"The fit stopped at its iteration limit{counted} while χ33 still changed by {told} in a step, more than "
+            f"{_LARGEST_LAST_CHANGE} times the tolerance ({100 * tolerance:.2g} %): the maps are not finished; repeat "
+            "the run with more --iterations.",
         )
-    expected = f"at most {100 * most:.2g} %, {_LARGEST_LAST_CHANGE} times the tolerance"
-    return (Check("Last change of χ33 in the fit", f"{100 * change:.2g} %", expected, warnings),)
+    return (Check(expected.title, told, f"{expected.words}, {_LARGEST_LAST_CHANGE} times the tolerance", warnings),)
 
 
 def check_sign(subject: SubjectMeasures, provenance: Mapping[str, Any]) -> tuple[Check, ...]:
-    """Return the check that the strongest sources (veins, iron-rich nuclei) are paramagnetic, where COSMOS is there."""
-    share = subject.dark_share
-    if share is None:
+    """Return the check of the phase's sign by the strongest sources deep in the brain, where COSMOS is there."""
+    found = subject.sign
+    if found is None:
         return ()
+    share = f"{100 * found.share:.0f} %"
     warnings: tuple[str, ...] = ()
-    if share > _LARGEST_DARK_SHARE:
-        remedy = "1" if lookup(provenance, "phase_sign") == -1 else "-1"
+    if found.verdict == "flipped":
+        remedy = -_sign_of_most(provenance)
         warnings = (
-            f"{100 * share:.0f} % of the strongest sources are diamagnetic, but veins and iron-rich nuclei should be "
-            f"the strongest, and paramagnetic: the phase sign may be flipped; set --phase-sign {remedy}.",
+            f"Only {share} of the strongest sources deep in the brain are paramagnetic, but veins and iron-rich nuclei "
+            f"should be: the sign of the phase seems flipped; set --phase-sign {remedy}.",
         )
-    value, most = f"{100 * share:.0f} %", f"at most {100 * _LARGEST_DARK_SHARE:.0f} %"
-    return (Check("Diamagnetic part of the strongest 1 % of sources", value, most, warnings),)
+    told = {"right": "", "flipped": "", "unclear": " (cannot tell the sign)"}[found.verdict]
+    title = f"Paramagnetic part of the strongest sources, {SIGN_DEPTH:.0f} mm and more inside the brain"
+    return (Check(title, share + told, f"at least {100 * CLEAR:.0f} %", warnings, unclear=bool(told)),)
+
+
+def _sign_of_most(provenance: Mapping[str, Any]) -> int:
+    """Return the sign that most scans were computed with, 1 where it is not recorded."""
+    signs = [int(sign) for sign in (lookup(provenance, "signs") or {}).values()]
+    if not signs:
+        return -1 if lookup(provenance, "phase_sign") == -1 else 1
+    return 1 if 2 * signs.count(1) >= len(signs) else -1
 
 
 def collect_warnings(
@@ -193,6 +229,8 @@ def collect_warnings(
         found += [f"{name} has no sidecar, so writing it did not end: repeat `chi33 run`." for name in scan.unfinished]
         if scan.repaired:
             found.append(f"The brain mask of {scan.name} was repaired ({scan.repaired}): look at its outline.")
+    for note in dict.fromkeys(note for scan in scans for note in scan.notes):
+        found.append(f"{', '.join(scan.name for scan in scans if note in scan.notes)}: {note}")
     missing = [scan.name for scan in scans if scan.b0_direction is None]
     if missing:
         found.append(f"{', '.join(missing)}: no transform to the subject frame, so the head orientation is not known.")

@@ -1,18 +1,15 @@
-"""What the report shows of a subject: numbers and three slices per map, no more than two volumes in memory."""
+"""What the report shows of a subject: numbers and slices per map, no more than two volumes in memory."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ..pipeline.errors import InputError
 from ..pipeline.frames import (
@@ -24,9 +21,11 @@ from ..pipeline.frames import (
     voxel_frame,
     voxel_size,
 )
-from .derivatives import Derivatives, is_complete, open_image, read_image, read_json, read_transform, sidecar_path
-from .figures import Planes
+from .derivatives import is_complete, open_image, read_image, read_json, read_transform, sidecar_path
 from .figures_tensor import full_brightness
+from .report_files import ScanFiles, SubjectFiles
+from .report_sign import SignEvidence, sign_evidence
+from .report_view import Cuts, View, mean_index, plane_counts
 
 SCAN_MAPS = (
     ("magnitude", "MEGRE"),
@@ -43,78 +42,8 @@ SCAN_MAPS = (
 )
 DEVIATIONS = ("chi33sd", "deltabsd", "cosmossd")
 SUBJECT_MAPS = ("cosmos", "mms", "msa", "tensor", "pev")
-_MARGIN = 8.0  # mm around the brain that a slice shows
-_EDGE = 2.0  # mm eroded from a mask before the strongest sources are looked for
-_STRONGEST = 99.0  # percentile
-
-
-@dataclass(frozen=True)
-class ScanFiles:
-    """One scan of a subject: where its files lie and the label in their names ("acq-ori01")."""
-
-    files: Derivatives
-    label: str
-
-    @property
-    def name(self) -> str:
-        """`ori01` for the usual label, otherwise all entities: `ses-a acq-ori01`, `acq-a run-2`."""
-        session = f"ses-{self.files.session}_" if self.files.session else ""
-        entities = f"{session}{self.label}"
-        return entities.removeprefix("acq-") if "_" not in entities else entities.replace("_", " ")
-
-    def path(self, desc: str, suffix: str) -> Path:
-        """Return the path of one of the scan's maps; it need not exist."""
-        return self.files.path(self.label, suffix=suffix, desc=desc)
-
-    @property
-    def transform(self) -> Path:
-        """The path of the transform to the subject frame."""
-        return self.files.transform(self.label)
-
-
-@dataclass(frozen=True)
-class View:
-    """Where a volume is cut: turned to the closest RAS axes, cropped to the brain, through the brain's centre."""
-
-    mask: NDArray[np.bool_]
-    affine: NDArray[np.float64]
-    centre: tuple[int, int, int]
-    box: tuple[slice, slice, slice]
-    edge: tuple[float, float, float]
-
-    @classmethod
-    def of(cls, mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> View:
-        """Return the view of a mask (x, y, z) that is not empty; affine: voxel to world."""
-        turned = _canonical(mask, affine)
-        size = voxel_size(affine)[nib.orientations.io_orientation(affine)[:, 0].argsort()]
-        counts = _counts(turned)
-        filled = [np.flatnonzero(count) for count in counts]
-        margin = [round(_MARGIN / float(d)) for d in size]
-        box = [slice(max(0, int(f[0]) - m), int(f[-1]) + m + 1) for f, m in zip(filled, margin, strict=True)]
-        x, y, z = (round(_mean_index(count)) for count in counts)
-        return cls(mask, affine, (x, y, z), (box[0], box[1], box[2]), (float(size[0]), float(size[1]), float(size[2])))
-
-    def cut(self, volume: NDArray) -> Planes:
-        """Return the three slices of a volume (x, y, z) or (c, x, y, z), components last in the slices."""
-        channels_last = np.moveaxis(volume, 0, -1) if volume.ndim == 4 else volume
-        turned = _canonical(channels_last, self.affine)
-        (x, y, z), (bx, by, bz) = self.centre, self.box
-        return Planes(turned[bx, by, z].copy(), turned[bx, y, bz].copy(), turned[x, by, bz].copy(), self.edge)
-
-
-def _counts(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-    """Return the number of voxels of a mask in each plane across x, y and z."""
-    columns = mask.sum(axis=2)
-    return [columns.sum(axis=1), columns.sum(axis=0), mask.sum(axis=(0, 1))]
-
-
-def _mean_index(count: NDArray[np.int64]) -> float:
-    return float(np.average(np.arange(len(count)), weights=count))
-
-
-def _canonical(volume: NDArray, affine: NDArray[np.float64]) -> NDArray:
-    """Return a volume (x, y, z[, c]) turned to the closest RAS axes; nothing is interpolated."""
-    return np.asarray(nib.orientations.apply_orientation(volume, nib.orientations.io_orientation(affine)))
+CHI_BINS = np.linspace(-0.3, 0.3, 121)  # ppm, edges of the histogram of chi33; what lies outside counts at the ends
+_FIELDS = ("total", "local", "magnitude")  # maps whose sidecars state the field strength
 
 
 @dataclass(frozen=True)
@@ -124,27 +53,33 @@ class ScanMeasures:
     b0_direction: unit vector (3,) in the subject frame; tilt: its angle to the reference's +z, degrees; rotation
     (degrees), shift (mm, of the brain's centre) and scale of the registration to the reference, quality: of it, at
     most 1; brain_volume: ml; mask_dice: of the brain mask with those of the other scans; repaired: why the brain mask
-    was, None where it was not; valid_share: part of the brain with a local field; *_std and percentiles in ppm;
-    residual_ratio: residual_std / local_std; correlation: of chi33 with COSMOS; planes: slices per map; brain, local:
-    slices of the masks.
+    was, None where it was not; notes: what was found in its phase; valid_share: part of the brain with a local field;
+    *_std and percentiles in ppm; residual_ratio: residual_std / local_std; correlation: of chi33 with COSMOS;
+    planes: slices per map; brain, local: slices of the masks; tesla: field strength; histogram: voxels of chi33 in
+    CHI_BINS where the local field is valid; echo: the picture of one echo's phase and weight, a path.
     """
 
     name: str
+    raw_name: str
     voxel_size: tuple[float, float, float]
     shape: tuple[int, int, int]
     brain_volume: float
-    brain: Planes
+    brain: Cuts
     b0_direction: FloatArray | None = None
     tilt: float | None = None
     rotation: float | None = None
     shift: float | None = None
     scale: float | None = None
     valid_share: float | None = None
-    local: Planes | None = None
+    local: Cuts | None = None
     numbers: dict[str, float] = field(default_factory=dict)
-    planes: dict[str, Planes] = field(default_factory=dict)
+    planes: dict[str, Cuts] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
     repaired: str | None = None
+    notes: tuple[str, ...] = ()
+    tesla: float | None = None
+    histogram: NDArray[np.int64] | None = None
+    echo: Path | None = None
 
     def number(self, key: str) -> float | None:
         """Return a number by its key, an attribute or one of `numbers`; None where it is not known."""
@@ -156,33 +91,15 @@ class ScanMeasures:
 class SubjectMeasures:
     """Slices of the maps in the subject frame and of the brain (None: no map), and what is said of the whole maps.
 
-    dark_share: part of the strongest COSMOS sources that is diamagnetic; full_msa: the anisotropy, ppm, that is strong
-    for this brain; record: what the tensor's sidecar says of the fit.
+    sign: what the deep brain says of the sign of the phase; full_msa: the anisotropy, ppm, that is strong for this
+    brain; record: what the tensor's sidecar says of the fit.
     """
 
-    planes: dict[str, Planes] = field(default_factory=dict)
-    brain: Planes | None = None
-    dark_share: float | None = None
+    planes: dict[str, Cuts] = field(default_factory=dict)
+    brain: Cuts | None = None
+    sign: SignEvidence | None = None
     full_msa: float | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
-
-
-def find_scans(out_dir: Path, subject: str) -> tuple[ScanFiles, ...]:
-    """Return the scans of a subject, over all its sessions, in the order of their labels.
-
-    Raises InputError where there is none.
-    """
-    folder = Path(out_dir) / f"sub-{subject}"
-    sessions = sorted(path.name.removeprefix("ses-") for path in folder.glob("ses-*") if path.is_dir())
-    scans = []
-    for files in (Derivatives(out_dir, subject), *(Derivatives(out_dir, subject, one) for one in sessions)):
-        pattern = re.compile(rf"{re.escape(files.prefix)}_((?:acq|run)-.+?)_(?:desc|from)-")
-        matches = (pattern.match(path.name) for path in sorted(files.folder.glob(f"{files.prefix}_*")))
-        labels = dict.fromkeys(match[1] for match in matches if match and "space-" not in match[1])
-        scans += [ScanFiles(files, label) for label in sorted(labels)]
-    if not scans:
-        raise InputError(f"{folder} holds no scan of sub-{subject}: repeat `chi33 run`, or check the label.")
-    return tuple(scans)
 
 
 def measure_scans(scans: Sequence[ScanFiles]) -> list[ScanMeasures]:
@@ -194,14 +111,15 @@ def measure_scans(scans: Sequence[ScanFiles]) -> list[ScanMeasures]:
 def measure_scan(scan: ScanFiles) -> ScanMeasures:
     """Return the numbers and slices of one scan; InputError where it has no mask or its maps do not fit one another."""
     found = {desc: scan.path(desc, suffix) for desc, suffix in SCAN_MAPS}
-    unfinished = tuple(path.name for path in found.values() if path.exists() and not is_complete(path))
+    listed = {desc: path for desc, path in found.items() if scan.subject.lists(path)}
+    unfinished = tuple(path.name for path in listed.values() if path.exists() and not is_complete(path))
     brain, local, affine = _masks(scan)
     inside = brain if local is None else local
     view = View.of(brain, affine)
-    planes: dict[str, Planes] = {}
+    planes: dict[str, Cuts] = {}
     numbers: dict[str, float] = {}
     chi33 = None
-    for desc, path in found.items():
+    for desc, path in listed.items():
         if not is_complete(path):
             continue
         volume = _read_on_grid(path, view)
@@ -214,13 +132,14 @@ def measure_scan(scan: ScanFiles) -> ScanMeasures:
             numbers["correlation"] = _correlation(chi33, values)
     if numbers.get("local_std") and "residual_std" in numbers:
         numbers["residual_ratio"] = numbers["residual_std"] / numbers["local_std"]
-    mask_record, pair_record = (_record(path) for path in (scan.path("brain", "mask"), scan.transform))
+    mask_record, pair_record = (scan.record(path) for path in (scan.path("brain", "mask"), scan.transform))
     for key, value in (("mask_dice", mask_record.get("MaskConsensusDice")), ("quality", pair_record.get("Quality"))):
         if isinstance(value, int | float):
             numbers[key] = float(value)
     shape = brain.shape
     return ScanMeasures(
         name=scan.name,
+        raw_name=scan.raw_name,
         voxel_size=view.edge,
         shape=(shape[0], shape[1], shape[2]),
         brain_volume=float(brain.sum() * voxel_size(affine).prod() / 1000),
@@ -231,51 +150,46 @@ def measure_scan(scan: ScanFiles) -> ScanMeasures:
         planes=planes,
         unfinished=unfinished,
         repaired=mask_record.get("MaskRepaired"),
+        notes=tuple(scan.record(found["total"]).get("Warnings") or ()),
+        tesla=_field_strength(scan),
+        histogram=None if chi33 is None else np.histogram(np.clip(chi33, CHI_BINS[0], CHI_BINS[-1]), CHI_BINS)[0],
+        echo=scan.echo if scan.has(scan.echo) else None,
         **_pose(scan, view),
     )
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """Return a file's sidecar; nothing where there is none."""
-    beside = sidecar_path(path)
-    return read_json(beside) if beside.is_file() else {}
-
-
-def measure_subject(files: Derivatives) -> SubjectMeasures:
+def measure_subject(files: SubjectFiles) -> SubjectMeasures:
     """Return the slices of the maps in the subject frame, as many as there are."""
-    paths = {desc: files.path(suffix="Chimap", desc=desc, space="subject") for desc in SUBJECT_MAPS}
-    paths = {desc: path for desc, path in paths.items() if is_complete(path)}
+    paths = {desc: files.path(desc, "Chimap") for desc in SUBJECT_MAPS}
+    paths = {desc: path for desc, path in paths.items() if files.has(path)}
     view = _subject_view(files, paths.values())
     if view is None:
         return SubjectMeasures()
-    planes, dark, full = {}, None, None
+    planes, sign, full = {}, None, None
     for desc, path in paths.items():
         volume = _read_on_grid(path, view)
         planes[desc] = view.cut(volume)
         if desc == "cosmos":
-            dark = dark_share(volume, view)
+            sign = sign_evidence(volume, view.mask, voxel_size(view.affine))
         elif desc == "msa":
             full = full_brightness(volume[view.mask])
     record = read_json(sidecar_path(paths["tensor"])) if "tensor" in paths else {}
-    return SubjectMeasures(planes, view.cut(view.mask), dark, full, record)
+    return SubjectMeasures(planes, view.cut(view.mask), sign, full, record)
 
 
-def dark_share(cosmos: NDArray[np.float32], view: View) -> float | None:
-    """Return the part of the strongest sources (top percentile of |chi| away from the edge) that is diamagnetic."""
-    margin = max(1, round(_EDGE / min(view.edge)))
-    inner = ndimage.binary_erosion(view.mask, iterations=margin)
-    values = cosmos[inner if inner.any() else view.mask]
-    size = np.abs(values)
-    if not size.any():
-        return None
-    strongest = values[size >= np.percentile(size, _STRONGEST)]
-    return float((strongest < 0).mean())
+def _field_strength(scan: ScanFiles) -> float | None:
+    """The field strength in tesla that a scan's sidecars state; None where none does."""
+    for desc in _FIELDS:
+        stated = scan.record(scan.path(desc, dict(SCAN_MAPS)[desc])).get("MagneticFieldStrength")
+        if isinstance(stated, int | float) and stated > 0:
+            return float(stated)
+    return None
 
 
 def _masks(scan: ScanFiles) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None, NDArray[np.float64]]:
     """The brain mask and the mask of the local field (None where there is no such file), on one grid."""
     brain_path, local_path = scan.path("brain", "mask"), scan.path("local", "mask")
-    present = [path for path in (brain_path, local_path) if is_complete(path)]
+    present = [path for path in (brain_path, local_path) if scan.has(path)]
     if not present:
         raise InputError(f"{brain_path} is missing or unfinished: repeat `chi33 run` for sub-{scan.files.subject}.")
     masks = []
@@ -324,13 +238,12 @@ def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 def _pose(scan: ScanFiles, view: View) -> dict[str, Any]:
     """Direction, tilt and registration of a scan; empty without a transform."""
-    path = scan.files.transform(scan.label)
-    if not path.is_file():
+    if not scan.has_transform:
         return {}
-    transform = read_transform(path)
-    rotation, scale = rotation_and_scale(transform, path.name)
+    transform = read_transform(scan.transform)
+    rotation, scale = rotation_and_scale(transform, scan.transform.name)
     direction = rotation @ voxel_frame(view.affine) @ _b0_in_voxels(scan, view.affine)
-    indices = [_mean_index(count) for count in _counts(view.mask)]
+    indices = [mean_index(count) for count in plane_counts(view.mask)]
     centre = view.affine[:3, :3] @ indices + view.affine[:3, 3]
     moved = transform[:3, :3] @ centre + transform[:3, 3]
     return {
@@ -345,18 +258,17 @@ def _pose(scan: ScanFiles, view: View) -> dict[str, Any]:
 def _b0_in_voxels(scan: ScanFiles, affine: NDArray[np.float64]) -> FloatArray:
     """B0 in the voxel frame: the sidecar's B0_dir where a map states it, else from the affine (DESIGN 2)."""
     for desc in ("local", "chi33", "total"):
-        path = sidecar_path(scan.path(desc, dict(SCAN_MAPS)[desc]))
-        stated = read_json(path).get("B0_dir") if path.is_file() else None
-        if stated is not None:
-            return check_b0_direction(stated, f"B0_dir of {path.name}")
+        path = scan.path(desc, dict(SCAN_MAPS)[desc])
+        if (stated := scan.record(path).get("B0_dir")) is not None:
+            return check_b0_direction(stated, f"B0_dir of {sidecar_path(path).name}")
     return b0_direction_from_affine(affine)
 
 
-def _subject_view(files: Derivatives, maps: Iterable[Path]) -> View | None:
+def _subject_view(files: SubjectFiles, maps: Iterable[Path]) -> View | None:
     """The view of the subject's mask, else of where one of its maps is not zero; None where there is no map."""
     for desc in ("brain", "local"):
-        path = files.path(suffix="mask", desc=desc, space="subject")
-        if is_complete(path):
+        path = files.path(desc, "mask")
+        if files.has(path):
             values, affine = read_image(path)
             return View.of(values > 0.5, affine)
     for path in maps:

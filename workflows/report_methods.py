@@ -6,50 +6,16 @@ The record of a fit is the sidecar of the tensor map: every key of it may be mis
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
 from .. import __version__
+from ..pipeline.frames import GYROMAGNETIC_RATIO
 from ..pipeline.mask_consensus import LEAST_SCANS
+from .report_references import REFERENCES, citation_key
 
-_REFERENCES = {
-    "bids": "Gorgolewski KJ, Auer T, Calhoun VD, et al. The brain imaging data structure, a format for organizing and "
-    "describing outputs of neuroimaging experiments. Sci Data 2016;3:160044. doi:10.1038/sdata.2016.44",
-    "nipype": "Gorgolewski K, Burns CD, Madison C, et al. Nipype: a flexible, lightweight and extensible neuroimaging "
-    "data processing framework in Python. Front Neuroinform 2011;5:13. doi:10.3389/fninf.2011.00013",
-    "bet": "Smith SM. Fast robust automated brain extraction. Hum Brain Mapp 2002;17:143–155. doi:10.1002/hbm.10062",
-    "romeo": "Dymerska B, Eckstein K, Bachrata B, et al. Phase unwrapping with a rapid opensource minimum spanning "
-    "tree algorithm (ROMEO). Magn Reson Med 2021;85:2294–2308. doi:10.1002/mrm.28563",
-    "laplacian": "Schofield MA, Zhu Y. Fast phase unwrapping algorithm for interferometric applications. "
-    "Opt Lett 2003;28:1194–1196. doi:10.1364/OL.28.001194",
-    "sharp": "Schweser F, Deistung A, Lehr BW, Reichenbach JR. Quantitative imaging of intrinsic magnetic tissue "
-    "properties using MRI signal phase. NeuroImage 2011;54:2789–2807. doi:10.1016/j.neuroimage.2010.10.070",
-    "vsharp": "Wu B, Li W, Guidon A, Liu C. Whole brain susceptibility mapping using compressed sensing. "
-    "Magn Reson Med 2012;67:137–147. doi:10.1002/mrm.23000",
-    "resharp": "Sun H, Wilman AH. Background field removal using spherical mean value filtering and Tikhonov "
-    "regularization. Magn Reson Med 2014;71:1151–1157. doi:10.1002/mrm.24765",
-    "pdf": "Liu T, Khalidov I, de Rochefort L, et al. A novel background field removal method for MRI using projection "
-    "onto dipole fields (PDF). NMR Biomed 2011;24:1129–1136. doi:10.1002/nbm.1670",
-    "lbv": "Zhou D, Liu T, Spincemaille P, Wang Y. Background field removal by solving the Laplacian boundary value "
-    "problem. NMR Biomed 2014;27:312–319. doi:10.1002/nbm.3064",
-    "flirt": "Jenkinson M, Bannister P, Brady M, Smith S. Improved optimization for the robust and accurate linear "
-    "registration and motion correction of brain images. NeuroImage 2002;17:825–841. doi:10.1006/nimg.2002.1132",
-    "sitk": "Lowekamp BC, Chen DT, Ibáñez L, Blezek D. The design of SimpleITK. Front Neuroinform 2013;7:45. "
-    "doi:10.3389/fninf.2013.00045",
-    "mattes": "Mattes D, Haynor DR, Vesselle H, Lewellen TK, Eubank W. PET-CT image registration in the chest using "
-    "free-form deformations. IEEE Trans Med Imaging 2003;22:120–128. doi:10.1109/TMI.2003.809072",
-    "cosmos": "Liu T, Spincemaille P, de Rochefort L, Kressler B, Wang Y. Calculation of susceptibility through "
-    "multiple orientation sampling (COSMOS). Magn Reson Med 2009;61:196–204. doi:10.1002/mrm.21828",
-    "sti": "Liu C. Susceptibility tensor imaging. Magn Reson Med 2010;63:1471–1477. doi:10.1002/mrm.22482",
-    "single": "Chatnuntawech I, McDaniel P, Cauley SF, et al. Single-step quantitative susceptibility mapping with "
-    "variational penalties. NMR Biomed 2017;30:e3570. doi:10.1002/nbm.3570",
-    "perturb": "Papandreou G, Yuille A. Gaussian sampling by local perturbations. Adv Neural Inf Process Syst (NIPS) "
-    "2010;23:1858–1866",
-    "modl": "Feng R, Zhao J, Wang H, et al. MoDL-QSM: model-based deep learning for quantitative susceptibility "
-    "mapping. NeuroImage 2021;240:118376. doi:10.1016/j.neuroimage.2021.118376",
-}
 _FIT_NAMES = {
     "closed": "closed form, from local fields",
     "masked": "iterative within the masks, from local fields",
@@ -59,10 +25,19 @@ _FIT_NAMES = {
 
 @dataclass(frozen=True)
 class Methods:
-    """The methods as sentences with numbered citations, and the references in that order."""
+    """The methods as sentences with numbered citations and the references in that order.
+
+    keys: of REFERENCES, in that order; markdown: the sentences with citations by key, `[@liu2009cosmos]`.
+    """
 
     text: str
-    references: tuple[str, ...]
+    keys: tuple[str, ...] = ()
+    markdown: str = ""
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The references in words."""
+        return tuple(REFERENCES[key].words for key in self.keys)
 
 
 def lookup(provenance: Mapping[str, Any], name: str) -> Any:
@@ -98,24 +73,27 @@ def recorded(record: Mapping[str, Any], name: str) -> float | None:
 
 def write_methods(provenance: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> Methods:
     """Return the methods paragraph that provenance and the fit's record support: a step neither names is left out."""
+    template = " ".join(_sentences(provenance, record or {}))
+    if not template:
+        return Methods("The provenance of these files names no processing step.")
     cited: list[str] = []
-    sentences = [_finish(template, cited) for template in _sentences(provenance, record or {})]
-    if not sentences:
-        return Methods("The provenance of these files names no processing step.", ())
-    return Methods(" ".join(sentences), tuple(_REFERENCES[key] for key in cited))
 
-
-def _finish(template: str, cited: list[str]) -> str:
-    """Replace each `{key,key}` by numbers in order of first citation."""
-
-    def numbers(match: re.Match[str]) -> str:
-        keys = match[1].split(",")
-        if not set(keys) <= _REFERENCES.keys():
-            return match[0]
+    def numbers(keys: list[str]) -> str:
         cited.extend(key for key in keys if key not in cited)
-        return "[" + ", ".join(str(cited.index(key) + 1) for key in keys) + "]"
+        return ", ".join(str(cited.index(key) + 1) for key in keys)
 
-    return re.sub(r"\{([a-z,]+)\}", numbers, template)
+    text = _cite(template, numbers)
+    return Methods(text, tuple(cited), _cite(template, lambda keys: "; ".join(f"@{citation_key(key)}" for key in keys)))
+
+
+def _cite(template: str, citation: Callable[[list[str]], str]) -> str:
+    """Replace each `{key,key}` of known references by a citation in brackets."""
+
+    def one(match: re.Match[str]) -> str:
+        keys = match[1].split(",")
+        return f"[{citation(keys)}]" if set(keys) <= REFERENCES.keys() else match[0]
+
+    return re.sub(r"\{([a-z,]+)\}", one, template)
 
 
 def _sentences(provenance: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
@@ -150,7 +128,12 @@ def _field(provenance: Mapping[str, Any]) -> str:
     names = {"romeo": "with ROMEO {romeo}, run by niimath,", "laplacian": "with the Laplacian method {laplacian}"}
     if method not in names:
         return ""
-    sign = " after its sign was reversed" if lookup(provenance, "phase_sign") == -1 else ""
+    signs = {int(one) for one in (lookup(provenance, "signs") or {}).values()} or {lookup(provenance, "phase_sign")}
+    reversed_in = {
+        frozenset({-1}): " after its sign was reversed",
+        frozenset({1, -1}): " after that of some scans was reversed",
+    }
+    sign = reversed_in.get(frozenset(signs), "")
     by = "a line through the phase of each voxel, weighted by the squared magnitude, with an intercept for the coil "
     by += "phase that was smoothed over space"
     if lookup(provenance, "combination") == "average":
@@ -169,7 +152,7 @@ def _background(provenance: Mapping[str, Any], kind: str) -> str:
         smallest = lookup(provenance, "vsharp_smallest_radius")
         radii = f"radii {smallest} to {largest} mm" if smallest else f"radii up to {largest} mm"
         details = [radii] * (largest is not None) + [f"threshold {threshold}"] * (threshold is not None)
-        used = f"V-SHARP {{sharp,vsharp}} ({', '.join(details)})"
+        used = f"V-SHARP {{sharp,spheres,vsharp}} ({', '.join(details)})"
     else:
         used = {"resharp": "RESHARP {resharp}", "pdf": "projection onto dipole fields {pdf}",
                 "lbv": "the Laplacian boundary value method {lbv}"}[method]  # fmt: skip
@@ -297,7 +280,9 @@ def fit_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what a fit's record says of the fit as rows of a table; what it does not say is left out."""
     rows = [("Method", _FIT_NAMES.get(str(record.get("Fit")), str(record.get("Fit") or "")))]
     noise, limit = recorded(record, "FieldNoisePpm"), recorded(record, "IterationLimit")
-    rows.append(("Field noise", f"{noise:.3g} ppm" if noise is not None else ""))
+    tesla = recorded(record, "MagneticFieldStrength")
+    hertz = f" ({noise * GYROMAGNETIC_RATIO * tesla:.2g} Hz at {tesla:.4g} T)" if noise is not None and tesla else ""
+    rows.append(("Field noise", f"{noise:.3g} ppm{hertz}" if noise is not None else ""))
     rows.append(("Prior, isotropic and traceless part", ", ".join(_priors(record))))
     done = [recorded(record, name) for name in ("Iterations", "IterationsCosmos")]
     counts = ", ".join(f"{one:.0f}" for one in done if one is not None)

@@ -8,10 +8,12 @@ from jinja2 import Environment, StrictUndefined
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #fbfbfa; --card: #ffffff; --ink: #1c2024; --soft: #55606b; --line: #d8dcdf;
-  --link: #0a5a9c; --good: #1d6b3a; --good-back: #e8f4ec; --warn: #8a4400; --warn-back: #fdf1e0; }
+  --link: #0a5a9c; --good: #1d6b3a; --good-back: #e8f4ec; --warn: #8a4400; --warn-back: #fdf1e0;
+  --fail: #a3161f; --fail-back: #fcebec; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #15181b; --card: #1d2125; --ink: #e6e8ea; --soft: #a5afb8; --line: #363d44; --link: #7bbcf0;
-    --good: #86d6a0; --good-back: #16291d; --warn: #f3b56b; --warn-back: #2e2314; } }
+    --good: #86d6a0; --good-back: #16291d; --warn: #f3b56b; --warn-back: #2e2314;
+    --fail: #ff9a9a; --fail-back: #331a1c; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto,
   "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
@@ -26,6 +28,7 @@ nav { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 12px 0; }
 .verdict { margin: 16px 0; padding: 12px 16px; border-left: 5px solid var(--good); background: var(--good-back);
   border-radius: 4px; }
 .verdict.warn { border-color: var(--warn); background: var(--warn-back); }
+.verdict.failed { border-color: var(--fail); background: var(--fail-back); }
 .verdict p, .verdict ul { margin: 0; max-width: none; }
 .verdict ul { margin-top: 6px; padding-left: 20px; }
 .verdict li { margin: 3px 0; }
@@ -43,6 +46,8 @@ thead small { display: block; font-weight: 400; color: var(--soft); }
 th[scope=row] { font-weight: 600; }
 .scans th[scope=row], .scans thead th:first-child { position: sticky; left: 0; background: var(--page); }
 .good { color: var(--good); } .bad { color: var(--warn); font-weight: 600; }
+.failure { color: var(--fail); font-weight: 600; }
+td[title] { text-decoration: underline dotted var(--soft); text-underline-offset: 3px; cursor: help; }
 .columns { display: grid; gap: 8px 32px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr));
   align-items: start; }
 .cards { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 370px), 1fr));
@@ -52,6 +57,7 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--line); bord
 figure img { display: block; width: 100%; height: auto; }
 figure.plan { background: #ffffff; max-width: 660px; }
 figure.plain { background: none; border: none; max-width: 420px; }
+figure.curves { background: none; border: none; max-width: 560px; }
 figcaption { padding: 7px 10px 9px; line-height: 1.35; }
 figcaption small { display: block; font-size: 0.85rem; }
 .key { white-space: nowrap; }
@@ -89,19 +95,27 @@ _SUBJECT = """
 <span class="key"><span class="swatch" style="background: {{ colour }}"></span>{{ name }}</span>
 {% endfor %}</small></figcaption></figure>
 {%- endmacro -%}
+{%- macro curves(plot) -%}
+<figure class="curves"><picture><source srcset="{{ plot.dark }}" media="(prefers-color-scheme: dark)">
+<img src="{{ plot.light }}" alt="{{ plot.alt }}"></picture>
+<figcaption>{{ plot.title }} <small>{{ plot.detail }}</small></figcaption></figure>
+{%- endmacro -%}
 <h1>{{ title }}</h1>
 <p class="soft">{{ scans|length }} scan{{ "" if scans|length == 1 else "s" }} · chi33 {{ version }} ·
 report of {{ date }}</p>
-<div class="verdict{{ ' warn' if warnings }}" role="status">
+{% if errors %}<h2 id="errors">Errors</h2>
+<div class="verdict failed" role="alert"><ul>{% for error in errors %}<li>{{ error }}</li>{% endfor %}</ul></div>
+{% endif %}<div class="verdict{{ ' warn' if warnings }}" role="status">
 {% if warnings %}<p><strong>{{ warnings|length }} warning{{ "" if warnings|length == 1 else "s" }}.</strong>
 Look at {{ "this" if warnings|length == 1 else "these" }} before using the maps:</p>
 <ul>{% for warning in warnings %}<li>{{ warning }}</li>{% endfor %}</ul>
 {% else %}<p><strong>No warnings.</strong> Every number lies in its expected range; the maps still deserve a look.</p>
 {% endif %}</div>
-<nav aria-label="Sections"><a href="#scans">Scans</a>
+<nav aria-label="Sections">{% if errors %}<a href="#errors">Errors</a> {% endif %}<a href="#scans">Scans</a>
 {% if sphere %} <a href="#orientations">Head orientations</a>{% endif %}
 {% if fit %} <a href="#fit">Fit</a>{% endif %}
 {% if subject_pictures or tensor_pictures %} <a href="#subject">Subject frame</a>{% endif %}
+{% if regions %} <a href="#regions">Regions</a>{% endif %}
 {% if uncertainty %} <a href="#uncertainty">Uncertainty</a>{% endif %} <a href="#maps">Maps of each scan</a>
 <a href="#checks">Checks</a> <a href="#methods">Methods</a> <a href="#provenance">Provenance</a></nav>
 
@@ -112,11 +126,13 @@ Look at {{ "this" if warnings|length == 1 else "these" }} before using the maps:
 <th scope="col" class="number">{{ column.title }}<small>{{ column.unit }}</small></th>{% endfor %}
 </tr></thead><tbody>
 {% for scan in scans %}<tr><th scope="row">{{ loop.index }} · {{ scan.name }}</th>
-{% for cell in scan.cells %}<td class="number">{{ cell }}</td>{% endfor %}</tr>
+{% for text, hover in scan.cells %}<td class="number"{% if hover %} title="{{ hover }}"{% endif %}>{{ text }}</td>
+{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 <p class="soft">Tilt: angle of B0 to that of the reference scan. Rotation, shift (of the brain's centre) and scale: the
 registration to the reference. Std: over the brain for the total field, where the local field is valid for the
-others.</p>
+others.{% if hertz %} {{ hertz }}{% endif %}{% if chi_square %} {{ chi_square }}{% endif %}</p>
+{% if histogram %}{{ curves(histogram) }}{% endif %}
 
 {% if sphere %}<h2 id="orientations">Head orientations</h2>
 <div class="columns"><figure class="plain"><picture>
@@ -142,17 +158,29 @@ scan.</p>
 {% endif %}
 
 {% if fit %}<h2 id="fit">Fit</h2>
-<div class="wide"><table><tbody>
+<div class="columns"><div class="wide"><table><tbody>
 {% for name, value in fit %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
-{% endfor %}</tbody></table></div>{% endif %}
+{% endfor %}</tbody></table></div>{% if convergence %}
+{{ curves(convergence) }}{% endif %}</div>{% endif %}
 
 {% if subject_pictures or tensor_pictures %}<h2 id="subject">Subject frame</h2>
 <p>The fits on the reference scan's axes. {{ convention }}</p>
+{% if undetermined %}<p class="bad">{{ undetermined }}</p>{% endif %}
 {% if subject_pictures %}<div class="cards pairs">{% for picture in subject_pictures %}{{ card(picture) }}
 {% endfor %}</div>{% endif %}
 {% if tensor_pictures %}<h3>Components of the tensor</h3>
 <div class="cards">{% for picture in tensor_pictures %}{{ card(picture) }}
 {% endfor %}</div>{% endif %}{% endif %}
+
+{% if regions %}<h2 id="regions">Regions</h2>
+<div class="wide" tabindex="0" role="region" aria-label="Table of regions">
+<table><caption>Means by region where the local field is valid ({{ regions.source }})</caption>
+<thead><tr><th scope="col">Region</th>{% for name, unit in regions.columns %}
+<th scope="col" class="number">{{ name }}<small>{{ unit }}</small></th>{% endfor %}
+</tr></thead><tbody>
+{% for name, cells in regions.rows %}<tr><th scope="row">{{ name }}</th>
+{% for cell in cells %}<td class="number">{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>{% endif %}
 
 {% if uncertainty %}<h2 id="uncertainty">Uncertainty</h2>
 <p>{{ uncertainty.sentence }} Shown for scan {{ uncertainty.reference }}, on its own grid.</p>
@@ -169,7 +197,8 @@ scan.</p>
 {% endfor %}</tbody></table></div>{% endif %}
 
 <h2 id="maps">Maps of each scan</h2>
-<p>Each scan on its own grid, turned to the closest right–anterior–superior axes and not resampled. {{ convention }}
+<p>Each scan on its own grid, along the closest right–anterior–superior axes and not resampled; the rows lie below, in
+and above the middle of the brain. {{ convention }}
 Grey scales are the same for all scans; the residual has the scale of the local field.</p>
 {% for scan in scans %}<details{{ " open" if loop.first }}><summary>{{ loop.index }} · {{ scan.name }}</summary>
 <div class="cards">{% for picture in scan.pictures %}{{ card(picture) }}
@@ -181,21 +210,44 @@ Grey scales are the same for all scans; the residual has the scale of the local 
 <table><thead><tr><th scope="col">Number</th><th scope="col" class="number">Here</th>
 <th scope="col">Expected</th><th scope="col">Verdict</th></tr></thead><tbody>
 {% for check in checks %}<tr><th scope="row">{{ check.title }}</th><td class="number">{{ check.value }}</td>
-<td>{{ check.expected }}</td><td class="{{ 'bad' if check.warnings else 'good' }}">{{ check.verdict }}</td></tr>
+<td>{{ check.expected }}</td>
+<td class="{{ 'bad' if check.warnings else 'soft' if check.unclear else 'good' }}">{{ check.verdict }}</td></tr>
 {% endfor %}</tbody></table></div>
 <p class="soft">Smallest and largest over the scans. Expected: healthy adult brains in vivo at 3 and 7 T.</p>
 
 <h2 id="methods">Methods</h2>
 <p>{{ methods.text }}</p>
 {% if methods.references %}<ol class="references">{% for reference in methods.references %}<li>{{ reference }}</li>
-{% endfor %}</ol>{% endif %}
+{% endfor %}</ol>
+<p class="soft">For a bibliography: <a href="logs/CITATION.md">CITATION.md</a> and
+<a href="logs/CITATION.bib">CITATION.bib</a>.</p>{% endif %}
 
 <h2 id="provenance">Provenance</h2>
 {% if stages %}<h3>Time of each stage</h3>
 <table><thead><tr><th scope="col">Stage</th><th scope="col" class="number">Seconds</th></tr></thead><tbody>
 {% for name, seconds in stages %}<tr><th scope="row">{{ name }}</th><td class="number">{{ seconds }}</td></tr>
 {% endfor %}</tbody></table>
+<p class="soft">A stage's steps run at the same time, so that its seconds, summed over them, overlap with each other and
+with those of other stages.{% if wall %} {{ wall }}{% endif %}</p>
 <h3>Tools and parameters</h3>{% endif %}
+{% if record %}<table class="record"><tbody>
+{% for key, value in record %}<tr><th scope="row">{{ key }}</th><td>{{ value }}</td></tr>
+{% endfor %}</tbody></table>{% else %}<p>None was given.</p>{% endif %}
+</main>
+</body>
+</html>
+"""
+
+_FAILED = """
+<h1>{{ title }}</h1>
+<p class="soft">chi33 {{ version }} · run of {{ date }} · failed</p>
+<h2 id="errors">Errors</h2>
+<div class="verdict failed" role="alert"><ul>{% for error in errors %}<li>{{ error }}</li>{% endfor %}</ul></div>
+<div class="wide"><table><tbody>
+{% for name, value in rows %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
+{% endfor %}</tbody></table></div>
+<p>{{ maps }}</p>
+<h2 id="provenance">Provenance</h2>
 {% if record %}<table class="record"><tbody>
 {% for key, value in record %}<tr><th scope="row">{{ key }}</th><td>{{ value }}</td></tr>
 {% endfor %}</tbody></table>{% else %}<p>None was given.</p>{% endif %}
@@ -206,11 +258,14 @@ Grey scales are the same for all scans; the residual has the scale of the local 
 
 _INDEX = """
 <h1>{{ title }}</h1>
-<p class="soft">{{ summary }} · chi33 {{ version }}</p>
-<table><thead><tr><th scope="col">Subject</th><th scope="col">Summary</th></tr></thead><tbody>
+<p class="soft">{{ summary }} · chi33 {{ version }} · <a href="{{ table }}">{{ table }}</a></p>
+<div class="wide"><table><thead><tr><th scope="col">Subject</th><th scope="col">Status</th>
+<th scope="col">Summary</th></tr></thead><tbody>
 {% for entry in entries %}<tr><th scope="row"><a href="{{ entry.href }}">{{ entry.name }}</a></th>
-<td>{{ entry.summary }}</td></tr>
-{% endfor %}</tbody></table>
+<td class="{{ {'ok': 'good', 'warnings': 'bad', 'failed': 'failure'}.get(entry.summary.status, '') }}">
+{{ entry.summary.status }}</td><td>{{ entry.line }}
+{% if entry.summary.error %}<br>{{ entry.summary.error }}{% endif %}</td></tr>
+{% endfor %}</tbody></table></div>
 </main>
 </body>
 </html>
@@ -225,6 +280,11 @@ def _environment() -> Environment:
 def render_subject(**content: object) -> str:
     """Return the subject's page; a name the template uses and content lacks raises jinja2.UndefinedError."""
     return _environment().from_string(_HEAD + _SUBJECT).render(style=_STYLE, **content)
+
+
+def render_failed(**content: object) -> str:
+    """Return the page of a subject whose run failed."""
+    return _environment().from_string(_HEAD + _FAILED).render(style=_STYLE, **content)
 
 
 def render_index(**content: object) -> str:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 from nipype.interfaces import fsl
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from ..files.headers import length_unit
+from ..pipeline.errors import InputError
 from .config import RunConfig
 from .frame_interfaces import GivenMask
 from .interfaces import BrainMask, CleanMask, LocalFieldMap, TotalField
 from .raw import RawScan
 
 SCAN_OUTPUTS = (
-    "magnitude", "brain_mask", "total_field", "reliable_mask", "weight", "residual", "local_field", "local_mask",
+    "magnitude", "brain_mask", "total_field", "reliable_mask", "weight", "residual", "record", "local_field",
+    "local_mask", "echo",
 )  # fmt: skip
 
 
@@ -31,19 +35,22 @@ def init_brain_mask_wf(
     inputnode.inputs.in_file = str(scan.magnitude[0])
     outputnode = pe.Node(niu.IdentityInterface(["mask_file"]), name="outputnode")
     if given is not None:
-        taken = pe.Node(GivenMask(given_file=str(given)), name="given_mask", mem_gb=0.5)
+        taken = pe.Node(GivenMask(given_file=str(given)), name="given_mask")
         workflow.connect(
             [(inputnode, taken, [("in_file", "in_file")]), (taken, outputnode, [("mask_file", "mask_file")])]
         )
         return workflow
+    if backend == "fsl" and (unit := length_unit(nib.Nifti1Image.load(scan.magnitude[0]))) in ("meter", "micron"):
+        raise InputError(
+            f"{scan.magnitude[0]} states its lengths in {unit}s, which FSL reads as mm: give --backend builtin, or "
+            "convert its header to mm."
+        )
     if backend == "builtin":
-        bet = pe.Node(BrainMask(frac=config.bet_threshold), name="bet", mem_gb=1.5)
+        bet = pe.Node(BrainMask(frac=config.bet_threshold), name="bet")
         workflow.connect([(inputnode, bet, [("in_file", "in_file")]), (bet, outputnode, [("mask_file", "mask_file")])])
         return workflow
-    bet = pe.Node(
-        fsl.BET(frac=config.bet_threshold, mask=True, robust=True, output_type="NIFTI_GZ"), name="bet", mem_gb=1.5
-    )
-    clean = pe.Node(CleanMask(), name="clean", mem_gb=1)
+    bet = pe.Node(fsl.BET(frac=config.bet_threshold, mask=True, robust=True, output_type="NIFTI_GZ"), name="bet")
+    clean = pe.Node(CleanMask(), name="clean")
     workflow.connect(
         [
             (inputnode, bet, [("in_file", "in_file")]),
@@ -59,7 +66,7 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
 
     Inputs: brain_mask. Outputs: magnitude (first echo), brain_mask, total_field (ppm of B0), reliable_mask (where it
     can be trusted), weight (proportional to 1 / its standard deviation), residual (rad), local_field (ppm of B0),
-    local_mask.
+    local_mask, echo (picture of one echo's phase and weight).
     """
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(niu.IdentityInterface(["magnitude", "brain_mask"]), name="inputnode")
@@ -70,16 +77,16 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             magnitude_files=[str(path) for path in scan.magnitude],
             phase_files=[str(path) for path in scan.phase],
             phase_ranges=[(scale.low, scale.high) for scale in scan.phase_scale],
-            phase_sign=scan.phase_sign * config.phase_sign,
+            phase_sign=config.phase_sign or scan.phase_sign,
             echo_times=list(scan.echo_times),
             field_strength=scan.field_strength,
             unwrap=config.unwrap,
             combination=config.combination,
             offset_smoothing=config.offset_smoothing,
             residual_limit=config.residual_limit,
+            filtered=scan.filtered,
         ),
         name="total_field",
-        mem_gb=4,
     )
     local = pe.Node(
         LocalFieldMap(
@@ -90,7 +97,6 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             threshold=config.vsharp_threshold,
         ),
         name="local_field",
-        mem_gb=2,
     )
     workflow.connect(
         [
@@ -99,6 +105,7 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             (inputnode, outputnode, [("magnitude", "magnitude"), ("brain_mask", "brain_mask")]),
             (total, outputnode, [("field_file", "total_field"), ("residual_file", "residual")]),
             (total, outputnode, [("reliable_file", "reliable_mask"), ("weight_file", "weight")]),
+            (total, outputnode, [("record_file", "record"), ("echo_file", "echo")]),
             (local, outputnode, [("field_file", "local_field"), ("mask_file", "local_mask")]),
         ]
     )

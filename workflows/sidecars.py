@@ -16,22 +16,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files.sidecars import read_json
+from ..files.vendors import manufacturer_phase_sign
 from ..pipeline.errors import InputError
 from ..pipeline.frames import check_b0_direction
-from .derivatives import read_json
 
 Sidecar = Mapping[str, Any]
 LARGEST_PHASE = np.nextafter(np.float32(pi), np.float32(0))  # float32's own pi lies above pi
+_FILTERED = {"SWI", "SWIP", "FILTERED", "HPF", "HIGHPASS", "HIGH_PASS", "PHASE_FILTERED", "VENOUS"}
+ARBITRARY = "arbitrary"
+_RADIANS = ("rad", "radian", "radians")
+PHASE_RANGE_OPTION = "--phase-range LOW,HIGH"
 _OPTIONS = {"EchoTime": "--te", "MagneticFieldStrength": "--b0"}
 
 
 @dataclass(frozen=True)
 class PhaseScale:
-    """Which stored values mean -pi (low) and +pi (high); stated tells whether the sidecar says so."""
+    """Which stored values mean -pi (low) and +pi (high); stated tells whether the sidecar, or the user, says so.
+
+    explicit: by PhaseRange or PhaseScale, not by Units alone; units: as the sidecar has them.
+    """
 
     low: float = -pi
     high: float = pi
     stated: bool = False
+    explicit: bool = False
+    units: str | None = None
+
+    @property
+    def said_by(self) -> str:
+        """Who says what the values mean, with a verb: "its sidecar says"."""
+        return "its sidecar says" if self.units != PHASE_RANGE_OPTION else f"{PHASE_RANGE_OPTION} says"
 
     def to_radians(self, stored: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return stored phase values in radians, float32, wrapped to -pi...pi."""
@@ -64,7 +79,7 @@ class Sidecars:
     def _list(self, folder: Path) -> list[tuple[dict[str, str], str, Path]]:
         if folder not in self._folders:
             found = []
-            for path in sorted(folder.glob("*.json")):
+            for path in sorted(folder.glob("[!.]*.json")):  # macOS leaves ._NAME beside a NAME
                 *parts, suffix = path.stem.split("_")
                 if all("-" in part for part in parts):
                     found.append((dict(part.split("-", 1) for part in parts), suffix, path))
@@ -86,6 +101,11 @@ def number(sidecar: Sidecar, key: str, path: Path, largest: float, unit: str, pr
     value = sidecar.get(key)
     if value is None:
         problems.append(f"{path} has no {key} in its sidecar: add it, in {unit}, or give {_OPTIONS[key]}.")
+    elif isinstance(value, list) and len(value) > 1:
+        problems.append(
+            f"{path} states {len(value)} values of {key}, {value!r}: split an image of several echoes into one 3-D "
+            f"image an echo (echo-1, echo-2 …), each with its own {key}."
+        )
     elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= largest:
         problems.append(f"{path} states {key} {value!r}: give a number between 0 and {largest:g} {unit}.")
     else:
@@ -101,30 +121,47 @@ def _finite(values: Any, count: int) -> bool:
     )
 
 
-def phase_scale(sidecar: Sidecar, path: Path, problems: list[str]) -> PhaseScale:
-    """Return the scale of PhaseRange, PhaseScale or Units, in this order; radians, not stated, where there is none."""
+def phase_scale(
+    sidecar: Sidecar, path: Path, problems: list[str], given: tuple[float, float] | None = None
+) -> PhaseScale:
+    """Return the scale of PhaseRange, PhaseScale or Units, in this order; radians, not stated, where there is none.
+
+    given: the values that mean -pi and +pi of images whose sidecars do not tell.
+    """
+    units = sidecar.get("Units")
     if (limits := sidecar.get("PhaseRange")) is not None:
         if _finite(limits, 2) and limits[0] < limits[1]:
-            return PhaseScale(float(limits[0]), float(limits[1]), stated=True)
+            return PhaseScale(float(limits[0]), float(limits[1]), stated=True, explicit=True)
         problems.append(f"{path} states PhaseRange {limits!r}: give [low, high], the values that mean -pi and +pi.")
     elif (per_unit := sidecar.get("PhaseScale")) is not None:
         if _finite([per_unit], 1) and per_unit > 0:
-            return PhaseScale(-pi / per_unit, pi / per_unit, stated=True)
+            return PhaseScale(-pi / per_unit, pi / per_unit, stated=True, explicit=True)
         problems.append(f"{path} states PhaseScale {per_unit!r}: give the radians per stored unit, above 0.")
-    elif (units := sidecar.get("Units")) == "mrad":
-        return PhaseScale(-1000 * pi, 1000 * pi, stated=True)
-    elif units not in (None, "rad", "arbitrary"):
+    elif units in _RADIANS:
+        return PhaseScale(stated=True, units="rad")
+    elif units == "mrad":
+        return PhaseScale(-1000 * pi, 1000 * pi, stated=True, units="mrad")
+    elif units not in (None, "", ARBITRARY):
         problems.append(f"{path} states Units {units!r}: give rad, or arbitrary with PhaseRange [low, high].")
-    return PhaseScale(stated=sidecar.get("Units") == "rad")
+    elif given is not None:
+        return PhaseScale(*given, stated=True, units=PHASE_RANGE_OPTION)
+    return PhaseScale(units=ARBITRARY if units == ARBITRARY else None)
 
 
-def phase_sign(sidecar: Sidecar, path: Path, problems: list[str]) -> int:
-    """Return PhaseSign, +1 where it is not stated."""
-    sign = sidecar.get("PhaseSign", 1)
+def phase_sign(sidecar: Sidecar, path: Path, problems: list[str]) -> tuple[int, bool]:
+    """Return the sign of the phase, and whether PhaseSign states it: else that of the manufacturer (-1 for GE)."""
+    if (sign := sidecar.get("PhaseSign")) is None:
+        return manufacturer_phase_sign(sidecar), False
     if isinstance(sign, bool) or sign not in (1, -1):
         problems.append(f"{path} states PhaseSign {sign!r}: give 1 or -1.")
-        return 1
-    return int(sign)
+        return 1, True
+    return int(sign), True
+
+
+def filter_words(sidecar: Sidecar) -> str:
+    """Return what a phase image's ImageType says of a filter that took its background out, "" where it says nothing."""
+    stated = {str(word).upper() for word in sidecar.get("ImageType") or ()}
+    return ", ".join(sorted(stated & _FILTERED))
 
 
 def b0_direction(sidecar: Sidecar, path: Path, problems: list[str]) -> tuple[float, float, float] | None:

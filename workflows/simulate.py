@@ -33,15 +33,15 @@ _TRUTH_BYTES_PER_VOXEL = 30
 class Simulation:
     """What to simulate.
 
-    subjects, orientations: how many; voxels: sizes (3,) in mm right-left, posterior-anterior, inferior-superior, taken
-    in turn by the orientations; max_angle, oblique: degrees; matrix: voxels along those axes (default: a field of view
-    of 210 x 224 x 160 mm); axcodes: directions of the array axes; isotropic: no white-matter anisotropy; seed: of all;
-    format: of the raw scans; vendor: in whose numbers, whatever the format. The polarity of all phase is the
-    protocol's, whatever the vendor.
+    subjects: how many; orientations: scans of each, or a number a subject; voxels: sizes (3,) in mm right-left,
+    posterior-anterior, inferior-superior, taken in turn by the orientations; max_angle, oblique: degrees; matrix:
+    voxels along those axes (default: a field of view of 210 x 224 x 160 mm); axcodes: directions of the array axes;
+    isotropic: no white-matter anisotropy; seed: of all; format: of the raw scans; vendor: in whose numbers, whatever
+    the format. The polarity of all phase is the protocol's, whatever the vendor.
     """
 
     subjects: int = 1
-    orientations: int = 6
+    orientations: int | tuple[int, ...] = 6
     voxels: tuple[tuple[float, float, float], ...] = ((1.0, 1.0, 1.0),)
     max_angle: float = 35.0
     oblique: float = 0.0
@@ -63,7 +63,13 @@ class Simulation:
                 raise InputError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}.")
         if not self.voxels:
             raise InputError("at least one voxel size is needed, got none.")
-        head_orientations(self.orientations, self.max_angle, self.seed)
+        if isinstance(self.orientations, tuple) and len(self.orientations) != self.subjects:
+            raise InputError(
+                f"orientations has {len(self.orientations)} numbers for {self.subjects} subject(s): give one for all, "
+                "or one for each."
+            )
+        for count in self.scans_by_subject:
+            head_orientations(count, self.max_angle, self.seed)
         for voxel in self.voxels:
             self.grid_at(voxel, np.zeros(3), 0.0)
 
@@ -74,21 +80,32 @@ class Simulation:
         )
 
     @property
+    def scans_by_subject(self) -> tuple[int, ...]:
+        """How many scans each subject has."""
+        return self.orientations if isinstance(self.orientations, tuple) else (self.orientations,) * self.subjects
+
+    @property
+    def scans(self) -> int:
+        """How many scans there are."""
+        return sum(self.scans_by_subject)
+
+    @property
     def bytes_on_disk(self) -> int:
         """About how much disk the data set takes."""
         voxels = [float(np.prod(self.grid_at(voxel, np.zeros(3), 0.0).shape)) for voxel in self.voxels]
         raw = _BYTES_PER_VOXEL if self.format != "dicom" else 0.0
         raw += bytes_per_voxel(self.vendor) if self.format != "nifti" else 0
         each = raw * len(self.protocol.echo_times) + _TRUTH_BYTES_PER_VOXEL / 4
-        return int(self.subjects * self.orientations * float(np.mean(voxels)) * each)
+        return int(self.scans * float(np.mean(voxels)) * each)
 
 
 def simulate_dataset(out: Path, simulation: Simulation, *, overwrite: bool = False, report: Report = print) -> Path:
     """Write a raw BIDS data set of simulated scans to `out` and its truth to `out/derivatives/truth`; return `out`.
 
     The DICOM files of a subject, where they are asked for, lie in `out/sourcedata/sub-01`.
-    Everything is written to a temporary folder beside `out` and renamed at the end. Raises InputError where `out` is
-    in use (an earlier simulation is replaced only with overwrite=True) or the disk is too small.
+    Everything is written to a temporary folder beside `out` and renamed at the end. report: told each finished scan as
+    "[2/6] sub-01: scan 2 of 3", and what else is done. Raises InputError where `out` is in use (an earlier simulation
+    is replaced only with overwrite=True) or the disk is too small.
     """
     out = Path(out)
     _check_out(out, overwrite)
@@ -101,18 +118,18 @@ def simulate_dataset(out: Path, simulation: Simulation, *, overwrite: bool = Fal
         participants = "participant_id\n" + "".join(f"sub-{label}\n" for label in labels)
         (folder / "participants.tsv").write_text(participants, encoding="utf-8")
         (folder / "README").write_text(_readme(simulation), encoding="utf-8")
-        for number, label in enumerate(labels):
-            _simulate_subject(folder, truth, label, (simulation.seed, number), simulation, report)
+        for number in range(simulation.subjects):
+            _simulate_subject(folder, truth, number, simulation, report)
     return out
 
 
-def _simulate_subject(
-    folder: Path, truth_folder: Path, label: str, seed: tuple[int, int], simulation: Simulation, report: Report
-) -> None:
+def _simulate_subject(folder: Path, truth_folder: Path, subject: int, simulation: Simulation, report: Report) -> None:
+    label, seed = f"{subject + 1:02d}", (simulation.seed, subject)
+    before, scans = sum(simulation.scans_by_subject[:subject]), simulation.scans_by_subject[subject]
     parameters = HeadParameters.from_seed(seed)
     report(f"sub-{label}: building the head")
     head = build_head(parameters.isotropic() if simulation.isotropic else parameters)
-    poses = head_orientations(simulation.orientations, simulation.max_angle, seed)
+    poses = head_orientations(scans, simulation.max_angle, seed)
     coil = Coil.from_seed(seed)
     azimuth = float(np.random.default_rng([*seed, 505]).uniform(0, 360))
     prepared: dict[float, tuple[SmoothedHead, Contrast]] = {}
@@ -122,13 +139,13 @@ def _simulate_subject(
         if edge not in prepared:
             smooth = smooth_head(head, edge)
             prepared[edge] = smooth, contrast(smooth, simulation.protocol)
-        report(f"sub-{label}: scan {number + 1} of {len(poses)}")
         frame = simulation.grid_at(voxel, np.zeros(3), azimuth).frame
         grid = simulation.grid_at(voxel, brain_centred_grid_centre(head, pose, frame), azimuth)
         rng = np.random.default_rng([*seed, 606, number])
         _simulate_scan(
             folder, truth_folder, (label, number), prepared[edge], (pose, poses[0], grid), simulation, coil, rng
         )
+        report(f"[{before + number + 1}/{simulation.scans}] sub-{label}: scan {number + 1} of {scans}")
 
 
 def _simulate_scan(
@@ -190,15 +207,18 @@ def _renamed_at_the_end(out: Path) -> Iterator[Path]:
             os.replace(out, old)
         os.replace(folder, out)
     finally:
+        if old.exists() and not out.exists():  # interrupted between the two renames
+            os.replace(old, out)
         for leftover in (folder, old):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _readme(simulation: Simulation) -> str:
+    orientations = ", ".join(map(str, dict.fromkeys(simulation.scans_by_subject)))
     sizes = "; ".join(" x ".join(f"{edge:g}" for edge in voxel) for voxel in simulation.voxels)
     return (
         "Multi-echo gradient-echo scans of simulated heads, made by `chi33 simulate`.\n\n"
-        f"{simulation.subjects} subject(s), {simulation.orientations} head orientation(s) up to "
+        f"{simulation.subjects} subject(s), {orientations} head orientation(s) up to "
         f"{simulation.max_angle:g} degrees, voxels of {sizes} mm, slices {simulation.oblique:g} degrees oblique, "
         f"{simulation.protocol.b0:g} T, signal-to-noise ratio {simulation.protocol.snr:g}, seed {simulation.seed}.\n"
         "The anatomy follows the ICBM 152 2009a template. What is true of each scan lies in derivatives/truth.\n"

@@ -26,7 +26,7 @@ def simulation_from_text(
     snr: float,
     phase_sign: int | None,
     subjects: int,
-    orientations: int,
+    orientations: str,
     max_angle: float,
     oblique: float,
     axcodes: str,
@@ -51,7 +51,7 @@ def simulation_from_text(
     )
     return Simulation(
         subjects=subjects,
-        orientations=orientations,
+        orientations=parse_orientations(orientations),
         voxels=parse_voxels(voxel),
         max_angle=max_angle,
         oblique=oblique,
@@ -88,6 +88,16 @@ def parse_voxels(texts: Sequence[str]) -> tuple[tuple[float, float, float], ...]
         x, y, z = edges * 3 if len(edges) == 1 else edges
         sizes.append((x, y, z))
     return tuple(sizes)
+
+
+def parse_orientations(text: str) -> int | tuple[int, ...]:
+    """Return the number of scans of a text such as "6", or of each head such as "4,4,6"."""
+    wanted = "a whole number such as 6, or one a head, such as 4,4,6"
+    numbers = _numbers(text, "orientations", wanted)
+    if any(number != int(number) for number in numbers):
+        raise InputError(f"orientations must be {wanted}, got {text!r}.")
+    counts = tuple(int(number) for number in numbers)
+    return counts[0] if len(counts) == 1 else counts
 
 
 def parse_matrix(text: str) -> tuple[int, int, int]:

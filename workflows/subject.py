@@ -14,11 +14,13 @@ from nipype.pipeline import engine as pe
 from ..pipeline.errors import InputError
 from ..pipeline.mask_consensus import LEAST_SCANS
 from .config import RunConfig
-from .derivatives import Derivatives, sidecar_path
+from .derivatives import Derivatives
+from .figures_echo import shown_echo
 from .frame_interfaces import MaskConsensus, MeanOfScans
 from .interfaces import Export
 from .labels import init_fit_wf, init_scan_labels_wf
 from .raw import RawScan, RawSubject, raise_problems
+from .raw_names import names_scan
 from .registration import init_registration_wf
 from .scan import init_brain_mask_wf, init_scan_wf
 
@@ -43,6 +45,7 @@ _SCAN_PRODUCTS = (
     _Product("local_field", "fieldmap", "local", "ppm", "Local field, ppm of B0"),
     _Product("residual", "fieldmap", "echoes", "rad", "Departure of the echoes' phase from a line, weighted rms"),
 )
+_ECHO_PICTURE = _Product("echo", "MEGRE", "phase", None, "Picture of one echo: phase, phase unwrapped, and weight")
 _LABEL_PRODUCTS = (
     _Product("chi33_file", "Chimap", "chi33", "ppm", "Apparent susceptibility along B0 of this scan, h'chi h"),
     _Product(
@@ -70,6 +73,13 @@ _SUBJECT_PRODUCTS = (
         "Where at least one scan has a field for the fit",
     ),
 )
+_SINGLE_STEP = "single-step (SMV of total fields)"
+_MEAN_PRODUCT = _Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
+# (suffix, desc) of every file that a run may write of a subject, beside the transforms
+PRODUCT_NAMES = frozenset(
+    (product.suffix, str(product.desc))
+    for product in (*_SCAN_PRODUCTS, *_LABEL_PRODUCTS, *_DEVIATION_PRODUCTS, *_SUBJECT_PRODUCTS, _MEAN_PRODUCT)
+)
 _SUBJECT_FRAME = "world of the reference scan (RAS+, mm); susceptibility relative to the mean over the mask"
 _MEAN_FRAME = "mean of the scans' worlds (RAS+, mm); susceptibility relative to the mean over the mask"
 MEAN = "mean"
@@ -82,14 +92,20 @@ def node_name(text: str) -> str:
 
 
 def reference_scan(subject: RawSubject, config: RunConfig) -> RawScan:
-    """Return the subject's reference scan: the first, or the one the config names; InputError where it is not there."""
+    """Return the subject's reference scan: the first, or the one the config names.
+
+    A scan may be named in full (ses-a_acq-ori02), by its label (acq-ori02) or as the report has it (ori02, "ses-a
+    acq-ori02"). Raises InputError where no scan, or more than one, is called so.
+    """
     if config.reference in (None, MEAN):
         return subject.scans[0]
-    for scan in subject.scans:
-        if config.reference in (scan.name, scan.label):
-            return scan
-    names = ", ".join(scan.name for scan in subject.scans)
-    raise InputError(f"reference {config.reference} is no scan of sub-{subject.label}: choose one of {names}.")
+    wanted = config.reference or ""
+    called = [scan for scan in subject.scans if names_scan(wanted, (scan.session or "", scan.label))]
+    if len(called) == 1:
+        return called[0]
+    names = ", ".join(scan.name for scan in called or subject.scans)
+    fault = f"means {len(called)} scans" if called else "is no scan"
+    raise InputError(f"reference {config.reference} {fault} of sub-{subject.label}: choose one of {names}.")
 
 
 def init_subject_wf(
@@ -110,9 +126,12 @@ def init_subject_wf(
         place = Derivatives(out_dir, subject.label, scan.session)
         scans.append(_PlacedScan(scan, scan_wf, transform, place))
         for product in _SCAN_PRODUCTS:
-            beside = record if product.output == "brain_mask" else None
+            beside = {"brain_mask": record, "total_field": (scan_wf, "outputnode.record")}.get(product.output)
             source = (scan_wf, f"outputnode.{product.output}")
-            _export_scan_map(workflow, source, product, scan, place, _scan_facts(scan, config), beside)
+            _export_scan_map(workflow, source, product, scan, place, _scan_facts(scan, config, product), beside)
+        facts = _scan_facts(scan, config, _ECHO_PICTURE) | {"EchoNumber": shown_echo(len(scan.echo_times)) + 1}
+        path = place.figure(scan.label, suffix=_ECHO_PICTURE.suffix, desc="phase")
+        _export(workflow, (scan_wf, "outputnode.echo"), _ECHO_PICTURE, path, f"{tag}_echo", facts)
         product = _Product("transform_file", "xfm", None, None, "World of the scan to the subject frame, mm, 4x4")
         _export(workflow, transform, product, place.transform(scan.label), f"{tag}_xfm", {}, record=quality)
     place = Derivatives(out_dir, subject.label)
@@ -141,7 +160,7 @@ def _add_fit(
     """Add the fit of all scans and the labels of each to a subject's workflow; return the fit's workflow."""
     fit_wf = init_fit_wf([scan.raw for scan in scans], config)
     sources = fit_sources(config)
-    merges = {one: pe.Node(niu.Merge(len(scans)), name=f"all_{one}") for one in (*sources, "transforms")}
+    merges = {one: _merge(len(scans), f"all_{one}") for one in (*sources, "transforms")}
     products = (*_LABEL_PRODUCTS, *(_DEVIATION_PRODUCTS if config.draws or config.jackknife else ()))
     for index, scan in enumerate(scans):
         number, own, transform = f"in{index + 1}", scan.workflow, scan.transform
@@ -159,8 +178,8 @@ def _add_fit(
         )
         if scan.raw is reference and mean is None:
             workflow.connect([(own, fit_wf, [("outputnode.brain_mask", "inputnode.reference_file")])])
-        facts = _scan_facts(scan.raw, config)
         for product in products:
+            facts = _scan_facts(scan.raw, config, product)
             source = (labels_wf, f"outputnode.{product.output}")
             record = (fit_wf, "outputnode.sidecar_file")
             _export_scan_map(workflow, source, product, scan.raw, scan.place, facts, record)
@@ -197,6 +216,11 @@ class _Frame:
         return mask, transform, quality, record
 
 
+def _merge(count: int, name: str) -> pe.Node:
+    """Return the step that makes a list of as many entries, in1 and so on."""
+    return pe.Node(niu.Merge(count), name=name, run_without_submitting=True)
+
+
 def _pick(workflow: pe.Workflow, source: _Source, index: int, name: str) -> _Source:
     """Return the source of one entry of a list."""
     node = pe.Node(niu.Select(index=[index]), name=name, run_without_submitting=True)
@@ -219,7 +243,7 @@ def _place_scans(workflow: pe.Workflow, subject: RawSubject, config: RunConfig, 
     ]
     fixed = masks[subject.scans.index(reference)]
     joined = {"mask_files": masks, "transform_files": pairs}
-    merges = {one: pe.Node(niu.Merge(len(masks)), name=f"all_own_{one.removesuffix('_files')}s") for one in joined}
+    merges = {one: _merge(len(masks), f"all_own_{one.removesuffix('_files')}s") for one in joined}
     for number, (mask, pair) in enumerate(zip(masks, pairs, strict=True), start=1):
         workflow.connect(
             [
@@ -231,7 +255,7 @@ def _place_scans(workflow: pe.Workflow, subject: RawSubject, config: RunConfig, 
         )
     consensus = mean = None
     if config.mask_consensus and not given and len(masks) >= LEAST_SCANS:
-        consensus = pe.Node(MaskConsensus(), name="mask_consensus", mem_gb=2)
+        consensus = pe.Node(MaskConsensus(), name="mask_consensus")
         workflow.connect([(merges[one], consensus, [("out", one)]) for one in joined])
     if config.reference == MEAN:
         mean = pe.Node(
@@ -240,7 +264,6 @@ def _place_scans(workflow: pe.Workflow, subject: RawSubject, config: RunConfig, 
                 echo_times=[list(scan.echo_times) for scan in subject.scans],
             ),
             name="mean_reference",
-            mem_gb=4,
         )
         workflow.connect([(merges["transform_files"], mean, [("out", "transform_files")])])
         agreed = (consensus, "mask_files") if consensus is not None else (merges["mask_files"], "out")
@@ -270,18 +293,6 @@ def given_masks(subject: RawSubject, config: RunConfig) -> dict[str, Path]:
     return found
 
 
-def remove_stale(subject: RawSubject, config: RunConfig, out_dir: Path) -> None:
-    """Remove the standard deviations that an earlier run wrote of a fit, where this run made none."""
-    if config.draws or config.jackknife or config.fit == "none":
-        return
-    for scan in subject.scans:
-        place = Derivatives(out_dir, subject.label, scan.session)
-        for product in _DEVIATION_PRODUCTS:
-            path = place.path(scan.label, suffix=product.suffix, desc=product.desc)
-            for one in (sidecar_path(path), path):  # an image without a sidecar is an unfinished one
-                one.unlink(missing_ok=True)
-
-
 def fit_sources(config: RunConfig) -> dict[str, str]:
     """Return which outputs of a scan's workflow the fit takes, by input of the fit's workflow."""
     whole = config.fit == "single-step"
@@ -305,17 +316,27 @@ def _export_scan_map(
     _export(workflow, source, product, path, f"{node_name(scan.name)}_{product.output}", facts, record=record)
 
 
-def _scan_facts(scan: RawScan, config: RunConfig) -> dict[str, Any]:
+def _scan_facts(scan: RawScan, config: RunConfig, product: _Product) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "Sources": [path.name for path in (*scan.magnitude, *scan.phase)],
         "EchoTimes": list(scan.echo_times),
-        "MagneticFieldStrength": scan.field_strength,
-        "PhaseSign": scan.phase_sign * config.phase_sign,
-        "BackgroundRemoval": config.background,
+        **scan.field_facts,
+        "PhaseSign": config.phase_sign or scan.phase_sign,
     }
+    if removal := _background_removal(config, product):
+        facts["BackgroundRemoval"] = removal
     if scan.b0_direction is not None:
         facts["B0_dir"] = list(scan.b0_direction)
     return facts
+
+
+def _background_removal(config: RunConfig, product: _Product) -> str | None:
+    """How the background of what a file shows was removed; None where it holds it still, or is no field or label."""
+    if product.output in ("local_field", "local_mask", "residual_file"):
+        return config.background
+    if product in (*_LABEL_PRODUCTS, *_DEVIATION_PRODUCTS):
+        return _SINGLE_STEP if config.fit == "single-step" else config.background
+    return None
 
 
 def _export(
@@ -343,14 +364,14 @@ def _export(
 
 
 def _frame_facts(reference: RawScan, *, mean: bool) -> dict[str, Any]:
-    facts: dict[str, Any] = {"MagneticFieldStrength": reference.field_strength}
+    facts: dict[str, Any] = dict(reference.field_facts)
     if mean:
         return facts | {"ReferenceScan": MEAN, "Frame": _MEAN_FRAME}
     return facts | {"ReferenceScan": reference.name, "Frame": _SUBJECT_FRAME}
 
 
 def _export_mean(workflow: pe.Workflow, mean: pe.Node, place: Derivatives, reference: RawScan) -> None:
-    product = _Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
+    product = _MEAN_PRODUCT
     path = place.path(space="subject", suffix=product.suffix, desc=product.desc)
     _export(workflow, (mean, product.output), product, path, product.output, _frame_facts(reference, mean=True))
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..errors import InputError
+from ..interrupts import interrupts_held_back
 from ..threads import fft_workers
 
 CONNECT_TIMEOUT = 30.0  # s
@@ -31,8 +32,9 @@ Result = TypeVar("Result")
 class Execution:
     """Runs tasks on threads ("threads"), on a local cluster ("local") or on a cluster by address ("tcp://…").
 
-    workers: tasks at a time on threads (default: OMP_NUM_THREADS or the cores); memory: GB that volumes of the scans
-    may take before they go to temporary files in `scratch` (default: no limit). Use as a context, or call close().
+    workers: tasks at a time on threads (default: the processors granted, at most OMP_NUM_THREADS); memory: GB that
+    volumes of the scans may take before they go to temporary files in `scratch` (default: no limit). Use as a context,
+    or call close().
     """
 
     def __init__(
@@ -192,10 +194,11 @@ def _connect(scheduler: str, workers: int) -> tuple[Any, Any]:
     from distributed import Client, LocalCluster
 
     if scheduler == "local":
-        cluster = LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, memory_limit=0, host="127.0.0.1"
-        )
-        return Client(cluster), cluster
+        with interrupts_held_back():
+            cluster = LocalCluster(
+                n_workers=workers, threads_per_worker=1, dashboard_address=None, memory_limit=0, host="127.0.0.1"
+            )
+            return Client(cluster), cluster
     try:
         return Client(scheduler, timeout=CONNECT_TIMEOUT), None
     except (OSError, TimeoutError, ValueError) as error:

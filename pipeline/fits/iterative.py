@@ -301,12 +301,13 @@ class LinearModel(Protocol):
 
 @dataclass(frozen=True)
 class Solution:
-    """Maps (components, box) in ppm, iterations done, and the label's last relative change."""
+    """Maps (components, box) in ppm, iterations done, the label's last relative change, and that of every iteration."""
 
     maps: Float32Array
     iterations: int
     change: float
     converged: bool
+    changes: tuple[float, ...] = ()
 
 
 def conjugate_gradients(
@@ -331,11 +332,12 @@ def conjugate_gradients(
     if start is not None:
         left -= (model.normal(maps) + model.penalise(maps, noise, prior)) * model.support
     step, size, change, done = None, 0.0, np.inf, 0
+    changes: list[float] = []
     for done in range(1, iterations + 1):
         guess = model.precondition(left, noise, prior)
         next_size = model.inner(left, guess)
         if not next_size > 0:
-            return Solution(model.to_numpy(maps), done - 1, 0.0, True)
+            return Solution(model.to_numpy(maps), done - 1, 0.0, True, tuple(changes))
         step = guess if step is None else guess + (next_size / size) * step
         size = next_size
         image = model.normal(step)
@@ -345,11 +347,12 @@ def conjugate_gradients(
         left -= length * image
         del image, guess
         change = length * model.label_size(step) / max(model.label_size(maps), 1e-12)
+        changes.append(change)
         if progress is not None:
             progress(done, change)
         if change < tolerance:
-            return Solution(model.to_numpy(maps), done, change, True)
-    return Solution(model.to_numpy(maps), done, change, change < tolerance)
+            break
+    return Solution(model.to_numpy(maps), done, change, change < tolerance, tuple(changes))
 
 
 def _within_float32(prior: Prior, noise: float) -> Prior:

@@ -16,7 +16,7 @@ from .closed_form import check_fields, check_settings
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
 from .iterative import FieldModel, LinearModel, Observation, Solution, conjugate_gradients
-from .noise import MODEL_ERROR, effective_parameters, robust_noise
+from .noise import MODEL_ERROR, effective_parameters, reduced_chi_square, robust_noise
 from .prior import Prior
 from .result import Fit
 
@@ -146,7 +146,8 @@ def solve_problem(
             model, model.data_side(problem.fields), noise=noise, prior=prior, iterations=stopping.iterations - done,
             tolerance=stopping.tolerance, start=None if first is None else first.maps, progress=report("tensor"),
         )  # fmt: skip
-        tensor = replace(tensor, iterations=tensor.iterations + done)
+        earlier = () if first is None else first.changes
+        tensor = replace(tensor, iterations=tensor.iterations + done, changes=earlier + tensor.changes)
     assert tensor is not None
     del model, first
     scalar = problem.model(execution, components=1)
@@ -170,6 +171,7 @@ def _first_look(
     Both come from the residuals of a few iterations.
     """
     noise, maps, total, found = given or FIRST_NOISE, None, 0, None
+    changes: tuple[float, ...] = ()
     while total < min(2 * _NOISE_ITERATIONS, stopping.iterations):
         model = problem.model(execution)
         found = conjugate_gradients(
@@ -179,7 +181,7 @@ def _first_look(
         )  # fmt: skip
         if not found.iterations:
             break
-        maps, total = found.maps, total + found.iterations
+        maps, total, changes = found.maps, total + found.iterations, changes + found.changes
         residuals, first = model.residuals(maps, problem.fields), total == found.iterations
         if first and problem.filters is not None:
             problem, residuals = _weight_spheres(problem, residuals)
@@ -191,7 +193,7 @@ def _first_look(
         if abs(noise - previous) < 0.2 * previous:
             break
     assert found is not None
-    return problem, noise, replace(found, iterations=total)
+    return problem, noise, replace(found, iterations=total, changes=changes)
 
 
 def _weight_spheres(
@@ -229,6 +231,8 @@ def problem_record(solved: Solved, stopping: Stopping) -> dict[str, Any]:
         "StoppingTolerance": stopping.tolerance,
         "LastRelativeChange": solved.tensor.change,
         "StoppedBy": "tolerance" if solved.tensor.converged else "iteration limit",
+        "RelativeChanges": [float(f"{change:.3g}") for change in solved.tensor.changes],
+        "RelativeChangesCosmos": [float(f"{change:.3g}") for change in solved.cosmos.changes],
     }
 
 
@@ -300,7 +304,10 @@ def fit_problem(
     """
     used_prior, used_stopping = prior or Prior(), stopping or Stopping()
     solved = solve_problem(problem, used_prior, noise, used_stopping, execution, progress)
+    residuals = solved.problem.model(execution).residuals(solved.tensor.maps, problem.fields)
+    freedom = 1 - effective_parameters(problem.grid.directions, used_prior, solved.noise) / len(problem.fields)
     record = {**solved.problem.record, **problem_record(solved, used_stopping)}
+    record["ReducedChiSquare"] = reduced_chi_square(residuals, solved.noise, freedom)
     tensor, cosmos = problem.grid.embed(solved.tensor.maps), problem.grid.embed(solved.cosmos.maps[0])
     fit = Fit(tensor, cosmos, solved.noise, used_prior, report, problem.method, record)
     return fit, solved.problem

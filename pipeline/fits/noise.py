@@ -45,3 +45,16 @@ def robust_noise(residuals: Sequence[NDArray[np.floating]], freedom: float) -> f
     if not size.size:
         return SMALLEST_NOISE
     return float(max(np.median(size) / _GAUSSIAN_MEDIAN / np.sqrt(max(freedom, 0.05)), SMALLEST_NOISE))
+
+
+def reduced_chi_square(residuals: Sequence[NDArray[np.floating]], noise: float, freedom: float) -> list[float]:
+    """Return the reduced chi-square of each scan: the mean of (residual / noise)^2 over the share of freedom.
+
+    residuals: weighted, in ppm, an array of the known voxels a scan; noise: standard deviation of the fields in ppm at
+    weight 1; freedom: (scans - effective parameters) / scans. 1 where the model leaves no more than the noise. A noise
+    that was estimated from all residuals (robust_noise) is that of the median voxel, so that a scan's number tells how
+    far its large residuals and its differences from the other scans reach.
+    """
+    scale = 1 / (noise**2 * max(freedom, 0.05))
+    return [float(f"{scale * np.square(one, dtype=np.float64).mean():.4g}") if np.size(one) else 0.0
+            for one in residuals]  # fmt: skip

@@ -5,6 +5,7 @@ from pathlib import Path
 import cyclopts
 import pytest
 from chi33.cli.convert import convert
+from chi33.files.field_strength import FieldStrength
 from chi33.workflows import convert as conversion
 from chi33.workflows.convert import Conversion, ConversionPlan, ConvertedScan
 from chi33.workflows.dicom import Unplaced
@@ -27,9 +28,12 @@ def test_options_reach_the_conversion_and_its_outcome_is_printed(
 
     def record(*folders: Path, **options: object) -> Conversion:
         calls.append((folders, options))
+        field = FieldStrength(6.98, 7.0, "ImagingFrequency")
         file = Path("sub-01_acq-ori01_part-mag_MEGRE.nii.gz")
-        scan = ConvertedScan("acq-ori01", (file,), (3, 4), (8, 9, 10), (1.0, 1.0, 2.0), (0.005,), 7.0, ("a note",))
-        return Conversion((scan,), (Unplaced("series 1 (scout)", "has no phase image"),), ("Warning: look here",))
+        scan = ConvertedScan("acq-ori01", (file,), (3, 4), (8, 9, 10), (1.0, 1.0, 2.0), (0.005,), field, ("a note",))
+        return Conversion(
+            (scan,), (Unplaced("series 1 (scout)", "has no phase image", "export it too"),), ("Warning: look here",)
+        )
 
     monkeypatch.setattr(conversion, "convert_dicom", record)
     app(["convert", "DICOM", "BIDS", "--subject", "01", "--phase-range", "-4096", "4096", "--phase-sign", "-1"])
@@ -45,8 +49,11 @@ def test_options_reach_the_conversion_and_its_outcome_is_printed(
         "overwrite": False,
     }
     printed = capsys.readouterr().out
-    assert "acq-ori01, series: 3, 4, matrix: 8x9x10, voxel (mm): 1x1x2, echo times (ms): 5, B0 (T): 7" in printed
-    assert "Not placed: series: series 1 (scout), reason: has no phase image" in printed
+    assert (
+        "acq-ori01, series: 3, 4, matrix: 8x9x10, voxel (mm): 1x1x2, echo times (ms): 5, B0 (T): 6.98 (nominal 7)"
+        in printed
+    )
+    assert "Not placed: series: series 1 (scout), reason: has no phase image: export it too" in printed
     assert "dcm2niix: Warning: look here" in printed
     assert "1 images of 1 scans written to BIDS" in printed
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chi33.pipeline.config import read_config
 from chi33.workflows.config import RunConfig
 
 
@@ -28,12 +29,14 @@ def test_defaults(command: Callable[..., Any], asked: dict[str, Any]) -> None:
     assert (asked["bids_dir"], asked["out_dir"]) == (Path("raw"), Path("out"))
     assert asked["config"] == RunConfig()
     assert asked["participant_labels"] is None
+    assert (asked["session_labels"], asked["scans"], asked["mem_gb"]) == (None, None, None)
     assert (asked["work_dir"], asked["n_procs"], asked["dry_run"], asked["write_graph"]) == (None, None, False, False)
 
 
 def test_every_option_arrives(command: Callable[..., Any], asked: dict[str, Any]) -> None:
     ended = command(
         "run", "raw", "out", "participant", "--participant-label", "01", "sub-02,03", "-w", "work", "--n-procs", "3",
+        "--session-label", "a", "--session-label", "ses-b", "--scan", "!acq-ori03", "--mem", "12.5",
         "--backend", "fsl", "--unwrap", "laplacian", "--fit", "closed", "--phase-sign", "-1", "--reference",
         "acq-ori02", "--prior-iso", "0.05", "--prior-aniso", "0.01", "--noise", "0.002", "--iterations", "7",
         "--weights", "mask", "--draws", "3", "--jackknife", "4", "--dask", "local", "--fit-memory", "2.5", "--device",
@@ -42,6 +45,7 @@ def test_every_option_arrives(command: Callable[..., Any], asked: dict[str, Any]
     )  # fmt: skip
     assert (ended.code, ended.err) == (0, "")
     assert asked["participant_labels"] == ["01", "sub-02", "03"]
+    assert (asked["session_labels"], asked["scans"], asked["mem_gb"]) == (["a", "ses-b"], ["!acq-ori03"], 12.5)
     assert asked["config"] == RunConfig(
         backend="fsl", unwrap="laplacian", fit="closed", phase_sign=-1, reference="acq-ori02", prior_iso=0.05,
         prior_aniso=0.01, noise=0.002, iterations=7, weights="mask", draws=3, jackknife=4, dask="local",
@@ -50,6 +54,69 @@ def test_every_option_arrives(command: Callable[..., Any], asked: dict[str, Any]
     )  # fmt: skip
     assert (asked["work_dir"], asked["n_procs"]) == (Path("work"), 3)
     assert (asked["dry_run"], asked["write_graph"]) == (True, True)
+
+
+@pytest.mark.parametrize(("words", "scans"), [
+    (["--scan", "acq-ori01", "--scan", "ori03"], ["acq-ori01", "ori03"]),
+    (["--scan", "acq-ori01", "!run-2"], ["acq-ori01", "!run-2"]),
+    (["--scan", "acq-ori01, acq-ori02,"], ["acq-ori01", "acq-ori02"]),
+])  # fmt: skip
+def test_scans_are_named_one_by_one_or_together(
+    command: Callable[..., Any], asked: dict[str, Any], words: list[str], scans: list[str]
+) -> None:
+    assert command("run", "raw", "out", *words).code == 0
+    assert asked["scans"] == scans
+
+
+@pytest.mark.parametrize("option", ["--n-procs", "--nprocs", "--n_procs", "--n-cpus"])
+def test_other_tools_names_of_the_number_of_processes(
+    command: Callable[..., Any], asked: dict[str, Any], option: str
+) -> None:
+    assert command("run", "raw", "out", option, "3", "--participant_label", "01").code == 0
+    assert (asked["n_procs"], asked["participant_labels"]) == (3, ["01"])
+
+
+def test_what_the_stored_phase_means_is_two_numbers(command: Callable[..., Any], asked: dict[str, Any]) -> None:
+    assert command("run", "raw", "out", "--phase-range", "-4096,4094").code == 0
+    assert asked["config"].phase_range == (-4096.0, 4094.0)
+    ended = command("run", "raw", "out", "--phase-range", "4096")
+    assert ended.code == 2
+    assert "--phase-range must be two numbers joined by a comma" in ended.err
+
+
+@pytest.mark.parametrize(("words", "missing"), [
+    ([], "BIDS_DIR and OUT_DIR are"),
+    (["raw"], "OUT_DIR is"),
+    (["--scan", "ori01", "raw", "out"], "BIDS_DIR and OUT_DIR are"),
+])  # fmt: skip
+def test_folders_that_are_missing_are_named(
+    command: Callable[..., Any], asked: dict[str, Any], words: list[str], missing: str
+) -> None:
+    ended = command("run", *words)
+    assert ended.code == 2
+    assert f"chi33: {missing}" in ended.err
+    assert "write chi33 run BIDS_DIR OUT_DIR, and the options behind." in ended.err
+    assert asked == {}
+
+
+def test_the_printed_settings_are_those_of_a_run_and_are_read_back(
+    command: Callable[..., Any], asked: dict[str, Any], tmp_path: Path
+) -> None:
+    options = ("--noise", "0.002", "--te", "4,9.5", "--masks", "/m ü", "--no-mask-consensus", "--fit", "masked")
+    printed = command("run", "--print-config", *options)
+    assert (printed.code, printed.err, asked) == (0, "", {})
+    (tmp_path / "run.toml").write_text(printed.out, encoding="utf-8")
+    assert command("run", "raw", "out", "--config", tmp_path / "run.toml").code == 0
+    from_file = asked["config"]
+    assert command("run", "raw", "out", *options).code == 0
+    assert asked["config"] == from_file == read_config(RunConfig, tmp_path / "run.toml")
+    again = command("run", "--print-config", "--config", tmp_path / "run.toml")
+    assert again.out == printed.out
+
+
+def test_settings_are_checked_before_they_are_printed(command: Callable[..., Any]) -> None:
+    ended = command("run", "--print-config", "--noise", "-1")
+    assert (ended.code, ended.out) == (2, "")
 
 
 @pytest.mark.parametrize(("te", "message"), [
@@ -119,7 +186,7 @@ def test_the_number_of_processes_must_be_positive(command: Callable[..., Any], t
 
 
 def test_a_dry_run_writes_nothing(command: Callable[..., Any], turning_head: Any, tmp_path: Path) -> None:
-    ended = command("run", turning_head.folder, tmp_path / "out", "--backend", "builtin", "--dry-run", "--write-graph")
+    ended = command("run", turning_head.folder, tmp_path / "out", "--backend", "builtin", "--dry-run")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("sub-01: 3 scans, backend builtin, reference acq-ori01, ")
     assert "fit=single-step, " in ended.out

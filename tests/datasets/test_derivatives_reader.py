@@ -9,7 +9,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from chi33.datasets.derivatives_reader import find_derivatives, read_scan, read_tensor
+from chi33.datasets.derivatives_finder import find_derivatives
+from chi33.datasets.derivatives_reader import read_scan, read_tensor
+from chi33.datasets.subject_source import sources_of
 from chi33.pipeline.errors import InputError
 
 SCAN = "sub-01/anat/sub-01_acq-ori01_desc-"
@@ -146,7 +148,7 @@ def test_a_truncated_map_is_refused(make_derivatives) -> None:
     folder = make_derivatives(1)
     file = folder / f"{SCAN}chi33_Chimap.nii.gz"
     file.write_bytes(file.read_bytes()[:3000])
-    with pytest.raises(InputError, match="cannot be read as NIfTI"):
+    with pytest.raises(InputError, match="is damaged: its data cannot be read to the end"):
         read_first(folder)
 
 
@@ -154,8 +156,12 @@ def test_a_truncated_map_is_refused(make_derivatives) -> None:
     ("sidecar", "message"),
     [
         ("{", "cannot be read as JSON"),
+        ("[1, 2]", "must hold a JSON object of names and values, got a list"),
         (json.dumps({"B0_dir": [0, 0, 2]}), r"B0_dir of .* must be a unit vector"),
-        (json.dumps({"MagneticFieldStrength": "three"}), "MagneticFieldStrength of .* must be a number in tesla"),
+        (
+            json.dumps({"MagneticFieldStrength": "three"}),
+            "MagneticFieldStrength of .* must be a positive number in tesla, got 'three'",
+        ),
     ],
 )
 def test_a_sidecar_with_nonsense_is_refused(make_derivatives, sidecar: str, message: str) -> None:
@@ -163,6 +169,49 @@ def test_a_sidecar_with_nonsense_is_refused(make_derivatives, sidecar: str, mess
     (folder / f"{SCAN}local_fieldmap.json").write_text(sidecar)
     with pytest.raises(InputError, match=message):
         read_first(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "message"),
+    [
+        ("local_fieldmap", {"Units": "rad", "MagneticFieldStrength": 3}, "EchoTime"),
+        ("local_fieldmap", {"Units": "Hz"}, "MagneticFieldStrength"),
+        ("chi33_Chimap", {"Units": "Hz"}, "from which ppm cannot be told: give the susceptibility in ppm or ppb"),
+        ("chi33_Chimap", {"Units": "ppb"}, "too small for ppm"),  # the maps are in ppm
+    ],
+)
+def test_maps_in_units_that_cannot_be_are_refused(
+    make_derivatives, name: str, stated: dict[str, object], message: str
+) -> None:
+    folder = make_derivatives(1)
+    (folder / f"{SCAN}{name}.json").write_text(json.dumps(stated))
+    with pytest.raises(InputError, match=message):
+        sources_of(folder)[0].read_scan(0)
+
+
+def test_a_field_in_hz_is_read_in_ppm(make_derivatives) -> None:
+    folder = make_derivatives(1)
+    scan = find_derivatives(folder)[0].scans[0]
+    expected = read_scan(scan)
+    path = scan.paths["field"]
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image((image.get_fdata() * 42.577478518 * 2.9).astype(np.float32), image.affine), path)
+    stated = json.loads((folder / f"{SCAN}local_fieldmap.json").read_text())
+    stated |= {"Units": "Hz", "MagneticFieldStrength": 3, "ImagingFrequency": 42.577478518 * 2.9}
+    (folder / f"{SCAN}local_fieldmap.json").write_text(json.dumps(stated))
+    found = read_scan(scan)
+    np.testing.assert_allclose(found.channels["field"], expected.channels["field"], rtol=1e-5, atol=1e-7)
+    assert found.geometry.b0 == pytest.approx(2.9)
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"), [(127.7, "reaches .* inside the mask, too large for ppm"), (1e-6, "too small for ppm")]
+)
+def test_maps_of_a_size_that_ppm_do_not_allow_are_refused(make_derivatives, factor: float, message: str) -> None:
+    folder = make_derivatives(1)
+    rewrite(folder / f"{SCAN}local_fieldmap.nii.gz", lambda values, affine: (values * factor, affine))
+    with pytest.raises(InputError, match=rf"desc-local_fieldmap.nii.gz .*{message}: give the map in ppm"):
+        sources_of(folder)[0].read_scan(0)
 
 
 def test_a_tensor_needs_six_components(make_derivatives) -> None:

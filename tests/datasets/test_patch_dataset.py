@@ -167,6 +167,7 @@ def test_whole_volumes_come_with_their_geometry(store_path: Path) -> None:
         np.testing.assert_array_equal(item["chi33"][0], group["chi33"][()])
         np.testing.assert_array_equal(item["field"][0], group["field"][()] * group["mask"][()])
         np.testing.assert_array_equal(item["affine"], group.attrs["affine"])
+        assert tuple(item["volume_shape"].tolist()) == group["mask"].shape
         np.testing.assert_allclose(item["b0_direction"], group.attrs["b0_direction"], rtol=1e-6)
 
 

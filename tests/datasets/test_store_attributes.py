@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from chi33.datasets.build import BuildConfig, build_from, build_store
-from chi33.datasets.derivatives_reader import find_derivatives
+from chi33.datasets.derivatives_finder import find_derivatives
 from chi33.datasets.splits import split_hash
 from chi33.datasets.statistics import residual_rms
 from chi33.datasets.store import open_store

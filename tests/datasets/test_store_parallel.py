@@ -46,7 +46,7 @@ def test_the_store_does_not_depend_on_the_workers(derivatives: Path, tmp_path: P
 def test_an_error_of_a_worker_is_the_error_of_the_build(make_derivatives, tmp_path: Path) -> None:
     folder = make_derivatives(2, 1)
     (folder / "sub-02/anat/sub-02_acq-ori01_desc-chi33_Chimap.nii.gz").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"sub-02_acq-ori01_desc-chi33_Chimap.nii.gz cannot be read as NIfTI"):
+    with pytest.raises(InputError, match=r"sub-02_acq-ori01_desc-chi33_Chimap.nii.gz is damaged"):
         build_store(folder, tmp_path / "s.h5", BuildConfig(patch_size=10), n_procs=2)
     assert not (tmp_path / "s.h5").exists()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from chi33.datasets import rotation_torch
 from chi33.datasets.augmentation import turn_scalar, turn_tensor
 from chi33.datasets.build import BuildConfig, build_store
 from chi33.datasets.epoch_sampler import EpochSampler
+from chi33.datasets.loaders import LoaderConfig, loader_of, patches_of, sampler_of
 from chi33.datasets.patch_dataset import PatchDataset
 from chi33.datasets.patches import brain_counts
 from chi33.datasets.rotation_torch import TurnedPatchDataset, admissible_before, draw_corner
@@ -174,6 +177,74 @@ def test_any_number_of_workers_gives_the_same_patches(store_of_two: Path, start:
         sampler_of_rank.set_epoch(3)
     seen = {key: dataset[key]["volume"] for rank in ranks for key in rank}
     assert sorted(seen) == [(3, n) for n in range(6)]
+
+
+@pytest.fixture
+def rotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Tells how many heads were rotated since it was asked last, in this process and in those forked from it."""
+    log = tmp_path / "rotations"
+    log.touch()
+    turn = TurnableHead.turn
+
+    def recorded(self: TurnableHead, rotation: np.ndarray) -> Any:
+        with open(log, "ab") as file:
+            file.write(b".")
+        return turn(self, rotation)
+
+    def count() -> int:
+        found = log.stat().st_size
+        log.write_bytes(b"")
+        return found
+
+    monkeypatch.setattr(TurnableHead, "turn", recorded)
+    return count
+
+
+@pytest.mark.parametrize(("batch_size", "per_head"), [(2, 4), (3, 4), (5, 3)])
+def test_each_head_is_rotated_once_whatever_the_number_of_loader_processes(
+    store_of_two: Path, rotations: Callable[[], int], batch_size: int, per_head: int
+) -> None:
+    store = open_store(store_of_two)
+    config = LoaderConfig(
+        batch_size=batch_size, draw="turned", samples_per_epoch=14, patches_per_turn=per_head, snr=(10, 20),
+        start_method="fork",
+    )  # fmt: skip
+    expected: list[dict[str, Any]] = []
+    for workers in (0, 2):
+        reading = replace(config, num_workers=workers)
+        patches = patches_of(store, "train", reading)
+        loader = loader_of(patches, sampler_of(patches, None, reading), reading)
+        batches = [batch for epoch in (0, 1) for batch in of_epoch(loader, epoch)]
+        assert rotations() == 2 * math.ceil(14 / per_head)
+        assert len(batches) == 2 * len(loader) == 2 * math.ceil(14 / batch_size)
+        expected = expected or batches
+        assert all(equal(one, other) for one, other in zip(batches, expected, strict=True))
+
+
+def of_epoch(loader: Any, epoch: int) -> list[dict[str, Any]]:
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def test_an_epoch_that_is_left_early_does_not_disturb_the_next(store_of_two: Path) -> None:
+    store = open_store(store_of_two)
+    reading = LoaderConfig(draw="turned", samples_per_epoch=9, num_workers=2, start_method="fork")
+    patches = patches_of(store, "train", reading)
+    loader = loader_of(patches, sampler_of(patches, None, reading), reading)
+    first = next(iter(loader))
+    again = list(loader)
+    assert equal(again[0], first)
+    assert [len(batch["volume"]) for batch in again] == [2, 2, 2, 2, 1]
+
+
+def test_processes_that_train_together_share_out_whole_heads(store_of_two: Path) -> None:
+    store = open_store(store_of_two)
+    reading = LoaderConfig(draw="turned", samples_per_epoch=16, patches_per_turn=4)
+    patches = patches_of(store, "train", reading)
+    seen = [list(sampler_of(patches, None, reading, share=(2, rank))) for rank in (0, 1)]
+    heads = [{index // 4 for _, index in keys} for keys in seen]
+    assert heads == [{0, 1}, {2, 3}]
+    assert sorted(seen[0] + seen[1]) == [(0, n) for n in range(16)]
 
 
 def test_a_pickled_dataset_leaves_the_turned_head_behind(store_of_two: Path) -> None:

@@ -155,14 +155,15 @@ def test_a_full_disk_stops_a_run(
 
 
 def _unfinished(out: Path) -> None:
-    """Whatever a failed run leaves is whole: no temporary names, every map with its sidecar, no report."""
+    """Whatever a failed run leaves is whole: no temporary names, every map with its sidecar, and a report."""
     files = [path for path in out.rglob("*") if path.is_file()]
-    assert {path.name for path in files if path.name.startswith(".")} <= {".bidsignore"}
+    assert {path.name for path in files if path.name.startswith(".")} <= {".bidsignore", ".index.lock", ".sub-01.lock"}
     for path in files:
         if path.name.endswith(".nii.gz"):
             assert np.isfinite(nib.load(path).get_fdata()).all()
             assert json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
-    assert not list(out.glob("*.html"))
+    assert {path.name for path in out.glob("*.html")} == {"index.html", "sub-01.html"}
+    assert "failed" in (out / "sub-01.html").read_text(encoding="utf-8")
 
 
 def _one_sentence(ended: Any, step: str, said: str) -> Path:
@@ -184,7 +185,7 @@ def test_directions_within_five_degrees_stop_the_fit(
     ended = command("run", head.folder, tmp_path / "out", "--n-procs", "1")
     assert ended.code == 2
     crash = _one_sentence(ended, "fit_wf.fit", "All B0 directions lie within 3.6 degrees of one another")
-    assert crash.parent == tmp_path / "out-work" / "crash"
+    assert crash.parent == tmp_path / "out-work" / "crash" / "sub-01"
     _unfinished(tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*Chimap*"))
 
@@ -201,7 +202,7 @@ def test_a_magnitude_without_contrast_stops_the_brain_extraction(
     ended = command(*words, "--n-procs", "1")
     assert ended.code == 2
     crash = _one_sentence(ended, "mask_acq_ori01_wf.bet", "has no contrast, so no brain can be found")
-    assert crash.parent == tmp_path / "elsewhere" / "crash"
+    assert crash.parent == tmp_path / "elsewhere" / "crash" / "sub-01"
     _unfinished(tmp_path / "out")
 
 

@@ -43,10 +43,20 @@ def _kill_after(process: Any, enough: Callable[[int, str], bool], *, group: bool
     return said
 
 
-def test_a_repeated_run_keeps_every_step_and_file(finished: Any, chi33: Callable[..., Any]) -> None:
+def test_a_finished_run_is_repeated_at_once(finished: Any, chi33: Callable[..., Any]) -> None:
     before = _times(finished.out)
     ended = chi33(*finished.command)
     assert ended.code == 0, ended.err
+    assert ended.out == f"sub-01: finished before, nothing to do (report: {finished.out / 'sub-01.html'})\n"
+    assert _times(finished.out) == before
+
+
+def test_a_run_that_lost_its_report_keeps_every_step_and_file(finished: Any, chi33: Callable[..., Any]) -> None:
+    before = _times(finished.out)
+    (finished.out / "sub-01.html").unlink()
+    ended = chi33(*finished.command)
+    assert ended.code == 0, ended.err
+    assert (finished.out / "sub-01.html").is_file()
     assert _times(finished.out) == before
     assert _steps(ended.out)
     assert all(line.endswith("(kept)") for line in _steps(ended.out))
@@ -82,7 +92,7 @@ def unbroken(
 
 
 @pytest.mark.parametrize(
-    ("lines", "group"), [(2, True), (12, True), (26, True), (9, False)], ids=["early", "middle", "late", "main alone"]
+    ("lines", "group"), [(2, True), (12, True), (24, True), (9, False)], ids=["early", "middle", "late", "main alone"]
 )
 def test_a_killed_run_goes_on_to_the_same_labels(
     turning_head: Any,

@@ -47,7 +47,8 @@ def test_every_map_is_there_with_its_unit_and_its_report(labels: Path) -> None:
             assert (anat(labels, subject) / f"sub-{subject}_space-subject_desc-{desc}_Chimap.nii.gz").is_file()
         assert "<html" in (labels / f"sub-{subject}.html").read_text(encoding="utf-8").lower()
     assert (labels / "index.html").is_file()
-    assert [path.name for path in labels.rglob(".*") if path.is_file()] == [".bidsignore"]
+    hidden = {path.name for path in labels.rglob(".*") if path.is_file()}
+    assert hidden == {".bidsignore", ".index.lock", ".sub-01.lock", ".sub-02.lock"}
 
 
 @pytest.mark.parametrize("subject", ["01", "02"])

@@ -21,6 +21,7 @@ class Recipe:
     steps: int = 4
     kind: Literal["soft", "hard"] = "soft"
     limit: float | None = None
+    span: tuple[float, float] | None = None
     filter: Filter = field(default_factory=Filter)
 
 
@@ -53,7 +54,7 @@ def test_options_override_and_what_is_not_given_stays() -> None:
 
 @pytest.mark.parametrize(("text", "message"), [
     ("stps = 3", "recipe.toml has an unknown key stps: did you mean steps?"),
-    ("zzz = 3", "recipe.toml has an unknown key zzz: the keys are name, steps, kind, limit, filter."),
+    ("zzz = 3", "recipe.toml has an unknown key zzz: the keys are name, steps, kind, limit, span, filter."),
     ("[filter]\nradus = 3", "recipe.toml has an unknown key filter.radus: did you mean filter.radius?"),
     ("steps = 3.5", "steps in .*recipe.toml must be a whole number, got 3.5"),
     ("steps = true", "steps in .*recipe.toml must be a whole number, got True"),
@@ -61,6 +62,9 @@ def test_options_override_and_what_is_not_given_stays() -> None:
     ("name = 3", "name in .*recipe.toml must be a text, got 3"),
     ("limit = true", "limit in .*recipe.toml must be a number, got True"),
     ("limit = [1]", r"limit in .*recipe.toml must be a number, got \[1\]"),
+    ("span = [1.0]", r"span in .*recipe.toml must be a list of 2 values, got \[1.0\]"),
+    ("span = [1, 2, 3]", "span in .*recipe.toml must be a list of 2 values"),
+    ("span = 3", "span in .*recipe.toml must be a list, got 3"),
     ('kind = "smooth"', "kind in .*recipe.toml must be one of 'soft', 'hard', got 'smooth'"),
     ("kind = [1]", "kind in .*recipe.toml must be one of 'soft', 'hard'"),
     ("filter = 3", "filter in .*recipe.toml must be a table, got 3"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chi33.pipeline import threads
 from chi33.pipeline.errors import InputError
 from chi33.pipeline.fits import execution as execution_module
 from chi33.pipeline.fits import grid as grid_module
@@ -287,9 +288,14 @@ def test_a_fit_leaves_the_execution_open_that_it_was_given() -> None:
         assert made.scheduler == "threads"
 
 
-def test_the_number_of_workers_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_workers_is_what_is_granted_and_at_most_what_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "available_processors", lambda: 7)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert Execution().workers == 5
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    assert Execution().workers == 7
     assert Execution(workers=2).workers == 2
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from chi33.files.config_toml import to_toml
 from chi33.pipeline.config import override
 from chi33.pipeline.errors import InputError
-from chi33.training.config import NetworkConfig, TrainConfig, check_resumable, load_config, to_toml
+from chi33.training.config import NetworkConfig, TrainConfig, check_resumable, load_config
 
 
 def write(path: Path, text: str) -> Path:
@@ -39,7 +40,7 @@ def test_whole_numbers_serve_as_numbers(tmp_path: Path) -> None:
     [
         ("epoch = 3", r"unknown key epoch: did you mean epochs\?"),
         ("[network]\ndropuot = 0.1", r"unknown key network.dropuot: did you mean network.dropout\?"),
-        ("zzz = 3", r"unknown key zzz: the keys are model, epochs"),
+        ("zzz = 3", r"unknown key zzz: the keys are model, label, epochs"),
         ("epochs = 3.5", r"epochs in .*a.toml must be a whole number, got 3.5"),
         ("epochs = true", r"epochs in .* must be a whole number, got True"),
         ('learning_rate = "fast"', r"learning_rate in .* must be a number, got 'fast'"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from chi33.files.manifest import Manifest, manifest_path
 from chi33.pipeline.errors import Chi33Warning, InputError
 from chi33.training.evaluate import compare, evaluate, means
 from chi33.training.map_pairs import find_pairs, parse_name
@@ -45,6 +47,44 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
         save(pred / f"sub-01_{scan}_deltab.nii.gz", 0.09 * chi(number + 5))
         save(pred / f"sub-01_{scan}_tkd_chi.nii.gz", 0.5 * chi(number))
     return pred, truth
+
+
+def test_maps_that_the_last_run_did_not_make_and_hidden_files_are_left_out(folders: tuple[Path, Path]) -> None:
+    pred, truth = folders
+    anat = truth / "sub-01" / "anat"
+    kept = [path for path in anat.iterdir() if "acq-ori01" in path.name and "local_mask" not in path.name]
+    path = manifest_path(truth, "01")
+    path.parent.mkdir()
+    path.write_text(json.dumps(Manifest.of(truth, "01", kept, {"Fit": "masked"}).content))
+    for name in ("sub-01_acq-ori01_chi.nii.gz", "sub-01_acq-ori01_deltab.nii.gz"):
+        (pred / f"._{name}").write_bytes(bytes(80))
+    pairs, alone = find_pairs(pred, truth)
+    assert {pair.truth.name for pair in pairs} == {
+        "sub-01_acq-ori01_desc-chi33_Chimap.nii.gz",
+        "sub-01_acq-ori01_desc-deltab_fieldmap.nii.gz",
+    }
+    assert {mask.name for pair in pairs for mask in pair.masks} == {"sub-01_acq-ori01_desc-brain_mask.nii.gz"}
+    assert all("acq-ori02" in path.name for path in alone)
+    simulated = truth.with_name("simulated")
+    shutil.copytree(truth / "sub-01", simulated / "sub-01")
+    save(anat / "sub-01_acq-ori02_tkd_desc-chi33_Chimap.nii.gz", chi(0))  # of another method, beside the run's
+    inside, _ = find_pairs(anat, simulated)
+    assert [(pair.name.orientation, pair.name.method) for pair in inside] == [
+        ("acq-ori01", ""), ("acq-ori02", "tkd"), ("acq-ori01", "")
+    ]  # fmt: skip
+
+
+def test_a_prediction_of_cosmos_is_held_against_cosmos(folders: tuple[Path, Path]) -> None:
+    pred, truth = folders
+    (pred / "sub-01_acq-ori01_chi.json").write_text('{"Label": "cosmos"}')
+    assert pred / "sub-01_acq-ori01_chi.nii.gz" in find_pairs(pred, truth)[1]
+    save(truth / "sub-01/anat/sub-01_acq-ori01_desc-cosmos_Chimap.nii.gz", chi(0))
+    pairs, _ = find_pairs(pred, truth)
+    (pair,) = [pair for pair in pairs if pair.quantity == "cosmos"]
+    assert (pair.estimate.name, pair.truth.name) == (
+        "sub-01_acq-ori01_chi.nii.gz",
+        "sub-01_acq-ori01_desc-cosmos_Chimap.nii.gz",
+    )
 
 
 def test_every_map_gets_its_line(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from chi33.files.config_toml import to_toml
 from chi33.pipeline.config import override
 from chi33.pipeline.errors import Chi33Warning, InputError, StepError
-from chi33.training.config import NetworkConfig, TrainConfig, load_config, to_toml
+from chi33.training.config import NetworkConfig, TrainConfig, load_config
 from chi33.training.fit import Progress, train
 from chi33.training.lit_module import UnrolledModule
 from chi33.training.weights import load_network
@@ -60,7 +61,7 @@ def test_run_folder_holds_everything(tiny_store: Path, quick: TrainConfig, tmp_p
     with open(tmp_path / "run" / "log.csv", newline="", encoding="utf-8") as handle:
         untrained = next(csv.DictReader(handle))
     assert (untrained["step"], float(untrained["val_loss"])) == ("0", result.untrained_loss)
-    assert load_config(tmp_path / "run" / "config.toml") == quick
+    assert load_config(tmp_path / "run" / "config.toml") == replace(quick, label="chi33")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["best_loss"] == result.best_loss == min(row["val_loss"] for row in rows)
     assert metrics["zero_map_loss"] == result.zero_map_loss > 0
@@ -221,10 +222,10 @@ def test_learning_rate_halves_on_a_plateau(tiny_store: Path, quick: TrainConfig,
 
 def test_l2_adds_the_sum_of_squares_of_the_kernels(tiny_store: Path, quick: TrainConfig) -> None:
     from chi33.datasets.store import open_store
-    from chi33.training.fit import store_normalisation
+    from chi33.training.labels import normalisation_of
     from chi33.training.loading import train_loader
 
-    normalisation = store_normalisation(open_store(tiny_store))
+    normalisation = normalisation_of(open_store(tiny_store), ("chi33", "deltab"))
     config = override(quick, {"network.dropout": 0.0, "l2": 0.1})
     module = UnrolledModule(config, normalisation)
     batch = next(iter(train_loader(open_store(tiny_store), config, lambda: 0)))
@@ -235,11 +236,11 @@ def test_l2_adds_the_sum_of_squares_of_the_kernels(tiny_store: Path, quick: Trai
 
 def test_zero_map_loss_is_that_of_zero_ppm(tiny_store: Path, quick: TrainConfig) -> None:
     from chi33.datasets.store import open_store
-    from chi33.training.fit import store_normalisation
+    from chi33.training.labels import normalisation_of
     from chi33.training.loading import train_loader
 
     store = open_store(tiny_store)
-    module = UnrolledModule(quick, store_normalisation(store))
+    module = UnrolledModule(quick, normalisation_of(store, ("chi33", "deltab")))
     batch = next(iter(train_loader(store, quick, lambda: 0)))
     expected = sum(
         (batch[name] * batch["mask"]).abs().mean() / store.statistics[name].std for name in ("chi33", "deltab")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from chi33.pipeline.errors import InputError
-from chi33.training.modl_qsm import MODL_QSM_PUBLISHED, ModlQsm, Normalisation, two_channel_l1
+from chi33.training.modl_qsm import MODL_QSM_PUBLISHED, ModlQsm, Normalisation, channelwise_l1
 from chi33.training.physics import Chi33DeltaBPhysics, DipolePhysicsFactory, FullGrid
 from torch import nn
 
@@ -73,7 +73,7 @@ def test_untrained_network_predicts_the_means_unless_started_at_random() -> None
 def test_every_parameter_learns() -> None:
     field, mask = batch()
     model = ModlQsm(MODL_QSM_PUBLISHED, depth=6, start_at_mean=False, step_per_iteration=True)
-    two_channel_l1(model(field, mask, dipole()), torch.randn(2, 2, *SHAPE)).backward()
+    channelwise_l1(model(field, mask, dipole()), torch.randn(2, 2, *SHAPE)).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
 
@@ -82,7 +82,7 @@ def test_loss_is_the_sum_of_the_mean_errors_of_the_channels() -> None:
     output = target.clone()
     output[0, 0, 0, 0, 0] = -8.0  # |error| 8 over 8 voxels
     output[0, 1] = 0.25
-    assert two_channel_l1(output, target).item() == pytest.approx(1.25)
+    assert channelwise_l1(output, target).item() == pytest.approx(1.25)
 
 
 def test_wrong_normalisation_or_iterations_are_named() -> None:

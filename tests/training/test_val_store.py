@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from chi33.cli.main import main
 from chi33.datasets.store import open_store
 from chi33.pipeline.errors import InputError
 from chi33.training.config import TrainConfig, load_config
@@ -69,7 +70,10 @@ def test_a_resumed_run_keeps_its_validation_wherever_it_lies(
 ) -> None:
     config = replace(quick, epochs=1, val_store=str(other_store))
     train(tiny_store, tmp_path / "run", config)
-    with pytest.raises(InputError, match=r"was validated on another store than .*tiny.h5: give that store with"):
+    with pytest.raises(
+        InputError,
+        match=r"validated on another store than .*tiny.h5: other.h5 .* there, tiny.h5 .* here; give that store with",
+    ):
         train(tiny_store, tmp_path / "run", replace(config, val_store=None), resume=True)
     moved = tmp_path / "moved.h5"
     moved.write_bytes(other_store.read_bytes())
@@ -77,21 +81,18 @@ def test_a_resumed_run_keeps_its_validation_wherever_it_lies(
 
 
 def test_the_command_takes_a_validation_store(
-    tiny_store: Path, other_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    tiny_store: Path, other_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
 ) -> None:
     monkeypatch.chdir(other_store.parent)
     options = ["--epochs", "1", "--samples-per-epoch", "2", "--device", "cpu", "--threads", "1"]
     (tmp_path / "c.toml").write_text("[network]\ndepth = 4\niterations = 1\n")
-    command = ["train", str(tiny_store), str(tmp_path / "run"), "--config", str(tmp_path / "c.toml"), *options]
-    with pytest.raises(SystemExit) as stop:
-        main([*command, "--val-store", "other.h5"])
-    assert not stop.value.code
+    words = ["train", tiny_store, tmp_path / "run", "--config", tmp_path / "c.toml", *options]
+    assert command(*words, "--val-store", "other.h5").code == 0
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["val_subjects"] == ["05"]
     assert load_config(tmp_path / "run" / "config.toml").val_store == str(other_store)
-    with pytest.raises(SystemExit) as stop:
-        main([*command, "--overwrite", "--val-store", "none.h5"])
-    assert stop.value.code == 2
-    assert "none.h5 is no file" in capsys.readouterr().err
+    refused = command(*words, "--overwrite", "--val-store", "none.h5")
+    assert refused.code == 2
+    assert "none.h5 is no file" in refused.err
 
 
 @pytest.mark.parametrize("draw", ["index", "random"])

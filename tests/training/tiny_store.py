@@ -59,16 +59,26 @@ def tiny_head(
 
 
 def write_tiny_store(
-    path: Path, splits: dict[str, str] | None = None, *, patch_size: int = 8, patches: int = 6
+    path: Path,
+    splits: dict[str, str] | None = None,
+    *,
+    patch_size: int = 8,
+    patches: int = 6,
+    labels: dict[str, tuple[str, ...]] | tuple[str, ...] = ("chi33", "deltab"),
 ) -> Path:
-    """Write a store with one scan per subject; splits: subject label to split (01 trains, 02 validates)."""
+    """Write a store with one scan per subject; splits: subject label to split (01 trains, 02 validates).
+
+    labels: which of chi33, deltab and cosmos the scans hold, or those of each subject. COSMOS is chi33 here.
+    """
     moments = MaskedMoments()
     tables: dict[str, list[NDArray]] = {}
     with StoreWriter(path, {}) as writer:
         for number, (subject, split) in enumerate((splits or {"01": "train", "02": "val"}).items()):
             head = tiny_head(number)
             name = f"sub-{subject}/acq-ori01"
-            channels = {"field": head.field, "chi33": head.chi33, "deltab": head.deltab, "mask": head.mask}
+            maps = {"chi33": head.chi33, "deltab": head.deltab, "cosmos": head.chi33}
+            held = labels[subject] if isinstance(labels, dict) else labels
+            channels = {"field": head.field, **{label: maps[label] for label in held}, "mask": head.mask}
             volume = Volume(name, subject, channels, Geometry(head.affine, head.b0_direction, 3.0))
             writer.add_volume(volume, split)
             table, _ = draw_patches(head.mask, name, patch_size=patch_size, min_brain=0.8, number=patches, seed=number)

@@ -150,7 +150,8 @@ def test_a_map_can_place_what_headers_do_not_tell(tmp_path: Path) -> None:
     path = _edited(tmp_path / "dicom", tmp_path, edit)
     assert {row["acq"] for row in asked.values()} == {"ignore"}
     assert {row["note"] for row in asked.values()} == {
-        "has no phase image of the same grid and acquisition time",
+        "has no phase image of the same grid and acquisition time: export the phase images too, or the real and "
+        "imaginary ones",
         "states no echo time",
     }
     convert_dicom(tmp_path / "dicom", tmp_path / "bids", subject="01", map_path=path)

@@ -119,6 +119,7 @@ def test_total_field_of_wrapped_echoes(save: Save, run: Callable, unwrap: str, s
     assert not weight[~mask].any()
     halves = [float(np.median(weight[reliable & (bright == factor)])) for factor in (2, 1)]
     assert halves[0] == pytest.approx(2 * halves[1], rel=0.01)  # the field's noise is as the inverse magnitude
+    assert files["echo_file"].read_bytes()[:3] == b"\xff\xd8\xff"  # a JPEG
 
 
 def test_local_field_is_free_of_the_background(save: Save, run: Callable) -> None:

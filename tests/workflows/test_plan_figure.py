@@ -9,6 +9,7 @@ import pytest
 from chi33.cli.plan import directions_from_angles
 from chi33.pipeline.errors import InputError
 from chi33.pipeline.orientation_design import OrientationPlan, plan_orientations, tilt_of
+from chi33.pipeline.orientation_words import plan_sentences
 from chi33.workflows.plan_figure import background, check_figure_path, draw_plan, save_plan_figure
 from matplotlib.figure import Figure
 from PIL import Image
@@ -101,13 +102,19 @@ def test_the_background_of_a_singular_set_is_the_noise_gain_it_would_have() -> N
     assert on_ring.min() > 5 * middle
     shown = texts(draw_plan(plan))
     assert "best next scan: neutral" in shown
-    assert any(text.startswith("Condition number of the tensor: singular, 17.") for text in shown)
+    assert any(text.startswith("Condition number of the tensor: singular now, 17.") for text in shown)
 
 
-def test_what_one_more_scan_cannot_mend_is_said() -> None:
-    assert "Condition number of the tensor: singular, and one more scan cannot change that." in texts(
-        draw_plan(plan_of("0,0;25,0;0,25"))
-    )
+def test_that_the_best_next_scan_is_not_enough_is_said_without_contradiction() -> None:
+    plan = plan_of("0,0;25,0;0,25")
+    shown = texts(draw_plan(plan))
+    words = "Condition number of the tensor: singular now, and still with the best next scan: it takes more than one."
+    assert words in shown
+    assert any(text.startswith("best next scan: ") for text in shown)
+    (best,) = [one for one in plan_sentences(plan) if one.startswith("Best next scan")]
+    assert best.endswith("in χ33, but the tensor stays singular (the prior supplies the rest).")
+    enough = plan_of(RING)
+    assert "stays singular" not in " ".join(plan_sentences(enough))
 
 
 def test_the_picture_is_in_colour_with_a_red_star_below_right(tmp_path: Path) -> None:

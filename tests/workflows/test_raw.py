@@ -401,3 +401,183 @@ def test_no_dataset_no_subject_no_scan(tmp_path: Path) -> None:
     (tmp_path / "sub-01" / "anat").mkdir(parents=True)
     with pytest.raises(InputError, match="sub-01 has no GRE scan named like sub-01_acq-ori01_echo-1_part-mag_MEGRE"):
         find_subjects(tmp_path)
+
+
+def _enlarge(
+    bids: Path, change: Callable[[np.ndarray], np.ndarray], ori: tuple[int, ...] = (1, 2), **keys: Any
+) -> None:
+    """Give scans of 12 x 13 x 14 voxels, a wrapped phase in radians changed by `change`, and other sidecar keys."""
+    for number in (1, 2):
+        for echo in (1, 2):
+            phase = np.random.default_rng(echo).uniform(-np.pi, np.pi, (12, 13, 14)).astype(np.float32)
+            _write(_file(bids, ori=number, echo=echo, part="mag"), np.abs(phase) + 1)
+            _write(_file(bids, ori=number, echo=echo), change(phase) if number in ori else phase)
+            if number in ori:
+                _state(_file(bids, ori=number, echo=echo, ext=".json"), **keys)
+
+
+WRONG_TURNS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any], str]] = {
+    "-3.14 to 2.277 in rad": (
+        lambda phase: (phase + np.pi) * 0.8625 - np.pi,
+        {"Units": "rad"},
+        r"wraps at -3\.14\d? and 2\.27\d?, a turn of 5\.4\d* instead of 6\.283, and its sidecar says",
+    ),
+    "-1 to 1 without units": (
+        lambda phase: phase / np.pi,
+        {"Units": None},
+        r"wraps at -0\.99\d* and 0\.99\d*, a turn of .* without stated Units, which means radians: .* PhaseRange \[",
+    ),
+    "0 to 1 of arbitrary units": (
+        lambda phase: (phase + np.pi) / (2 * np.pi),
+        {"Units": "arbitrary"},
+        "states Units 'arbitrary' and no PhaseRange",
+    ),
+    "cycles of two turns": (lambda phase: 2 * phase, {"Units": "rad"}, "a turn of 12.5"),
+    "tiny radians": (lambda phase: phase * 1.17e-3, {"Units": None}, "a turn of 0.0073"),
+    "never wrapping, without units": (
+        lambda phase: np.cumsum(np.full_like(phase, 0.05), axis=0) + 0.01 * phase,
+        {"Units": None},
+        r"states no Units and its values, .* over all echoes, never wrap: state Units 'rad'",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_TURNS)
+def test_phase_that_is_no_full_turn_is_refused(bids: Path, fault: str) -> None:
+    change, keys, message = WRONG_TURNS[fault]
+    _enlarge(bids, change, ori=(2,), **keys)
+    with pytest.raises(InputError, match=message) as error:
+        check_raw(find_subjects(bids))
+    assert "\n" not in str(error.value)
+    assert "acq-ori02" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "keys"),
+    [
+        (lambda phase: phase, {"Units": None}),
+        (lambda phase: phase % (2 * np.pi), {"Units": "rad"}),
+        (lambda phase: np.where(np.indices(phase.shape)[0] < 4, 0, phase), {"Units": "rad"}),  # 0 outside the brain
+        (lambda phase: np.cumsum(np.full_like(phase, 0.05), axis=0), {"Units": "rad"}),  # a crop that never wraps
+        (lambda phase: 1000 * phase, {"Units": "mrad"}),
+        (lambda phase: phase / np.pi, {"Units": None, "PhaseRange": [-1, 1]}),
+    ],
+)
+def test_phase_that_fills_its_turn_or_never_wraps_is_taken(
+    bids: Path, change: Callable[[np.ndarray], np.ndarray], keys: dict[str, Any]
+) -> None:
+    _enlarge(bids, change, **keys)
+    subjects = find_subjects(bids)
+    check_raw(subjects)
+    assert np.abs(load_phase(subjects[0].scans[0], 0)).max() <= np.pi
+
+
+def test_the_range_of_unscaled_phase_may_be_given(bids: Path) -> None:
+    """For the scans that state none alone."""
+    _enlarge(bids, lambda phase: np.round((phase + np.pi) / (2 * np.pi) * 4095), ori=(2,), Units="arbitrary")
+    subjects = find_subjects(bids, phase_range=(0, 4096))
+    check_raw(subjects)
+    radians = np.random.default_rng(1).uniform(-np.pi, np.pi, (12, 13, 14))
+    for scan in subjects[0].scans:
+        np.testing.assert_allclose(load_phase(scan, 0), radians, atol=3e-3)
+    with pytest.raises(InputError, match=r"a turn of 409\d instead of 8192, and --phase-range LOW,HIGH says otherwise"):
+        check_raw(find_subjects(bids, phase_range=(-4096, 4096)))
+
+
+def test_a_stated_phase_range_that_the_values_contradict_is_warned_of(bids: Path) -> None:
+    _enlarge(bids, lambda phase: phase, Units=None, PhaseRange=[-4, 4])
+    with pytest.warns(Chi33Warning, match=r"instead of 8 by its PhaseRange or PhaseScale: check them"):
+        check_raw(find_subjects(bids))
+
+
+def test_the_field_that_the_scanner_ran_at(bids: Path) -> None:
+    for path in bids.rglob("*.json"):
+        _state(path, ImagingFrequency=123.255)
+    scan = find_subjects(bids)[0].scans[0]
+    assert scan.field_strength == pytest.approx(2.89484, abs=1e-5)
+    assert scan.field_facts["NominalMagneticFieldStrength"] == 3
+    assert scan.field_facts["MagneticFieldStrengthSource"] == "ImagingFrequency"
+
+
+def test_the_sign_follows_the_sidecar_then_the_manufacturer_and_the_user_overrules_both(bids: Path) -> None:
+    for path in bids.rglob("*.json"):
+        _state(path, Manufacturer="GE MEDICAL SYSTEMS")
+    assert [scan.phase_sign for scan in find_subjects(bids)[0].scans] == [-1, -1]
+    for path in bids.rglob("*ori02*phase*.json"):
+        _state(path, PhaseSign=1)
+    (subject,) = find_subjects(bids)
+    assert [(scan.phase_sign, scan.sign_stated) for scan in subject.scans] == [(-1, False), (1, True)]
+    with pytest.warns(Chi33Warning, match=r"--phase-sign -1 overrules PhaseSign 1 in the sidecars of acq-ori02"):
+        (subject,) = find_subjects(bids, phase_sign=-1)
+    assert [scan.phase_sign for scan in subject.scans] == [-1, -1]
+    np.testing.assert_allclose(load_phase(subject.scans[0], 0), -_volume(11), atol=1e-6)
+
+
+def test_matrices_that_disagree_need_b0_dir(bids: Path) -> None:
+    image = nib.load(_file(bids, part="mag"))
+    angle = np.radians(12)
+    moved = np.eye(4)
+    moved[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    for path in bids.rglob("*ori01*.nii.gz"):
+        image = nib.load(path)
+        image.set_qform(AFFINE, code=1)
+        image.set_sform(moved @ AFFINE, code=2)
+        nib.save(image, path)
+    with pytest.raises(InputError, match=r"differ by a rotation of 12\.0 degrees: .* state B0_dir") as error:
+        check_raw(find_subjects(bids), data=False)
+    assert "\n" not in str(error.value)
+    for path in bids.rglob("*ori01*.json"):
+        _state(path, B0_dir=[0, 0, 1])
+    check_raw(find_subjects(bids), data=False)
+
+
+def test_images_of_single_coils_are_named_as_such(bids: Path) -> None:
+    for path in list(bids.rglob("*ori01*")):
+        for coil in ("01", "02"):
+            name = path.name.replace("_echo", f"_coil-{coil}_echo")
+            path.with_name(name).write_bytes(path.read_bytes())
+        path.unlink()
+    with pytest.raises(InputError, match=r"images of 2 receive coils apart \(coil-01 …\): combine them first"):
+        find_subjects(bids)
+
+
+def test_files_that_macos_leaves_are_no_part_of_the_data_set(bids: Path) -> None:
+    for path in list(bids.rglob("*_MEGRE.*")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    assert len(find_subjects(bids)[0].scans) == 2
+
+
+@pytest.mark.parametrize(
+    ("sessions", "scans", "found"),
+    [
+        (None, ["acq-ori02"], ["ses-a_acq-ori02", "ses-b_acq-ori02"]),
+        (None, ["ori02", "!ses-b_acq-ori02"], ["ses-a_acq-ori02"]),
+        (None, ["!ses-a ori01"], ["ses-a_acq-ori02", "ses-b_acq-ori01", "ses-b_acq-ori02"]),
+        (["ses-b"], None, ["ses-b_acq-ori01", "ses-b_acq-ori02"]),
+        (["b"], ["!acq-ori02"], ["ses-b_acq-ori01"]),
+    ],
+)
+def test_sessions_and_scans_are_chosen_and_left_out(
+    tmp_path: Path, sessions: list[str] | None, scans: list[str] | None, found: list[str]
+) -> None:
+    for session in ("a", "b"):
+        for label in ("ori01", "ori02"):
+            _scan(tmp_path / "sub-01" / f"ses-{session}" / "anat", f"sub-01_ses-{session}_acq-{label}")
+    (subject,) = find_subjects(tmp_path, session_labels=sessions, scans=scans)
+    assert [scan.name for scan in subject.scans] == found
+
+
+def test_a_scan_that_is_left_out_is_not_looked_at_and_one_that_is_not_there_is_named(bids: Path) -> None:
+    _scan(bids / "sub-01" / "anat", "sub-01_acq-ori03")
+    _file(bids, ori=3).unlink()
+    with pytest.raises(InputError, match="acq-ori03 has magnitude of echoes"):
+        find_subjects(bids)
+    assert len(find_subjects(bids, scans=["!acq-ori03"])[0].scans) == 2
+    with pytest.raises(InputError, match=r"!acq-ori04 is no session or scan of these subjects: choose from acq-ori01"):
+        find_subjects(bids, scans=["!acq-ori04", "!acq-ori03"])
+
+
+def test_echo_times_as_a_list_are_those_of_a_4d_image(bids: Path) -> None:
+    _state(_file(bids, ext=".json"), EchoTime=[0.004, 0.011])
+    with pytest.raises(InputError, match=r"states 2 values of EchoTime, .*: split an image of several echoes"):
+        find_subjects(bids)

@@ -3,101 +3,43 @@ from __future__ import annotations
 import errno
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError, StepError
 from chi33.workflows.derivatives import Derivatives, read_json, sidecar_path, write_image, write_transform
-from chi33.workflows.figures import Planes
-from chi33.workflows.report import write_group_index, write_subject_report
-from chi33.workflows.report_checks import EXPECTED, Expected, check_scans, check_sign
-from chi33.workflows.report_measures import ScanMeasures, View, dark_share, find_scans, measure_scan, measure_subject
+from chi33.workflows.report import write_subject_report
+from chi33.workflows.report_checks import EXPECTED, Expected, check_scans
+from chi33.workflows.report_files import SubjectFiles, find_scans
+from chi33.workflows.report_measures import measure_scan, measure_subject
 from chi33.workflows.report_methods import flatten, lookup, write_methods
-from scipy import ndimage
-from scipy.spatial.transform import Rotation
-
-SHAPE, EDGE = (36, 42, 34), 5.0
-HALF_AXES = (65.0, 78.0, 58.0)  # mm, 1232 ml
-TILTS = ((0, 0), (25, 0), (-20, 10), (5, 25), (10, -24), (20, 20))  # degrees about x and y
-PROVENANCE = {
-    "backend": "builtin",
-    "tools": {"SimpleITK": "2.5.2"},
-    "parameters": {"unwrap": "romeo", "bet_threshold": 0.5, "vsharp_largest_radius": 12.0, "vsharp_threshold": 0.05,
-                   "fit": "closed", "prior_iso": 0.03, "prior_aniso": 0.004, "phase_sign": 1},
-    "stages": [{"stage": "masks", "seconds": 12.25}, {"stage": "fit", "seconds": 30.5}],
-}  # fmt: skip
-
-
-def _affine() -> np.ndarray:
-    affine = np.diag([-EDGE, EDGE, EDGE, 1.0])
-    affine[:3, 3] = [(SHAPE[0] - 1) / 2 * EDGE, -(SHAPE[1] - 1) / 2 * EDGE, -(SHAPE[2] - 1) / 2 * EDGE]
-    return affine
+from hypothesis import given
+from hypothesis import strategies as st
+from report_scene import (
+    EDGE,
+    HALF_AXES,
+    PROVENANCE,
+    SHAPE,
+    TILTS,
+    Page,
+    chi_map,
+    ellipsoid,
+    head_affine,
+    measures,
+    tilted,
+    write_scan,
+    write_subject_frame,
+)  # fmt: skip
 
 
-def _ellipsoid(shrink: float = 0.0) -> np.ndarray:
-    x, y, z = (np.arange(n, dtype=float) for n in SHAPE)
-    at = [(axis - (n - 1) / 2) * EDGE for axis, n in zip((x, y, z), SHAPE, strict=True)]
-    a, b, c = (half - shrink for half in HALF_AXES)
-    return (at[0][:, None, None] / a) ** 2 + (at[1][None, :, None] / b) ** 2 + (at[2] / c) ** 2 < 1
-
-
-def _smooth(seed: int, std: float, mask: np.ndarray) -> np.ndarray:
-    volume = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=SHAPE), 1.2)
-    return volume / volume[mask].std() * std * mask
-
-
-def _chi(seed: int, mask: np.ndarray) -> np.ndarray:
-    """A map with the skew of a brain: weak and diamagnetic mostly, some strong paramagnetic sources."""
-    volume = _smooth(seed, 1.0, mask)
-    chi = np.where(volume > 1.2, 0.1 * (volume - 1.2) + 0.05, 0.02 * volume)
-    return (chi - chi[mask].mean()) * mask
-
-
-def _transform(tilt: tuple[float, float]) -> np.ndarray:
-    transform = np.eye(4)
-    transform[:3, :3] = Rotation.from_euler("xy", tilt, degrees=True).as_matrix()
-    return transform
-
-
-def _write_scan(files: Derivatives, label: str, transform: np.ndarray, seed: int) -> None:
-    brain, local = _ellipsoid(), _ellipsoid(3.0)
-    chi = _chi(0, local)
-    for desc, mask in (("brain", brain), ("local", local)):
-        write_image(files.path(label, suffix="mask", desc=desc), mask, _affine(), {}, dtype=np.uint8)
-    maps = {
-        ("magnitude", "MEGRE"): 100 + _smooth(seed, 20, brain),
-        ("total", "fieldmap"): _smooth(seed + 1, 0.1, brain),
-        ("local", "fieldmap"): _smooth(seed + 2, 0.02, local),
-        ("chi33", "Chimap"): chi,
-        ("deltab", "fieldmap"): _smooth(seed + 3, 0.003, local),
-        ("cosmos", "Chimap"): chi + _smooth(seed + 4, 0.005, local),
-        ("residual", "fieldmap"): _smooth(seed + 5, 0.005, local),
-    }
-    for (desc, suffix), volume in maps.items():
-        write_image(files.path(label, suffix=suffix, desc=desc), volume, _affine(), {"Units": "ppm"})
-    write_transform(files.transform(label), transform)
-
-
-def _write_subject_frame(files: Derivatives) -> None:
-    mask = _ellipsoid(3.0)
-    chi = _chi(0, mask)
-    tensor = np.stack([chi if i in (0, 3, 5) else _smooth(90 + i, 0.004, mask) for i in range(6)])
-    direction = np.zeros((3, *SHAPE))
-    direction[0] = mask
-    volumes = {"cosmos": chi, "mms": chi, "msa": np.abs(_smooth(7, 0.01, mask)), "tensor": tensor, "pev": direction}
-    for desc, volume in volumes.items():
-        write_image(files.path(suffix="Chimap", desc=desc, space="subject"), volume, _affine(), {})
-
-
-@pytest.fixture
-def derivatives(tmp_path: Path) -> Derivatives:
-    """Six scans of an ellipsoid in good order."""
-    files = Derivatives(tmp_path, "01")
+@pytest.fixture(scope="module")
+def derivatives(tmp_path_factory: pytest.TempPathFactory) -> Derivatives:
+    """Six scans of an ellipsoid in good order; read only."""
+    files = Derivatives(tmp_path_factory.mktemp("six"), "01")
     for i, tilt in enumerate(TILTS):
-        _write_scan(files, f"acq-ori{i + 1:02d}", _transform(tilt), 10 * i)
-    _write_subject_frame(files)
+        write_scan(files, f"acq-ori{i + 1:02d}", tilted(tilt), 10 * i)
+    write_subject_frame(files)
     return files
 
 
@@ -105,88 +47,62 @@ def derivatives(tmp_path: Path) -> Derivatives:
 def one_scan(tmp_path: Path) -> Derivatives:
     """One scan in good order, nothing in the subject frame."""
     files = Derivatives(tmp_path, "01")
-    _write_scan(files, "acq-ori01", _transform((25, 0)), 3)
+    write_scan(files, "acq-ori01", tilted((25, 0)), 3)
     return files
-
-
-class _Page(HTMLParser):
-    """Tags, ids and visible text of a page; every element that must be closed is."""
-
-    VOID = ("meta", "link", "img", "source", "br")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.text += data
-
-    @property
-    def words(self) -> str:
-        return " ".join(self.text.split())
 
 
 def test_page_in_good_order_has_every_map_no_warning_and_fetches_nothing(derivatives: Derivatives) -> None:
     path = write_subject_report(derivatives.out_dir, "01", PROVENANCE)
     assert path == derivatives.out_dir / "sub-01.html"
     text = path.read_text(encoding="utf-8")
-    page = _Page(text)
+    page = Page(text)
     assert page.open == []
     assert "No warnings." in page.words
     assert "6 scans" in page.words
-    for attribute in ("src", "srcset", "href"):
-        for _, values in page.tags:
+    for tag, values in page.tags:
+        for attribute in ("src", "srcset", *(["href"] if tag != "a" else [])):
             assert (values.get(attribute) or "#").startswith(("#", "data:"))
     assert not re.search(r"https?://|@import|url\(|<script", text)
     images = [values for tag, values in page.tags if tag == "img"]
-    # maps, registrations, B0 directions, one more scan, invariants, components
-    assert len(images) == 6 * 7 + 5 + 1 + 1 + 4 + 6
+    # maps, registrations, B0 directions, one more scan, distribution of chi33, invariants, components
+    assert len(images) == 6 * 7 + 5 + 1 + 1 + 1 + 4 + 6
     assert all(len(values["alt"] or "") > 20 for values in images)
     ids = [values["id"] for _, values in page.tags if "id" in values]
     assert len(ids) == len(set(ids))
     links = [values["href"] for tag, values in page.tags if tag == "a"]
-    assert {str(link).removeprefix("#") for link in links} == set(ids)
+    assert {str(link).removeprefix("#") for link in links if str(link).startswith("#")} == set(ids)
+    files = [derivatives.out_dir / str(link) for link in links if not str(link).startswith("#")]
+    assert [file.name for file in files if file.is_file()] == ["CITATION.md", "CITATION.bib"]
     assert "grey −0.1 to 0.15 ppm" in page.words
     assert "Neurological convention" in page.words
     assert 'id="fit"' not in text  # the sidecars are of an older version
     assert 'id="uncertainty"' not in text
-    assert "42.8" in page.words  # the stages together, in seconds
+    assert "together" not in page.words  # steps overlap: their seconds have no sum
+    assert "This run took 1 min 13 s from start to end" in page.words
 
 
 def test_numbers_of_a_scan_are_those_it_was_made_with(tmp_path: Path) -> None:
     files = Derivatives(tmp_path, "01")
-    transform = _transform((25, 0))
+    transform = tilted((25, 0))
     transform[:3, :3] *= 1.004
     transform[:3, 3] = [3, -4, 12]
-    _write_scan(files, "acq-ori02", transform, 5)
-    measures = measure_scan(find_scans(tmp_path, "01")[0])
+    write_scan(files, "acq-ori02", transform, 5)
+    found = measure_scan(find_scans(tmp_path, "01")[0])
     a, b, c = HALF_AXES
     volume = 4 / 3 * np.pi * a * b * c / 1000
-    assert measures.brain_volume == pytest.approx(volume, rel=0.01)
-    assert measures.valid_share == pytest.approx((a - 3) * (b - 3) * (c - 3) / (a * b * c), abs=0.02)
-    assert measures.tilt == pytest.approx(25, abs=1e-6)
-    assert measures.rotation == pytest.approx(25, abs=1e-6)
-    assert measures.scale == pytest.approx(1.004, abs=1e-9)
-    assert measures.shift == pytest.approx(13, abs=1e-6)  # the brain's centre is the origin of the world
-    np.testing.assert_allclose(measures.b0_direction, [0, -np.sin(np.radians(25)), np.cos(np.radians(25))], atol=1e-9)
-    assert measures.number("local_std") == pytest.approx(0.02, rel=1e-3)
-    assert measures.number("residual_ratio") == pytest.approx(0.25, rel=1e-3)
-    chi, cosmos = (measures.planes[name] for name in ("chi33", "cosmos"))
-    assert 0.9 < (measures.number("correlation") or 0) < 1
-    assert chi.axial.shape == cosmos.axial.shape
-    assert measures.voxel_size == (EDGE, EDGE, EDGE)
+    assert found.brain_volume == pytest.approx(volume, rel=0.01)
+    assert found.valid_share == pytest.approx((a - 3) * (b - 3) * (c - 3) / (a * b * c), abs=0.02)
+    assert found.tilt == pytest.approx(25, abs=1e-6)
+    assert found.rotation == pytest.approx(25, abs=1e-6)
+    assert found.scale == pytest.approx(1.004, abs=1e-9)
+    assert found.shift == pytest.approx(13, abs=1e-6)  # the brain's centre is the origin of the world
+    np.testing.assert_allclose(found.b0_direction, [0, -np.sin(np.radians(25)), np.cos(np.radians(25))], atol=1e-9)
+    assert found.number("local_std") == pytest.approx(0.02, rel=1e-3)
+    assert found.number("residual_ratio") == pytest.approx(0.25, rel=1e-3)
+    chi, cosmos = (found.planes[name] for name in ("chi33", "cosmos"))
+    assert 0.9 < (found.number("correlation") or 0) < 1
+    assert [one.axial.shape for one in chi] == [one.axial.shape for one in cosmos]
+    assert found.voxel_size == (EDGE, EDGE, EDGE)
 
 
 def test_stated_b0_direction_overrides_the_affine(one_scan: Derivatives) -> None:
@@ -194,19 +110,9 @@ def test_stated_b0_direction_overrides_the_affine(one_scan: Derivatives) -> None
     sidecar_path(path).write_text('{"B0_dir": [0, 0.6, 0.8]}', encoding="utf-8")
     one_scan.transform("acq-ori01").unlink()
     write_transform(one_scan.transform("acq-ori01"), np.eye(4))
-    measures = measure_scan(find_scans(one_scan.out_dir, "01")[0])
-    np.testing.assert_allclose(measures.b0_direction, [0, 0.6, 0.8], atol=1e-9)
-    assert measures.tilt == pytest.approx(np.degrees(np.arccos(0.8)))
-
-
-def _measures(**numbers: float) -> ScanMeasures:
-    mask = np.ones((2, 2), bool)
-    planes = Planes(mask, mask, mask, (1.0, 1.0, 1.0))
-    attributes = {key: numbers.pop(key) for key in ("brain_volume", "scale", "valid_share") if key in numbers}
-    values = {"brain_volume": 1300.0} | attributes
-    return ScanMeasures(
-        name="ori07", voxel_size=(1.0, 1.0, 1.0), shape=(2, 2, 2), brain=planes, numbers=numbers, **values
-    )
+    found = measure_scan(find_scans(one_scan.out_dir, "01")[0])
+    np.testing.assert_allclose(found.b0_direction, [0, 0.6, 0.8], atol=1e-9)
+    assert found.tilt == pytest.approx(np.degrees(np.arccos(0.8)))
 
 
 @pytest.mark.parametrize("expected", EXPECTED, ids=lambda expected: expected.key)
@@ -216,41 +122,71 @@ def test_every_number_outside_its_range_is_told_with_scan_value_and_reason(expec
         if limit is None:
             continue
         outside = limit + direction * 0.05 * max(abs(limit), 0.1)
-        (check,) = [c for c in check_scans([_measures(**{expected.key: outside})]) if c.title == expected.title]
+        (check,) = [c for c in check_scans([measures(**{expected.key: outside})]) if c.title == expected.title]
         assert check.verdict == "look"
         (warning,) = check.warnings
         assert reason
         assert reason in warning
         assert "ori07" in warning
-        assert expected.show(outside) in warning
-        (inside,) = [c for c in check_scans([_measures(**{expected.key: limit})]) if c.title == expected.title]
+        assert expected.tell(outside)[0] in warning
+        (inside,) = [c for c in check_scans([measures(**{expected.key: limit})]) if c.title == expected.title]
         assert inside.warnings == ()
         assert inside.verdict == "as expected"
 
 
 def test_brain_masks_of_different_size_are_told() -> None:
-    alike = check_scans([_measures(brain_volume=1300.0), _measures(brain_volume=1350.0)])
+    alike = check_scans([measures(brain_volume=1300.0), measures(brain_volume=1350.0)])
     assert not any(check.warnings for check in alike)
-    apart = check_scans([_measures(brain_volume=1300.0), _measures(brain_volume=1600.0)])
-    assert any("differ by 23 %" in warning for check in apart for warning in check.warnings)
+    apart = check_scans([measures(brain_volume=1300.0), measures(brain_volume=1600.0)])
+    assert any("differ by 23.1\N{NO-BREAK SPACE}%" in warning for check in apart for warning in check.warnings)
 
 
-def test_flipped_phase_is_told_with_the_remedy(one_scan: Derivatives) -> None:
-    path = one_scan.path(suffix="Chimap", desc="cosmos", space="subject")
-    chi = _chi(0, _ellipsoid(3.0))
-    assert dark_share(chi.astype(np.float32), View.of(_ellipsoid(3.0), _affine())) == pytest.approx(0, abs=0.05)
-    write_image(path, -chi, _affine(), {})
-    page = _Page(write_subject_report(one_scan.out_dir, "01", PROVENANCE).read_text(encoding="utf-8"))
-    assert "the phase sign may be flipped; set --phase-sign -1." in page.words
-    (check,) = check_sign(measure_subject(one_scan), {"parameters": {"phase_sign": -1}})
-    assert check.warnings[0].endswith("set --phase-sign 1.")
+@given(
+    expected=st.sampled_from(EXPECTED),
+    shares=st.lists(st.floats(-0.6, 2.2), min_size=1, max_size=5),
+)
+def test_what_a_check_shows_is_the_range_of_the_scans_and_stands_on_the_side_of_the_limit_that_it_names(
+    expected: Expected, shares: list[float]
+) -> None:
+    limit = expected.high if expected.high is not None else expected.low
+    assert limit is not None
+    values = [share * limit for share in shares]
+    scans = [measures(**{expected.key: value}) for value in values]
+    (check,) = [one for one in check_scans(scans) if one.title == expected.title]
+    shown = [_number(text) for text in check.value.removesuffix(expected.unit).split(" to ")]
+    tolerance = 0.5000001 * 10.0**-expected.digits
+    assert len(shown) == (1 if abs(shown[0] - shown[-1]) == 0 else 2)
+    assert abs(shown[0] - min(values) * expected.factor) <= tolerance
+    assert abs(shown[-1] - max(values) * expected.factor) <= tolerance
+    low, high = (None if one is None else one * expected.factor for one in (expected.low, expected.high))
+    said = " ".join(check.warnings)
+    for value in values:
+        if expected.passed(value) == expected.low is not None:
+            assert f"ori07 ({expected.tell(value)[0]})" in said
+            assert _number(expected.tell(value)[0]) < low
+        elif expected.passed(value) is not None:
+            assert _number(expected.tell(value)[0]) > high
+    if not check.warnings:
+        assert all(expected.passed(value) is None for value in values)
+
+
+def _number(text: str) -> float:
+    found = re.match(r"[\d.\N{MINUS SIGN}]+", text.strip())
+    assert found
+    return float(found[0].replace("\N{MINUS SIGN}", "-"))
+
+
+def test_percentages_that_differ_between_scans_are_shown_as_a_range() -> None:
+    found = [measures(valid_share=share) for share in (0.62, 0.68, 0.69)]
+    (check,) = [one for one in check_scans(found) if one.title == "Brain with a local field"]
+    assert check.value == "62 to 69\N{NO-BREAK SPACE}%"
 
 
 def test_orientations_that_do_not_determine_the_fits_are_told(tmp_path: Path) -> None:
     files = Derivatives(tmp_path, "01")
     for i, tilt in enumerate((0.0, 2.0)):
-        _write_scan(files, f"acq-ori{i + 1:02d}", _transform((tilt, 0)), i)
-    page = _Page(write_subject_report(tmp_path, "01", {}).read_text(encoding="utf-8"))
+        write_scan(files, f"acq-ori{i + 1:02d}", tilted((tilt, 0)), i)
+    page = Page(write_subject_report(tmp_path, "01", {}).read_text(encoding="utf-8"))
     assert "All B0 directions lie within 2.0 degrees of one another" in page.words
     assert "not determined" in page.words
     assert "2 warnings." in page.words
@@ -260,15 +196,17 @@ def test_a_repaired_mask_and_the_agreement_of_a_registration_are_told(one_scan: 
     for path, more in (
         (one_scan.path("acq-ori01", suffix="mask", desc="brain"),
          {"MaskRepaired": "Dice 0.812 with the consensus, below 0.95", "MaskConsensusDice": 0.812}),
+        (one_scan.path("acq-ori01", suffix="fieldmap", desc="total"), {"Warnings": ["its phase looks filtered."]}),
         (one_scan.transform("acq-ori01"), {"Quality": 0.876}),
     ):  # fmt: skip
         beside = sidecar_path(path)
         stated = read_json(beside) if beside.is_file() else {}
         beside.write_text(json.dumps(stated | more))
-    page = _Page(write_subject_report(one_scan.out_dir, "01", {}).read_text(encoding="utf-8"))
+    page = Page(write_subject_report(one_scan.out_dir, "01", {}).read_text(encoding="utf-8"))
     assert "The brain mask of ori01 was repaired (Dice 0.812 with the consensus, below 0.95)" in page.words
     assert "0.812" in page.words.replace("Dice 0.812", "")
     assert "0.88" in page.words
+    assert "ori01: its phase looks filtered." in page.words
 
 
 def test_warnings_of_the_run_unfinished_maps_and_missing_transforms_are_told(one_scan: Derivatives) -> None:
@@ -276,7 +214,7 @@ def test_warnings_of_the_run_unfinished_maps_and_missing_transforms_are_told(one
     one_scan.transform("acq-ori01").unlink()
     path = write_subject_report(one_scan.out_dir, "01", {"warnings": ["One echo was <left> out."]})
     text = path.read_text(encoding="utf-8")
-    page = _Page(text)
+    page = Page(text)
     assert "One echo was &lt;left&gt; out." in text
     assert "sub-01_acq-ori01_desc-deltab_fieldmap.nii.gz has no sidecar" in page.words
     assert "ori01: no transform to the subject frame" in page.words
@@ -286,26 +224,29 @@ def test_warnings_of_the_run_unfinished_maps_and_missing_transforms_are_told(one
 
 def test_only_a_mask_and_one_map_still_make_a_page(tmp_path: Path) -> None:
     files = Derivatives(tmp_path, "x")
-    write_image(files.path("run-2", suffix="mask", desc="brain"), _ellipsoid(), _affine(), {}, dtype=np.uint8)
-    write_image(files.path("run-2", suffix="Chimap", desc="chi33"), _chi(0, _ellipsoid()), _affine(), {})
-    page = _Page(write_subject_report(tmp_path, "x", {}).read_text(encoding="utf-8"))
+    write_image(files.path("run-2", suffix="mask", desc="brain"), ellipsoid(), head_affine(), {}, dtype=np.uint8)
+    write_image(files.path("run-2", suffix="Chimap", desc="chi33"), chi_map(0, ellipsoid()), head_affine(), {})
+    page = Page(write_subject_report(tmp_path, "x", {}).read_text(encoding="utf-8"))
     assert "1 scan ·" in page.words
-    (image,) = [values for tag, values in page.tags if tag == "img"]
-    assert "outline of the brain mask" in str(image["alt"])
+    images = [str(values["alt"]) for tag, values in page.tags if tag == "img"]
+    assert len(images) == 2
+    assert images[0].startswith("Distribution of χ33")
+    assert "outline of the brain mask" in images[1]
     assert "names no processing step" in page.words
 
 
 def test_scans_of_all_sessions_are_shown(tmp_path: Path) -> None:
-    _write_scan(Derivatives(tmp_path, "01", "b"), "acq-ori01", _transform((25, 0)), 3)
-    _write_scan(Derivatives(tmp_path, "01", "a"), "acq-ori01_run-2", np.eye(4), 4)
+    write_scan(Derivatives(tmp_path, "01", "b"), "acq-ori01", tilted((25, 0)), 3)
+    write_scan(Derivatives(tmp_path, "01", "a"), "acq-ori01_run-2", np.eye(4), 4)
     assert [scan.name for scan in find_scans(tmp_path, "01")] == ["ses-a acq-ori01 run-2", "ses-b acq-ori01"]
-    page = _Page(write_subject_report(tmp_path, "01", {}).read_text(encoding="utf-8"))
+    page = Page(write_subject_report(tmp_path, "01", {}).read_text(encoding="utf-8"))
     assert "2 · ses-b acq-ori01" in page.words
 
 
 def test_subject_frame_without_a_mask_is_cut_where_the_map_is_not_zero(derivatives: Derivatives) -> None:
-    assert set(measure_subject(derivatives).planes) == {"cosmos", "mms", "msa", "tensor", "pev"}
-    assert measure_subject(Derivatives(derivatives.out_dir, "02")).planes == {}
+    found = measure_subject(SubjectFiles.of(derivatives.out_dir, "01"))
+    assert set(found.planes) == {"cosmos", "mms", "msa", "tensor", "pev"}
+    assert measure_subject(SubjectFiles.of(derivatives.out_dir, "02")).planes == {}
 
 
 def test_report_can_be_repeated_and_an_error_leaves_the_old_one(
@@ -322,26 +263,8 @@ def test_report_can_be_repeated_and_an_error_leaves_the_old_one(
         with pytest.raises(StepError, match="disk is full"):
             write_subject_report(one_scan.out_dir, "01", {"note": "second"})
     assert one_scan.report.read_text(encoding="utf-8") == first
-    assert sorted(path.name for path in one_scan.out_dir.iterdir()) == ["sub-01", "sub-01.html"]
+    assert sorted(path.name for path in one_scan.out_dir.iterdir()) == ["logs", "sub-01", "sub-01.html"]
     assert ">second<" in write_subject_report(one_scan.out_dir, "01", {"note": "second"}).read_text(encoding="utf-8")
-
-
-def test_index_links_each_report_with_its_line(one_scan: Derivatives) -> None:
-    out = one_scan.out_dir
-    _write_scan(Derivatives(out, "02"), "acq-ori01", np.eye(4), 3)
-    write_subject_report(out, "01", {"warnings": "One echo was left out."})
-    write_subject_report(out, "02", {})
-    (out / "sub-other.html").write_text("<title>of another program</title>", encoding="utf-8")
-    page = _Page(write_group_index(out).read_text(encoding="utf-8"))
-    assert [values["href"] for tag, values in page.tags if tag == "a"] == ["sub-01.html", "sub-02.html"]
-    assert "sub-01 1 scan, 3 warnings, report of" in page.words  # one direction determines neither fit
-    assert "sub-02 1 scan, 2 warnings, report of" in page.words
-    assert "2 subjects" in page.words
-
-
-def test_index_without_reports_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no report of chi33 such as sub-01"):
-        write_group_index(tmp_path)
 
 
 def test_subject_without_scans_is_refused(tmp_path: Path) -> None:
@@ -358,20 +281,20 @@ def test_scan_without_a_mask_is_refused(one_scan: Derivatives) -> None:
 
 def test_empty_mask_is_refused(one_scan: Derivatives) -> None:
     path = one_scan.path("acq-ori01", suffix="mask", desc="local")
-    write_image(path, np.zeros(SHAPE), _affine(), {}, dtype=np.uint8)
+    write_image(path, np.zeros(SHAPE), head_affine(), {}, dtype=np.uint8)
     with pytest.raises(InputError, match="is empty or not 3-D"):
         write_subject_report(one_scan.out_dir, "01", {})
 
 
 def test_masks_of_different_shape_are_refused(one_scan: Derivatives) -> None:
     path = one_scan.path("acq-ori01", suffix="mask", desc="local")
-    write_image(path, np.ones((4, 5, 6)), _affine(), {}, dtype=np.uint8)
+    write_image(path, np.ones((4, 5, 6)), head_affine(), {}, dtype=np.uint8)
     with pytest.raises(InputError, match=r"shape \(4, 5, 6\), but sub-01_acq-ori01_desc-brain_mask"):
         write_subject_report(one_scan.out_dir, "01", {})
 
 
 def test_map_on_another_grid_is_refused(one_scan: Derivatives) -> None:
-    affine = _affine()
+    affine = head_affine()
     affine[0, 3] += 1
     write_image(one_scan.path("acq-ori01", suffix="Chimap", desc="chi33"), np.zeros(SHAPE), affine, {})
     with pytest.raises(InputError, match="not on the grid of its mask"):
@@ -382,7 +305,7 @@ def test_map_with_nan_is_refused(one_scan: Derivatives) -> None:
     import nibabel as nib
 
     path = one_scan.path("acq-ori01", suffix="Chimap", desc="chi33")
-    nib.save(nib.Nifti1Image(np.full(SHAPE, np.nan, np.float32), _affine()), path)
+    nib.save(nib.Nifti1Image(np.full(SHAPE, np.nan, np.float32), head_affine()), path)
     with pytest.raises(InputError, match="not finite"):
         write_subject_report(one_scan.out_dir, "01", {})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -13,14 +12,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+from chi33.files.manifest import read_manifest
 from chi33.pipeline.errors import InputError, StepError
 from chi33.pipeline.fits import execution
-from chi33.workflows import run as module
+from chi33.workflows import report
 from chi33.workflows.config import RunConfig
-from chi33.workflows.crashes import explain_crash
 from chi33.workflows.derivatives import Derivatives, read_image, read_json, read_transform, write_image
+from chi33.workflows.engine.crashes import explain_crash
 from chi33.workflows.run import run_participants
 
 QUICK = RunConfig(iterations=4)
@@ -46,14 +47,20 @@ def _maps(folder: Path) -> dict[str, bytes]:
 def plain_report() -> Iterator[None]:
     """Pictures take long and are tested elsewhere."""
 
-    def write(out: Path, subject: str, record: dict[str, Any], *, warned: Any) -> Path:
+    def write(out: Path, subject: str, record: dict[str, Any], *, warned: Any, rois: Any = None) -> Path:
         warned("what the report says")
         page = out / f"sub-{subject}.html"
-        page.write_text(f'<meta name="generator" content="chi33"><pre>{record["noise"]}</pre>')
+        page.write_text(f'<meta name="generator" content="chi33"><pre>{record.get("noise")}</pre>')
+        return page
+
+    def write_failure(out: Path, subject: str, error: str, record: dict[str, Any]) -> Path:
+        page = out / f"sub-{subject}.html"
+        page.write_text(f'<meta name="generator" content="chi33"><pre>{error}</pre>')
         return page
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "write_subject_report", write)
+        patch.setattr(report, "write_subject_report", write)
+        patch.setattr(report, "write_error_report", write_failure, raising=False)
         yield
 
 
@@ -78,6 +85,7 @@ def done(make_head: Callable, make_stand_ins: Callable, tmp_path_factory: pytest
 def test_a_run_says_its_steps_and_records_them(done: Done) -> None:
     _, out, lines = done
     assert lines[0] == "checking 2 scans of 1 subject(s)"
+    assert lines[1] == f"working folder: {out.with_name('out-work')}"
     assert lines[-1] == f"report: {out / 'sub-01.html'}"
     assert any(line.startswith("warning: sub-01: 2 scans cannot determine the six tensor") for line in lines)
     assert "warning: sub-01: what the report says" in lines
@@ -101,12 +109,42 @@ def test_a_run_says_its_steps_and_records_them(done: Done) -> None:
     assert not [name for name in _maps(out) if "sd_" in name]
     assert "total_field" in (out / "logs" / "sub-01.log").read_text()
     assert out.with_name("out-work").is_dir()
-    assert {Path(name).name for name in _files(out) if Path(name).name.startswith(".")} == {".bidsignore"}
+    hidden = {Path(name).name for name in _files(out) if Path(name).name.startswith(".")}
+    assert hidden == {".bidsignore", ".index.lock", ".sub-01.lock"}
+    assert record["work_seconds"] <= record["seconds"]
+    assert max(stage["seconds"] for stage in record["stages"]) <= record["work_seconds"]
 
 
-def test_a_repeat_runs_no_step_and_touches_no_map(done: Done) -> None:
+def test_the_manifest_lists_every_file_of_the_subject(done: Done) -> None:
+    _, out, _ = done
+    manifest = read_manifest(out, "01")
+    assert manifest is not None
+    maps = {name for name in manifest.files if name.startswith("sub-01/anat/")}
+    assert maps == {f"sub-01/anat/{name}" for name in _maps(out)}
+    figures = {name for name in manifest.files if name.startswith("sub-01/figures/")}
+    assert figures == {f"sub-01/figures/{path.name}" for path in (out / "sub-01" / "figures").iterdir()}
+    assert {"sub-01.html", "logs/sub-01_provenance.json"} <= manifest.files
+    assert manifest.facts["Fit"] == "single-step"
+    assert (manifest.facts["Reference"], manifest.facts["Scans"]) == ("acq-ori01", ["acq-ori01", "acq-ori02"])
+
+
+def test_a_repeat_reads_no_image_and_touches_no_file(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, out, _ = done
+    before = _files(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(nib, "load", lambda path: pytest.fail(f"{path} was read"))
+        lines = _run(head, out)
+    assert lines == [f"sub-01: finished before, nothing to do (report: {out / 'sub-01.html'})"]
+    assert _files(out) == before
+    (out / "index.html").unlink()
+    _run(head, out)
+    assert (out / "index.html").is_file()
+
+
+def test_files_that_were_only_touched_rerun_no_step_and_change_no_map(done: Done) -> None:
     head, out, _ = done
     before = {name: time for name, time in _files(out).items() if name.startswith("sub-01/")}
+    head.raw(1).touch()
     lines = _run(head, out)
     assert {name: time for name, time in _files(out).items() if name.startswith("sub-01/")} == before
     steps = [line for line in lines if line.startswith("[")]
@@ -139,7 +177,7 @@ def test_draws_add_standard_deviations(done: Done) -> None:
     _run(head, out)
     assert _maps(out) == before  # standard deviations of another fit do not stay beside this one's labels
     again = {line.split()[1].rpartition(".")[2] for line in lines if line.startswith("[") and "(kept)" not in line}
-    assert again == {"all_fields", "all_masks", "fit", "labels"}
+    assert again == {"fit", "labels"}
     kinds = ("chi33sd_Chimap", "cosmossd_Chimap", "deltabsd_fieldmap")
     assert added == [
         f"sub-01_acq-{scan}_desc-{kind}{ext}" for scan in known for kind in kinds for ext in (".json", ".nii.gz")
@@ -148,6 +186,38 @@ def test_draws_add_standard_deviations(done: Done) -> None:
     for sidecar in sidecars:
         assert (sidecar["Fit"], sidecar["UncertaintyDraws"], sidecar["Units"]) == ("closed", 2, "ppm")
         assert "background removal" in sidecar["UncertaintyLeavesOut"]
+
+
+def test_fields_alone_after_a_fit_leave_none_of_its_maps(done: Done) -> None:
+    head, out, _ = done
+    before = _maps(out)
+    roi = out / "sub-01" / "anat" / "sub-01_acq-ori01_desc-roi_mask.nii.gz"
+    roi.write_text("the user's own")
+    _run(head, out, replace(QUICK, fit="none"))
+    left = set(_maps(out))
+    assert roi.name in left
+    assert not [name for name in left if "Chimap" in name or "space-subject" in name or "deltab" in name]
+    assert "sub-01_acq-ori02_desc-local_fieldmap.nii.gz" in left
+    roi.unlink()
+    _run(head, out)
+    assert _maps(out) == before
+
+
+def test_a_scan_that_was_taken_away_leaves_no_map(done: Done) -> None:
+    head, out, _ = done
+    before = _maps(out)
+    away = head.folder.with_name("taken away")
+    away.mkdir()
+    moved = sorted(head.folder.rglob("sub-01_acq-ori02_echo*"))
+    for path in moved:
+        path.rename(away / path.name)
+    _run(head, out, replace(QUICK, fit="none"))
+    assert not [name for name in _maps(out) if "ori02" in name]
+    for path in moved:
+        (away / path.name).rename(path)
+    away.rmdir()
+    _run(head, out)
+    assert _maps(out) == before
 
 
 def test_changed_input_reruns_its_scan(done: Done) -> None:
@@ -182,6 +252,8 @@ def test_a_lost_working_folder_gives_the_same_labels(done: Done) -> None:
     head, out, _ = done
     before = _maps(out)
     shutil.rmtree(out.with_name("out-work"))
+    assert _run(head, out) == [f"sub-01: finished before, nothing to do (report: {out / 'sub-01.html'})"]
+    (out / "sub-01" / "anat" / "sub-01_acq-ori01_desc-local_fieldmap.nii.gz").unlink()
     lines = _run(head, out)
     assert not any("(kept)" in line for line in lines)
     assert _maps(out) == before
@@ -207,7 +279,16 @@ def test_the_named_reference_spans_the_subject_frame(small_head: Any, use_fsl: C
 def test_a_dry_run_says_the_plan_and_writes_nothing(turning_head: Any, tmp_path: Path) -> None:
     lines = _run(turning_head, tmp_path / "out", RunConfig(backend="builtin"), dry_run=True)
     assert lines[0].startswith("sub-01: 3 scans, backend builtin, reference acq-ori01, ")
+    assert lines[-1] == f"working folder: {tmp_path / 'out-work'}"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_draws_the_graph_where_it_is_asked_for(turning_head: Any, tmp_path: Path) -> None:
+    lines = _run(turning_head, tmp_path / "out", RunConfig(backend="builtin"), dry_run=True, write_graph=True)
+    (said,) = [line for line in lines if line.startswith("graph: ")]
+    assert Path(said.removeprefix("graph: ")).is_file()
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".svg", ".dot"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_the_graph_is_drawn_or_left_as_dot(done: Done) -> None:
@@ -238,10 +319,14 @@ def test_a_step_that_fails_is_named_in_one_sentence(
     assert sentence.startswith("sub-01, step scan_acq_ori01_wf.local_field: the field is beyond repair: scan again. (")
     crash = Path(sentence.rpartition("details: ")[2].rstrip(")"))
     assert crash.is_file()
-    assert crash.parent == tmp_path / "out-work" / "crash"
+    assert crash.parent == tmp_path / "out-work" / "crash" / "sub-01"
     out = tmp_path / "out"
-    assert not (out / "sub-01.html").exists()
-    assert {Path(name).name for name in _files(out) if Path(name).name.startswith(".")} == {".bidsignore"}
+    assert "the field is beyond repair" in (out / "sub-01.html").read_text()
+    assert (out / "index.html").is_file()
+    assert read_json(out / "logs" / "sub-01_provenance.json")["error"] == sentence
+    unfinished = read_manifest(out, "01")
+    assert unfinished is not None
+    assert unfinished.files == frozenset()
     if error is StepError:
         lines = _run(small_head, out)
         assert any("bet (kept)" in line for line in lines)
@@ -278,21 +363,11 @@ def test_a_failure_without_crash_file_is_still_one_sentence() -> None:
     assert str(explain_crash(ValueError(), [], "01")) == "sub-01, a step: ValueError"
 
 
-def test_a_folder_in_use_is_refused(turning_head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOCK_WAIT", 0.1)
-    (tmp_path / "work").mkdir()
-    with open(tmp_path / "work" / ".lock", "w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(
-            InputError, match=r"another run is using the working folder .*/work: wait for it, or choose"
-        ):
-            _run(turning_head, tmp_path / "out", RunConfig(backend="builtin"), work_dir=tmp_path / "work")
-
-
 def test_a_working_folder_that_cannot_be_made_is_refused(turning_head: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file/work cannot be written .*: choose another folder with -w"):
+    with pytest.raises(InputError, match=r"file/work cannot be written \(.*/file is a file\): choose another"):
         _run(turning_head, tmp_path / "out", RunConfig(backend="builtin"), work_dir=tmp_path / "file" / "work")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(("settings", "message"), [

@@ -12,11 +12,12 @@ from chi33.pipeline.tensor_field import tensor_field
 from chi33.pipeline.tensors import rotate_components
 from chi33.workflows.derivatives import Derivatives, read_image, read_json, read_transform, sidecar_path
 from chi33.workflows.raw import check_raw, find_subjects, load_phase
-from chi33.workflows.simulate import Simulation, simulate_dataset
+from chi33.workflows.simulate import Simulation, _renamed_at_the_end, simulate_dataset
 from chi33.workflows.simulate_options import (
     default_echo_times,
     parse_echo_times,
     parse_matrix,
+    parse_orientations,
     parse_voxels,
     simulation_from_text,
 )
@@ -147,6 +148,42 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "keep"
 
 
+def test_each_head_may_have_its_own_number_of_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import chi33.workflows.simulate as workflow
+
+    made: list[tuple[str, int]] = []
+    for name in ("build_head", "smooth_head", "contrast"):
+        monkeypatch.setattr(workflow, name, lambda *arguments: None)
+    monkeypatch.setattr(workflow, "brain_centred_grid_centre", lambda *arguments: np.zeros(3))
+    monkeypatch.setattr(workflow, "_simulate_scan", lambda *arguments: made.append(arguments[2]))
+    lines: list[str] = []
+    simulate_dataset(tmp_path / "raw", Simulation(subjects=2, orientations=(1, 2)), report=lines.append)
+    assert made == [("01", 0), ("02", 0), ("02", 1)]
+    assert [line for line in lines if "building" not in line] == [
+        "[1/3] sub-01: scan 1 of 1", "[2/3] sub-02: scan 1 of 2", "[3/3] sub-02: scan 2 of 2",
+    ]  # fmt: skip
+
+
+def test_an_earlier_data_set_survives_an_interrupt_while_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "earlier").write_text("keep")
+    rename = os.replace
+
+    def interrupt(source: Path, target: Path) -> None:
+        if target == tmp_path / "raw" and not str(source).endswith(".old"):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt), _renamed_at_the_end(tmp_path / "raw"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["raw", "earlier"]
+
+
 def test_nothing_is_left_after_a_failure(tmp_path: Path) -> None:
     def fail(line: str) -> None:
         raise KeyboardInterrupt(line)
@@ -159,6 +196,8 @@ def test_nothing_is_left_after_a_failure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("change", "message"), [
     ({"subjects": 0}, "number of subjects must be at least 1, got 0"),
     ({"orientations": 0}, "number of orientations must be at least 1, got 0"),
+    ({"subjects": 2, "orientations": (3, 0)}, "number of orientations must be at least 1, got 0"),
+    ({"subjects": 3, "orientations": (3, 4)}, "orientations has 2 numbers for 3 subject.*give one for all, or one for"),
     ({"max_angle": 65.0}, "at most 60 degrees.*got 65"),
     ({"oblique": 70.0}, "oblique must lie within 45 degrees, got 70"),
     ({"seed": -1}, "seed must be at least 0, got -1"),
@@ -173,6 +212,8 @@ def test_impossible_simulations_are_refused(change: dict, message: str) -> None:
 def test_options_are_read_from_text() -> None:
     assert parse_voxels(("1.5",)) == ((1.5, 1.5, 1.5),)
     assert parse_voxels(("1.5;1,1,2", "1x1x3")) == ((1.5, 1.5, 1.5), (1.0, 1.0, 2.0), (1.0, 1.0, 3.0))
+    assert parse_orientations("6") == 6
+    assert parse_orientations("4,4,6") == (4, 4, 6)
     assert parse_matrix("210x224x160") == parse_matrix("210,224,160") == (210, 224, 160)
     assert parse_echo_times("5, 10.5") == (0.005, 0.0105)
     assert default_echo_times(6, 3.0) == (0.0077, 0.0127, 0.0177, 0.0227, 0.0277, 0.0327)
@@ -183,6 +224,8 @@ def test_options_are_read_from_text() -> None:
     ({"voxel": ("1,2",)}, "voxel must be one or three sizes in mm.*'1,2'"),
     ({"voxel": ("big",)}, "voxel must be millimetres.*'big'"),
     ({"voxel": ("nan",)}, "voxel must be millimetres.*'nan'"),
+    ({"orientations": "4.5"}, "orientations must be a whole number such as 6, or one a head.*'4.5'"),
+    ({"orientations": "many"}, "orientations must be a whole number.*'many'"),
     ({"matrix": "10,10"}, "matrix must be three whole numbers.*'10,10'"),
     ({"matrix": "10,10,9.5"}, "matrix must be three whole numbers"),
     ({"echo_times": "5,x"}, "echo_times must be milliseconds"),
@@ -193,7 +236,7 @@ def test_options_are_read_from_text() -> None:
 def test_bad_text_is_refused(change: dict, message: str) -> None:
     options = {
         "voxel": ("2",), "matrix": None, "echoes": 4, "echo_times": None, "field_strength": 3.0, "snr": 50.0,
-        "phase_sign": 1, "subjects": 1, "orientations": 6, "max_angle": 30.0, "oblique": 0.0, "axcodes": "RAS",
+        "phase_sign": 1, "subjects": 1, "orientations": "6", "max_angle": 30.0, "oblique": 0.0, "axcodes": "RAS",
         "isotropic": False, "seed": 0,
     }  # fmt: skip
     assert simulation_from_text(**options).voxels == ((2.0, 2.0, 2.0),)
@@ -233,6 +276,6 @@ def test_the_command_hands_its_options_on(
         12.0,
         4,
     )
-    assert "6 scans of 1 simulated heads" in capsys.readouterr().out
+    assert "6 scans of 1 simulated head written" in capsys.readouterr().out
     with pytest.raises(InputError, match="got 0"):
-        simulate(tmp_path / "out", orientations=0)
+        simulate(tmp_path / "out", orientations="0")

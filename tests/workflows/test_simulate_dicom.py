@@ -19,12 +19,12 @@ from chi33.pipeline.errors import InputError
 from chi33.pipeline.frames import voxel_size
 from chi33.pipeline.phantom.acquisition import Echo, Protocol
 from chi33.pipeline.phantom.poses import ScanGrid, scan_grid
+from chi33.pipeline.phase.alternating import alternating_axes
 from chi33.pipeline.phase_offset import remove_phase_offset
 from chi33.pipeline.unwrap import unwrap_romeo
 from chi33.workflows import simulate
 from chi33.workflows.convert import Conversion, convert_dicom
 from chi33.workflows.derivatives import Derivatives, read_json, sidecar_path
-from chi33.workflows.dicom_volumes import alternating_axes
 from chi33.workflows.raw import RawScan, find_subjects, load_magnitude, load_phase
 from chi33.workflows.simulate import Simulation
 from chi33.workflows.simulate_dicom import ScanHeader, write_dicom_scan
@@ -74,7 +74,8 @@ def round_trip(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
     def make(vendor: Vendor) -> RoundTrip:
         if vendor not in made:
-            scans = find_subjects(simulated)[0].scans
+            # one file a slice: Philips needs most of them, and two scans tell as much
+            scans = find_subjects(simulated)[0].scans[: 2 if vendor.startswith("philips") else 3]
             dicom, bids = folder / vendor / "dicom", folder / vendor / "bids"
             for number, scan in enumerate(scans):
                 image = nib.load(scan.magnitude[0])
@@ -93,7 +94,7 @@ def test_dicom_converts_to_the_scans_of_the_nifti_files(
     vendor: Vendor, round_trip: Callable[[Vendor], RoundTrip]
 ) -> None:
     found = round_trip(vendor)
-    assert [scan.label for scan in found.converted] == ["acq-ori01", "acq-ori02", "acq-ori03"]
+    assert [scan.label for scan in found.converted] == [scan.label for scan in found.nifti]
     assert found.conversion.unplaced == ()
     for nifti, converted in zip(found.nifti, found.converted, strict=True):
         assert converted.echo_times == pytest.approx(nifti.echo_times, abs=1e-9)
@@ -342,7 +343,7 @@ def test_the_command_writes_what_convert_reads_even_in_place(
 
 OPTIONS = {
     "voxel": ("2",), "matrix": None, "echoes": 4, "echo_times": None, "field_strength": 3.0, "snr": 50.0,
-    "phase_sign": None, "subjects": 1, "orientations": 6, "max_angle": 30.0, "oblique": 0.0, "axcodes": "RAS",
+    "phase_sign": None, "subjects": 1, "orientations": "6", "max_angle": 30.0, "oblique": 0.0, "axcodes": "RAS",
     "isotropic": False, "seed": 0,
 }  # fmt: skip
 

@@ -60,6 +60,35 @@ def test_a_subject_exports_every_derivative_of_every_scan(subject: RawSubject, t
             assert all("acq-" in name for name in sidecar["Sources"])
 
 
+def test_a_scans_echo_is_exported_as_a_picture(subject: RawSubject, tmp_path: Path) -> None:
+    workflow = init_subject_wf(subject, RunConfig(fit="none"), "builtin", tmp_path)
+    node = workflow.get_node("export_acq_ori02_echo")
+    assert Path(node.inputs.out_file) == tmp_path / "sub-01" / "figures" / "sub-01_acq-ori02_desc-phase_MEGRE.jpg"
+    assert (node.inputs.sidecar["EchoNumber"], node.inputs.sidecar["EchoTimes"]) == (2, [0.005, 0.012])
+    assert _inputs(workflow, "export_acq_ori02_echo", ("in_file",)) == {"in_file": "scan_acq_ori02_wf.outputnode.echo"}
+
+
+@pytest.mark.parametrize(("config", "label"), [
+    (RunConfig(), "single-step (SMV of total fields)"), (RunConfig(fit="masked", background="lbv"), "lbv"),
+    (RunConfig(fit="closed"), "vsharp"), (RunConfig(background="pdf", draws=4), "single-step (SMV of total fields)"),
+])  # fmt: skip
+def test_sidecars_name_the_background_removal_of_what_they_stand_beside(
+    subject: RawSubject, tmp_path: Path, config: RunConfig, label: str
+) -> None:
+    workflow = init_subject_wf(subject, config, "builtin", tmp_path)
+    told = {
+        name.removeprefix("export_acq_ori02_"): node.inputs.sidecar.get("BackgroundRemoval")
+        for name, node in _steps(workflow).items()
+        if name.startswith("export_acq_ori02_")
+    }
+    for name in ("local_field", "local_mask", "residual_file"):
+        assert told.pop(name) == config.background
+    for name in ("magnitude", "brain_mask", "reliable_mask", "total_field", "residual", "echo", "xfm"):
+        assert told.pop(name) is None  # the background is in it, or it is no field
+    assert {"chi33_file", "deltab_file", "cosmos_file"} <= set(told)
+    assert set(told.values()) == {label}
+
+
 def _exported(workflow: pe.Workflow) -> list[str]:
     return [Path(node.inputs.out_file).name for name, node in _steps(workflow).items() if name.startswith("export_")]
 
@@ -150,6 +179,18 @@ def test_reference_is_the_first_or_the_named(subject: RawSubject) -> None:
         reference_scan(subject, RunConfig(reference="ori9"))
 
 
+def test_reference_may_be_named_without_its_entity_where_that_names_one_scan(subject: RawSubject) -> None:
+    assert reference_scan(subject, RunConfig(reference="ori03")).name == "acq-ori03"
+    twice = dataclasses.replace(
+        subject, scans=tuple(dataclasses.replace(subject.scans[0], session=session) for session in ("1", "2"))
+    )
+    assert reference_scan(twice, RunConfig(reference="ses-2_acq-ori01")).name == "ses-2_acq-ori01"
+    assert reference_scan(twice, RunConfig(reference="ses-2 ori01")).name == "ses-2_acq-ori01"
+    for word in ("ori01", "acq-ori01"):
+        with pytest.raises(InputError, match=rf"{word} means 2 scans of sub-01: choose one of ses-1_acq-ori01, ses-2_"):
+            reference_scan(twice, RunConfig(reference=word))
+
+
 def test_parameters_reach_their_steps(subject: RawSubject) -> None:
     config = RunConfig(
         bet_threshold=0.3, unwrap="laplacian", phase_sign=-1, background="pdf", vsharp_largest_radius=15.0,
@@ -159,7 +200,7 @@ def test_parameters_reach_their_steps(subject: RawSubject) -> None:
     scan = dataclasses.replace(subject.scans[1], phase_sign=-1)
     workflow = init_scan_wf(scan, config)
     total = workflow.get_node("total_field").inputs
-    assert (total.unwrap, total.phase_sign, total.residual_limit, total.offset_smoothing) == ("laplacian", 1, 0.4, 6.0)
+    assert (total.unwrap, total.phase_sign, total.residual_limit, total.offset_smoothing) == ("laplacian", -1, 0.4, 6.0)
     assert total.echo_times == [0.005, 0.012]
     assert [Path(path) for path in total.phase_files] == list(scan.phase)
     local = workflow.get_node("local_field").inputs

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from nipype.utils.filemanip import loadcrash
 
-from ..pipeline.errors import InputError, StepError
+from ...files.os_errors import os_error_words
+from ...pipeline.errors import InputError, StepError
 
 _TRACEBACK = "Traceback (most recent call last):"
 _LONGEST = 400  # characters of a message
+_OS_ERROR = re.compile(r"\w+: \[Errno (?P<number>\d+)\] (?P<said>[^:]*)(?:: '(?P<file>.*)')?")
+_LESS_AT_A_TIME = "repeat the command with a smaller --n-procs or --mem, or for the fit with --fit-memory"
 
 
 def explain_crash(
@@ -26,15 +30,15 @@ def explain_crash(
     trace = "".join(details.get("traceback") or [])
     if isinstance(error, BrokenProcessPool) or BrokenProcessPool.__name__ in trace:
         return StepError(
-            f"sub-{subject}, {steps}: its process was killed, often for want of memory: repeat the command with a "
-            "smaller --n-procs."
+            f"sub-{subject}, {steps}: its process was killed, often for want of memory: {_LESS_AT_A_TIME}."
         )
     if not crashes:
-        return StepError(f"sub-{subject}, {steps}: {_one_line(str(error)) or type(error).__name__}")
+        said = os_error_words(error) if isinstance(error, OSError) else _one_line(str(error)) or type(error).__name__
+        return StepError(f"sub-{subject}, {steps}: {said}")
     step = getattr(details.get("node"), "fullname", "a step").partition(".")[2] or "a step"
     kind, message = _cause(trace or str(error))
     sentence = f"sub-{subject}, step {step}: {message} (details: {crashes[0]})"
-    return InputError(sentence) if kind.endswith("InputError") else StepError(sentence)
+    return InputError(sentence) if kind.rpartition(".")[2] in ("InputError", "InputProblems") else StepError(sentence)
 
 
 def _cause(trace: str) -> tuple[str, str]:
@@ -48,6 +52,10 @@ def _cause(trace: str) -> tuple[str, str]:
     kind, _, message = said.partition(": ")
     if kind.startswith("chi33.") and message:
         return kind, message
+    if found := _OS_ERROR.fullmatch(said):
+        return kind, os_error_words(OSError(int(found["number"]), found["said"], found["file"]))
+    if kind.endswith("MemoryError"):
+        return kind, f"memory ran out ({message or 'no size given'}): {_LESS_AT_A_TIME}"
     return kind, said
 
 
