@@ -65,7 +65,7 @@ def size_doubt(name: str, field: ArrayLike, mask: ArrayLike, voxel_size: ArrayLi
     fine = float(np.median(np.abs(fine_structure(values, inside, voxel_size)[inside])))
     if fine > _DOUBTFUL_FINE:
         return (
-            f"its details of a few mm have a median of {fine:.2g}, where a brain's in ppm stay below {_DOUBTFUL_FINE:g}"
+            f"the median of its fine structure is {fine:.2g}, where that of a brain in ppm is below {_DOUBTFUL_FINE:g}"
         )
     return ""
 
@@ -96,9 +96,7 @@ def phase_problem(values: ArrayLike, mask: ArrayLike) -> str:
         steps += int(((jump > 0.3 * extent) & (jump <= _FOLD_SHARE * extent)).sum())
     if folds < _FEWEST_FOLDS or folds < steps:
         return ""
-    return (
-        f"jumps between {lowest:.4g} and {highest:.4g} from voxel to voxel in {folds} places, as a wrapped phase does"
-    )
+    return f"jumps between {lowest:.4g} and {highest:.4g} at {folds} pairs of neighbours, as a wrapped phase does"
 
 
 def unscaled_problem(inside: NDArray[np.floating]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chi33.cli.plan import directions_from_angles, directions_from_transforms
+from chi33.files.manifest import Manifest, manifest_path
 from chi33.pipeline.fits.prior import Prior
 from chi33.pipeline.orientation_design import plan_orientations
 from chi33.pipeline.orientation_words import plan_sentences
@@ -164,6 +167,52 @@ def test_transforms_in_a_folder(command: Callable[..., Any], turning_head: Any) 
     scans = _rows(ended.out, "Scans: ")
     assert [row[0] for row in scans] == ["scan 1", "scan 2", "scan 3"]
     assert scans[1][3] == "25.0°"
+
+
+def test_a_direction_beside_the_images_wins_over_the_affine(
+    command: Callable[..., Any], make_head: Callable, tmp_path: Path
+) -> None:
+    """The same head, but scans whose sidecars say that B0 lay 7 degrees further: that is what the run computes with."""
+    head = make_head(tmp_path / "raw", turns=((0, 0), (0, 0)))
+    h = np.array([0, np.sin(np.radians(7)), np.cos(np.radians(7))])
+    for folder, name in ((head.folder / "sub-01" / "anat", "sub-01_acq-ori02_MEGRE"),
+                         (head.truth.folder, "sub-01_acq-ori02_desc-brain_mask")):  # fmt: skip
+        sidecar = folder / f"{name}.json"
+        before = sidecar.read_text() if sidecar.exists() else None
+        sidecar.write_text(json.dumps({"B0_dir": h.tolist()}))
+        (found,) = directions_from_transforms(head.folder).values()
+        assert np.degrees(np.arccos(found[0] @ found[1])) == pytest.approx(7, abs=1e-4)
+        assert "largest angle between two: 7.0 degrees" in command("plan", head.folder).out
+        sidecar.unlink() if before is None else sidecar.write_text(before)
+    (plain,) = directions_from_transforms(head.folder).values()
+    np.testing.assert_allclose(plain[0], plain[1], atol=1e-9)
+    for number, tilt in enumerate((0.0, 0.6)):
+        path = head.truth.folder / f"sub-01_acq-ori02_desc-{number}_mask.json"
+        path.write_text(json.dumps({"B0_dir": [0, tilt, np.sqrt(1 - tilt**2)]}))
+    ended = command("plan", head.folder)
+    assert ended.code == 2
+    assert "state different B0_dir of one scan: correct one of them" in ended.err
+
+
+def test_what_the_last_run_did_not_make_is_not_planned(make_head: Callable, tmp_path: Path) -> None:
+    head = make_head(tmp_path / "raw")
+    out = head.folder / "derivatives" / "truth"
+    kept = [head.truth.transform(f"acq-ori0{number}") for number in (1, 3)]
+    path = manifest_path(out, "01")
+    path.parent.mkdir()
+    path.write_text(json.dumps(Manifest.of(out, "01", kept, {}).content))
+    (found,) = directions_from_transforms(out).values()
+    np.testing.assert_allclose(found, [head.transforms[number][:3, 2] for number in (0, 2)], atol=1e-9)
+
+
+def test_two_folders_of_the_same_scans_are_refused(
+    command: Callable[..., Any], turning_head: Any, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(turning_head.truth.folder, tmp_path / name / "sub-01" / "anat")
+    ended = command("plan", tmp_path)
+    assert ended.code == 2
+    assert "are the same scan: give the folder of one of them" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from chi33.cli.predict import predict
-from chi33.pipeline.errors import InputError
+from chi33.pipeline.errors import Chi33Warning, InputError
 from chi33.training.config import NetworkConfig
 from chi33.training.modl_qsm import MODL_QSM_PUBLISHED, ModlQsm
 from chi33.training.weights import save_atomically, weights_entry
@@ -63,6 +63,19 @@ def test_tiles_direction_and_model_reach_the_network(
     assert sidecar["Tiles"] is True
     assert sidecar["B0_dir"] == [0, -0.6, 0.8]
     assert "tile 1/1" in capsys.readouterr().err
+
+
+def test_units_by_hand_reach_the_field(
+    inputs: list[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = nib.load(tmp_path / "field.nii.gz")
+    radians = 2 * np.pi * 42.577478518 * 7 * 0.012 * image.get_fdata(dtype=np.float32)
+    nib.save(nib.Nifti1Image(radians, image.affine), tmp_path / "field.nii.gz")
+    with pytest.warns(Chi33Warning, match=r"is in rad at 7 T \(--b0\) and TE 12 ms: multiplied by"):
+        command(*inputs, "--out", tmp_path / "p", "--units", "rad", "--b0", "7", "--te", "12")
+    assert json.loads((tmp_path / "p_chi.json").read_text())["EchoTime"] == 0.012
+    with pytest.raises(InputError, match="--units must be ppm, ppb, Hz"):
+        command(*inputs, "--out", tmp_path / "q", "--units", "stones")
 
 
 def test_errors(inputs: list[str | Path], tmp_path: Path) -> None:

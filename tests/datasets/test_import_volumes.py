@@ -18,6 +18,7 @@ from chi33.datasets.patch_dataset import PatchDataset
 from chi33.datasets.plausibility import agreement
 from chi33.datasets.store import open_store
 from chi33.datasets.verify import verify_store
+from chi33.files.sidecars import sidecar_path
 from chi33.pipeline.errors import Chi33Warning, InputError
 from chi33.pipeline.tensor_field import dipole_field
 from numpy.typing import NDArray
@@ -129,6 +130,57 @@ def test_maps_that_cannot_be_are_refused(
     scans: tuple[ImportedScan, ...], tmp_path: Path, which: str, factor: float, add: float, sentence: str
 ) -> None:
     _again(getattr(scans[0], which), factor, add)
+    with pytest.raises(InputError, match=sentence):
+        import_volumes(scans, tmp_path / "s.h5", CONFIG)
+    assert not (tmp_path / "s.h5").exists()
+
+
+def test_maps_in_other_units_become_ppm(scans: tuple[ImportedScan, ...], tmp_path: Path) -> None:
+    with open_store(_store(scans, tmp_path / "ppm.h5")).open() as handle:
+        expected = {
+            volume.id: {name: handle[f"volumes/{volume.id}/{name}"][()] for name in ("field", "cosmos")}
+            for volume in open_store(tmp_path / "ppm.h5").volumes
+        }
+    changed = []
+    stated = {"MagneticFieldStrength": 3.0, "ImagingFrequency": 123.255, "EchoTime": 0.02}
+    for number, scan in enumerate(scans):
+        sidecar = sidecar_path(scan.field)
+        units, factor = (("Hz", 123.255), ("rad", 2 * np.pi * 123.255 * 0.02))[number % 2]
+        _again(scan.field, factor)
+        sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), **stated, "Units": units}))
+        _again(scan.label, 1e3)
+        sidecar_path(scan.label).write_text('{"Units": "ppb"}')
+        changed.append(scan)
+    with pytest.warns(Chi33Warning) as said:
+        store = open_store(_store(tuple(changed), tmp_path / "other.h5"))
+    sentences = [str(one.message) for one in said]
+    assert sorted(s.partition("and ")[2].partition(":")[0] for s in sentences) == [
+        "1 more are in Hz at 2.8948 T (ImagingFrequency)",
+        "1 more are in rad at 2.8948 T (ImagingFrequency) and TE 20 ms",
+        "3 more are in ppb",
+    ]
+    with store.open() as handle:
+        for volume in store.volumes:
+            assert volume.geometry.b0 == pytest.approx(123.255 / 42.577478518)
+            for name, values in expected[volume.id].items():
+                np.testing.assert_allclose(handle[f"volumes/{volume.id}/{name}"][()], values, atol=1e-6)
+
+
+def _store(scans: tuple[ImportedScan, ...], path: Path) -> Path:
+    import_volumes(scans, path, CONFIG)
+    return path
+
+
+@pytest.mark.parametrize(("units", "sentence"), [
+    ("arbitrary", "1_0_f.nii.gz is in 'arbitrary' by its sidecar, from which ppm cannot be told"),
+    ("rad", "1_0_f.nii.gz is in rad, but its echo time is not known"),
+    ("ppb", "1_0_f.nii.gz is in ppb as stated and stays below .* too small for ppm after the conversion: correct"),
+])  # fmt: skip
+def test_units_that_cannot_be_are_refused(
+    scans: tuple[ImportedScan, ...], tmp_path: Path, units: str, sentence: str
+) -> None:
+    sidecar = sidecar_path(scans[0].field)
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "Units": units}))
     with pytest.raises(InputError, match=sentence):
         import_volumes(scans, tmp_path / "s.h5", CONFIG)
     assert not (tmp_path / "s.h5").exists()

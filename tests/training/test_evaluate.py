@@ -178,6 +178,41 @@ def test_cosmos_is_held_against_cosmos_only(folders: tuple[Path, Path], tmp_path
     assert [line.metrics.nrmse for line in lines if line.quantity == "cosmos"] == pytest.approx([50], rel=1e-4)
 
 
+def _restate(path: Path, factor: float, **sidecar: object) -> None:
+    image = nib.load(path)
+    save(path, factor * image.get_fdata(), image.affine)
+    path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(sidecar))
+
+
+def test_maps_in_other_units_are_compared_in_ppm(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    pred, truth = folders
+    expected = evaluate(pred, truth, tmp_path / "ppm.csv")
+    _restate(pred / "sub-01_acq-ori01_chi.nii.gz", 1e3, Units="ppb")
+    _restate(truth / "sub-01" / "anat" / "sub-01_acq-ori02_desc-chi33_Chimap.nii.gz", 1e3, Units="ppb")
+    hertz = {"Units": "Hz", "MagneticFieldStrength": 3.0}
+    _restate(pred / "sub-01_acq-ori01_deltab.nii.gz", 42.577478518 * 3, **hertz)
+    with pytest.warns(Chi33Warning) as said:
+        found = evaluate(pred, truth, tmp_path / "other.csv")
+    assert {str(one.message).partition(" is in ")[2] for one in said} == {
+        "ppb: multiplied by 0.001 to ppm.", "Hz at 3 T (MagneticFieldStrength): multiplied by 0.007829 to ppm.",
+    }  # fmt: skip
+    for one, other in zip(expected, found, strict=True):
+        assert other.metrics.rmse == pytest.approx(one.metrics.rmse, rel=1e-4)
+
+
+def test_masks_and_maps_along_other_axes_are_reordered(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    pred, truth = folders
+    expected = evaluate(pred, truth, tmp_path / "a.csv")[0].metrics
+    ornt = np.array([[2, 1], [0, -1], [1, 1]], float)
+    for path in (pred / "sub-01_acq-ori01_chi.nii.gz",):
+        image = nib.load(path)
+        affine = image.affine @ nib.orientations.inv_ornt_aff(ornt, SHAPE)
+        save(path, nib.apply_orientation(image.get_fdata(), ornt)[..., None], affine)
+    with pytest.warns(Chi33Warning, match="its voxels were reordered"):
+        found = evaluate(pred, truth, tmp_path / "b.csv")[0].metrics
+    assert found.nrmse == pytest.approx(expected.nrmse, rel=1e-4)
+
+
 def test_names() -> None:
     name = parse_name(Path("sub-02_ses-a_run-3_method-star_chi.nii.gz"), ("chi",))
     assert name is not None
@@ -228,6 +263,23 @@ class TestBadInput:
         apart[11:] = 1
         save(pred / "sub-01_acq-ori01_desc-local_mask.nii.gz", apart)
         self.check(pred, truth, tmp_path / "table.csv", "leave no voxel")
+
+    def test_sizes(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        pred, truth = folders
+        path = pred / "sub-01_acq-ori01_chi.nii.gz"
+        save(path, 800 * chi(0))
+        self.check(
+            pred, truth, tmp_path / "table.csv", r"_chi.nii.gz is 800 times its truth .* too large for ppm: give"
+        )
+        save(path, 40 * np.random.default_rng(9).standard_normal(SHAPE))
+        with pytest.warns(Chi33Warning, match=r"_chi.nii.gz reaches .* its errors are counted as if it were in ppm"):
+            assert evaluate(pred, truth, tmp_path / "bad.csv")[0].metrics.nrmse > 1e4
+        save(truth / "sub-01" / "anat" / "sub-01_acq-ori01_desc-chi33_Chimap.nii.gz", 1e3 * chi(0))
+        self.check(
+            pred, truth, tmp_path / "table.csv", r"Chimap.nii.gz reaches .* too large for ppm: give the truth in"
+        )
+        _restate(path, 1.0, Units="Hz")
+        self.check(pred, truth, tmp_path / "table.csv", "in 'Hz' by its sidecar, from which ppm cannot be told")
 
     def test_twice_the_same(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
         pred, truth = folders

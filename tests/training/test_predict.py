@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from chi33.files.field_units import Given
 from chi33.pipeline.errors import Chi33Warning, InputError
 from chi33.training import predict as module
 from chi33.training.config import NetworkConfig
@@ -153,6 +154,49 @@ def test_direction_comes_from_argument_sidecar_affine_in_that_order(files: dict[
     assert np.abs(a - b).max() > 1e-4
 
 
+@pytest.mark.parametrize(("factor", "sidecar", "given"), [
+    (42.577478518 * 3, {"Units": "Hz", "MagneticFieldStrength": 3.0}, Given()),
+    (42.577478518 * 3, None, Given("Hz", 3.0)),
+    (2 * np.pi * 42.577478518 * 3 * 0.025, {"Units": "rad", "MagneticFieldStrength": 3.0, "EchoTime": 0.025}, Given()),
+    (1000, {"Units": "ppb"}, Given()),
+])  # fmt: skip
+def test_fields_in_other_units_give_the_maps_of_ppm(
+    files: dict[str, Path],
+    head: TinyHead,
+    tmp_path: Path,
+    factor: float,
+    sidecar: dict[str, object] | None,
+    given: Given,
+) -> None:
+    expected = nib.load(predict(**files, out=tmp_path / "ppm", device="cpu")[0]).get_fdata()
+    save(tmp_path / "field.nii.gz", (factor * head.field).astype(np.float32), head.affine)
+    if sidecar is not None:
+        (tmp_path / "field.json").write_text(json.dumps(sidecar))
+    with pytest.warns(Chi33Warning, match=r"field.nii.gz is in .*: multiplied by .* to ppm"):
+        found = predict(**files, out=tmp_path / "other", device="cpu", given=given)
+    np.testing.assert_allclose(nib.load(found[0]).get_fdata(), expected, atol=2e-5)
+    stated = json.loads((tmp_path / "other_chi.json").read_text())
+    assert stated["SourceUnits"] in ("Hz", "rad", "ppb")
+    assert stated["SourceUnitsToPpm"] == pytest.approx(1 / factor)
+
+
+def test_masks_of_other_values_and_axes_give_the_same_map(
+    files: dict[str, Path], head: TinyHead, tmp_path: Path
+) -> None:
+    expected = nib.load(predict(**files, out=tmp_path / "a", device="cpu")[0]).get_fdata()
+    ornt = np.array([[1, -1], [2, 1], [0, -1]], float)
+    affine = head.affine @ nib.orientations.inv_ornt_aff(ornt, head.mask.shape)
+    stored = nib.apply_orientation(np.where(head.mask, np.float32(0.9), np.float32(0.1)), ornt)[..., None]
+    with pytest.warns(Chi33Warning) as said:
+        found = predict(
+            **{**files, "mask": save(tmp_path / "p.nii.gz", stored, affine)}, out=tmp_path / "b", device="cpu"
+        )
+    np.testing.assert_allclose(nib.load(found[0]).get_fdata(), expected, atol=1e-6)
+    sentences = " ".join(str(one.message) for one in said)
+    assert "its voxels were reordered" in sentences
+    assert "holds values from 0.1 to 0.9: taken from 0.5 on" in sentences
+
+
 class TestBadInput:
     """Each in one sentence, with nothing written."""
 
@@ -199,6 +243,15 @@ class TestBadInput:
         self.check(
             files, tmp_path, r"cut.nii.gz is damaged: its data cannot be read to the end", field=tmp_path / "cut.nii.gz"
         )
+
+    def test_fields_that_cannot_be_ppm(self, files: dict[str, Path], head: TinyHead, tmp_path: Path) -> None:
+        for factor, words in ((127.7, "reaches .*, too large for ppm"), (1e-6, "stays below .*, too small for ppm")):
+            field = save(tmp_path / "other.nii.gz", (factor * head.field).astype(np.float32), head.affine)
+            self.check(files, tmp_path, f"other.nii.gz states no Units and {words}: give the field in ppm", field=field)
+        whole = save(tmp_path / "whole.nii.gz", np.round(40 * head.field), head.affine)
+        self.check(files, tmp_path, "whole.nii.gz states no Units and holds whole numbers only", field=whole)
+        inverted = save(tmp_path / "inverted.nii.gz", (1 - head.mask).astype(np.uint8), head.affine)
+        self.check(files, tmp_path, "inverted.nii.gz covers the border of its grid", mask=inverted)
 
     def test_direction_units_and_sidecar(self, files: dict[str, Path], tmp_path: Path) -> None:
         self.check(files, tmp_path, "--b0-dir must be a unit vector", b0_direction=(0, 0, 2))
