@@ -24,6 +24,12 @@ def length_unit(image: nib.Nifti1Image) -> str:
         return "unknown"
 
 
+def stated_length_unit(path: Path) -> str:
+    """Return the unit of length that the header of a file states, before any conversion; "unknown" for none."""
+    image = nib.load(path)
+    return length_unit(image) if isinstance(image, nib.Nifti1Image) else "unknown"
+
+
 def in_millimetres(image: nib.Nifti1Image, path: Path) -> nib.Nifti1Image:
     """Return an image whose affine is in mm, converted where its header says metres or microns.
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
 from nipype.interfaces import fsl
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
-from ..files.headers import length_unit
+from ..files.headers import stated_length_unit
 from ..pipeline.errors import InputError
 from .config import RunConfig
 from .frame_interfaces import GivenMask
@@ -40,7 +39,7 @@ def init_brain_mask_wf(
             [(inputnode, taken, [("in_file", "in_file")]), (taken, outputnode, [("mask_file", "mask_file")])]
         )
         return workflow
-    if backend == "fsl" and (unit := length_unit(nib.Nifti1Image.load(scan.magnitude[0]))) in ("meter", "micron"):
+    if backend == "fsl" and (unit := stated_length_unit(scan.magnitude[0])) in ("meter", "micron"):
         raise InputError(
             f"{scan.magnitude[0]} states its lengths in {unit}s, which FSL reads as mm: give --backend builtin, or "
             "convert its header to mm."
