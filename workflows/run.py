@@ -169,10 +169,13 @@ def _run(subjects: Sequence[RawSubject], job: Job, bids_dir: Path) -> None:
     for subject in subjects:
         try:
             run_subject(subject, job)
-        except (InputError, StepError) as error:
-            failures[subject.label] = error
+        except BrokenPipeError:
+            raise
+        except (InputError, StepError, OSError) as error:
+            said = StepError(f"sub-{subject.label}: {os_error_words(error)}.") if isinstance(error, OSError) else error
+            failures[subject.label] = said
             if len(subjects) > 1:
-                job.announce(f"failed: {error}")
+                job.announce(f"failed: {said}")
     _write_index(job.out_dir, job.announce, failed=bool(failures))
     _raise_failures(failures, len(subjects))
 

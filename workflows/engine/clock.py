@@ -83,9 +83,12 @@ def stage_of(step: str) -> str | None:
 
 
 def stage_seconds(steps: dict[str, Interval]) -> dict[str, float]:
-    """Return the wall-clock seconds of each stage: while steps of it ran side by side, time passed but once."""
+    """Return the wall-clock seconds of each stage, in the order in which they began.
+
+    While steps of a stage ran side by side, time passed but once.
+    """
     stages: dict[str, list[Interval]] = {}
-    for step, interval in steps.items():
+    for step, interval in sorted(steps.items(), key=lambda one: one[1].began):
         if interval.seconds > 0 and (stage := stage_of(step)) is not None:
             stages.setdefault(stage, []).append(interval)
     return {stage: round(wall_seconds(intervals), 2) for stage, intervals in stages.items()}

@@ -33,8 +33,8 @@ def explain_crash(
             f"sub-{subject}, {steps}: its process was killed, often for want of memory: {_LESS_AT_A_TIME}."
         )
     if not crashes:
-        said = os_error_words(error) if isinstance(error, OSError) else _one_line(str(error)) or type(error).__name__
-        return StepError(f"sub-{subject}, {steps}: {said}")
+        said = f"{os_error_words(error)}." if isinstance(error, OSError) else _one_line(str(error))
+        return StepError(f"sub-{subject}, {steps}: {said or type(error).__name__}")
     step = getattr(details.get("node"), "fullname", "a step").partition(".")[2] or "a step"
     kind, message = _cause(trace or str(error))
     sentence = f"sub-{subject}, step {step}: {message} (details: {crashes[0]})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,7 +89,7 @@ def one_sentence(name: str, log: Path) -> Iterator[None]:
         raise StepError(f"{name}: {os_error_words(error)}.") from error
     except Exception as error:
         said = " ".join(str(error).split()) or "no message"
-        with log.open("a", encoding="utf-8") as file:
+        with suppress(OSError), log.open("a", encoding="utf-8") as file:
             file.write(traceback.format_exc())
         raise StepError(f"{name}: {type(error).__name__}: {said} (details: {log}).") from error
 
@@ -152,7 +152,7 @@ def _write_report(subject: RawSubject, job: Job, record: dict[str, Any]) -> Path
 
     for stage in record["stages"]:
         job.announce(f"{stage['stage']}: {stage['seconds']:.1f} s")
-    job.announce(f"sub-{subject.label}: {record['seconds']:.1f} s in all")
+    job.announce(f"sub-{subject.label}: {record['seconds']:.1f} s without the report")
     shown = {key: value for key, value in record.items() if key != "steps"}
     options: dict[str, Any] = {} if job.rois is None else {"rois": job.rois}
     report = write_subject_report(

@@ -6,7 +6,7 @@ import gc
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nipype import config as nipype_config
@@ -58,6 +58,8 @@ def execute(workflow: pe.Workflow, clock: StageClock, resources: Resources, cras
     except BrokenPipeError:  # nobody listens to what the clock announces
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None:  # Nipype's own files lie in the working folder
+            error.filename = workflow.base_dir
         crashes = sorted(set(crash_dir.glob("*.pklz")) - before)
         raise explain_crash(error, crashes, subject, clock.started.keys() - clock.done) from error
     finally:
@@ -65,10 +67,17 @@ def execute(workflow: pe.Workflow, clock: StageClock, resources: Resources, cras
         plugin.stop()
 
 
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written (the disk is full) is not the failure to be told."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing."""
+
+
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
     """Send Nipype's log to a file, away from the terminal."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     loggers = [nipype_logging.getLogger(name) for name in ("nipype.workflow", "nipype.interface", "nipype.utils")]
     parents = [logging.getLogger(name) for name in ("nipype", "concurrent.futures")]
@@ -82,11 +91,17 @@ def logged(path: Path) -> Iterator[None]:
     finally:
         for parent, handlers in zip(parents, kept, strict=True):
             parent.handlers = handlers
-        handler.close()
+        with suppress(OSError):
+            handler.close()
 
 
 def write_graph(workflow: pe.Workflow, stem: Path, announce: Announce) -> None:
     """Draw a workflow as SVG, or leave Graphviz's description of it where Graphviz is not installed."""
     kind = "svg" if shutil.which("dot") else "dot"
-    workflow.write_graph(dotfilename=str(stem.with_suffix(".dot")), graph2use="colored", format=kind)
+    logger = nipype_logging.getLogger("nipype.workflow")
+    level, logger.level = logger.level, logging.WARNING  # the announcement says it
+    try:
+        workflow.write_graph(dotfilename=str(stem.with_suffix(".dot")), graph2use="colored", format=kind)
+    finally:
+        logger.level = level
     announce(f"graph: {stem.with_suffix('.' + kind)}")
