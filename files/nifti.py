@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pipeline.errors import InputError
-from .headers import in_millimetres
+from .headers import direction_problem, in_millimetres
 from .sidecars import one_line
 
 _UNREADABLE = (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)
@@ -65,13 +65,15 @@ def read_data(image: nib.Nifti1Image, path: Path) -> NDArray[np.float32]:
 class NiftiVolume:
     """One volume of a file: values (x, y, z) float32, affine (4, 4) voxel to world in mm.
 
-    oriented: whether the header states a world at all (sform or qform code above 0).
+    oriented: whether the header states a world at all (sform or qform code above 0); direction_problem: why it does not
+    tell where B0 points, in words, or empty.
     """
 
     path: Path
     values: NDArray[np.float32]
     affine: NDArray[np.float64]
     oriented: bool
+    direction_problem: str = ""
 
 
 def read_volume(path: Path) -> NiftiVolume:
@@ -85,4 +87,5 @@ def read_volume(path: Path) -> NiftiVolume:
         raise InputError(f"{path} has shape {shape}: give one 3-D volume.")
     oriented = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
     values = read_data(image, path).reshape(shape[:3])
-    return NiftiVolume(Path(path), values, np.asarray(image.affine, dtype=np.float64), bool(oriented))
+    affine = np.asarray(image.affine, dtype=np.float64)
+    return NiftiVolume(Path(path), values, affine, bool(oriented), direction_problem(image))
