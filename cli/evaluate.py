@@ -52,7 +52,9 @@ def evaluate(
 
     Examples
     --------
-    chi33 evaluate results raw/derivatives/truth --out errors.csv --html
+    Maps of a network against the truth of a simulation, as a table and a page::
+
+        chi33 evaluate results raw/derivatives/truth --out errors.csv --html
     """
     from ..training.evaluate import evaluate as run
 

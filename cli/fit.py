@@ -110,11 +110,16 @@ def fit(
 
     Examples
     --------
-    chi33 fit out/sub-01 --field f1.nii.gz f2.nii.gz f3.nii.gz --mask m1.nii.gz m2.nii.gz m3.nii.gz
-    --transform identity.txt t2.txt t3.txt
+    Local fields on their own grids, with world-to-world transforms to the first::
 
-    chi33 fit out/sub-01 --field f1.nii.gz f2.nii.gz f3.nii.gz --mask brain.nii.gz --b0-directions h.txt --units Hz
-    --b0 2.895
+        chi33 fit out/sub-01 --field f1.nii.gz f2.nii.gz f3.nii.gz \\
+            --mask m1.nii.gz m2.nii.gz m3.nii.gz \\
+            --transform identity.txt t2.txt t3.txt
+
+    Total fields in Hz that lie in one frame already::
+
+        chi33 fit out/sub-01 --total --field f1.nii.gz f2.nii.gz f3.nii.gz \\
+            --mask brain.nii.gz --b0-directions h.txt --units Hz --b0 2.895
     """
     import sys
 

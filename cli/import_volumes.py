@@ -125,9 +125,14 @@ def import_volumes(
 
     Examples
     --------
-    chi33 import-volumes store.h5 --table scans.csv --val-subjects 07 --test-subjects 08
+    Files listed in a table::
 
-    chi33 import-volumes store.h5 --field f1.nii f2.nii --label x1.nii x2.nii --mask m1.nii m2.nii --subjects 01 02
+        chi33 import-volumes store.h5 --table scans.csv --val-subjects 07 --test-subjects 08
+
+    Files as lists, one entry a scan::
+
+        chi33 import-volumes store.h5 --field f1.nii f2.nii --label x1.nii x2.nii \\
+            --mask m1.nii m2.nii --subjects 01 02
     """
     from ..datasets.build_config import BuildConfig
     from ..datasets.import_volumes import import_volumes as run

@@ -58,9 +58,13 @@ def plan(
 
     Examples
     --------
-    chi33 plan --angles "0,0;25,0;-25,0;0,25"
+    Positions that are only planned::
 
-    chi33 plan derivatives/chi33 --figure plan.png
+        chi33 plan --angles "0,0;25,0;-25,0;0,25"
+
+    Scans that are there, with a picture::
+
+        chi33 plan derivatives/chi33 --figure plan.png
     """
     from ..pipeline.errors import InputError
     from ..pipeline.fits.prior import Prior

@@ -64,9 +64,14 @@ def predict(
 
     Examples
     --------
-    chi33 predict runs/modl --field local_ppm.nii.gz --mask brain.nii.gz --out results/sub-01
+    A local field in ppm, or in what its sidecar states::
 
-    chi33 predict runs/modl --field local.nii.gz --units Hz --b0 2.895 --mask brain.nii.gz --out results/sub-02
+        chi33 predict runs/modl --field local.nii.gz --mask brain.nii.gz --out results/sub-01
+
+    A field in Hz without a sidecar::
+
+        chi33 predict runs/modl --field local.nii.gz --units Hz --b0 2.895 \\
+            --mask brain.nii.gz --out results/sub-02
     """
     from ..files.field_units import Given
     from ..training.predict import predict as run

@@ -55,6 +55,6 @@ def b0_direction_of(
         raise InputError(
             f"{image.path} has no orientation (sform and qform codes are 0): set its sform, or B0_dir in its sidecar."
         )
-    if image.unsure:
-        raise InputError(f"{image.path} {image.unsure}.")
+    if image.direction_problem:
+        raise InputError(f"{image.path} {image.direction_problem}.")
     return np.asarray(b0_direction_from_affine(image.affine), np.float64), ""

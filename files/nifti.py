@@ -65,15 +65,15 @@ def read_data(image: nib.Nifti1Image, path: Path) -> NDArray[np.float32]:
 class NiftiVolume:
     """One volume of a file: values (x, y, z) float32, affine (4, 4) voxel to world in mm.
 
-    oriented: whether the header states a world at all (sform or qform code above 0); unsure: why the header does not
-    tell where B0 points (`headers.direction_problem`), "" where it does.
+    oriented: whether the header states a world at all (sform or qform code above 0); direction_problem: why it does not
+    tell where B0 points, in words, or empty.
     """
 
     path: Path
     values: NDArray[np.float32]
     affine: NDArray[np.float64]
     oriented: bool
-    unsure: str = ""
+    direction_problem: str = ""
 
 
 def read_volume(path: Path) -> NiftiVolume:

@@ -29,7 +29,7 @@ def words(turning_head: Any, tmp_path: Path) -> Words:
     """The true local fields of a turning head, its masks and transforms, as options."""
     head, folder = turning_head, tmp_path / "in"
     fields = [
-        write_image(folder / f"{scan}.nii.gz", field * head.mask, affine, {})
+        write_image(folder / f"{scan}.nii.gz", field * head.mask, affine, {"Units": "ppm"})
         for scan, field, affine in zip(SCANS, head.fields, head.affines, strict=True)
     ]
     masks = [head.truth.path(scan, suffix="mask", desc="brain") for scan in SCANS]
@@ -108,10 +108,12 @@ def test_total_fields_are_kept_from_the_fits_of_local_ones(
 
 
 def test_every_option_is_recorded(command: Callable[..., Any], words: Words, turning_head: Any, tmp_path: Path) -> None:
-    mask = turning_head.truth.path(SCANS[0], suffix="mask", desc="brain")
-    weight = write_image(tmp_path / "in" / "w.nii.gz", 5 * read_image(mask)[0], turning_head.affines[0], {})
+    weights = [
+        write_image(tmp_path / "in" / f"w{number}.nii.gz", 5.0 * turning_head.mask, affine, {})
+        for number, affine in enumerate(turning_head.affines)
+    ]
     ended = command(
-        "fit", tmp_path / "s", *words, "--total", "--weights", weight, weight, weight, "--prior-iso", "0.05",
+        "fit", tmp_path / "s", *words, "--total", "--weights", *weights, "--prior-iso", "0.05",
         "--prior-aniso", "0.002", "--noise", "0.003", "--iterations", "3", "--tolerance", "0.0001", "--radii", "18",
         "15", "--draws", "2", "--jackknife", "3", "--seed", "9", "--dask", "threads", "--memory", "4", "--device",
         "cpu",
@@ -126,6 +128,26 @@ def test_every_option_is_recorded(command: Callable[..., Any], words: Words, tur
     assert [line for line in _said(ended) if "warning" not in line] == [
         *(f"draw {i} of 2" for i in (1, 2)), *(f"jackknife group {i} of 3" for i in (1, 2, 3)),
     ]  # fmt: skip
+
+
+def test_units_by_hand_reach_the_fields(command: Callable[..., Any], words: Words, tmp_path: Path) -> None:
+    assert command("fit", tmp_path / "s", *words, *QUICK).code == 0
+    factor = 2 * np.pi * 42.577478518 * 7 * 0.01
+    for path in words[1:4]:
+        field, affine = read_image(Path(str(path)))
+        write_image(Path(str(path)), factor * field, affine, {})
+    ended = command("fit", tmp_path / "t", *words, *QUICK, "--units", "rad", "--b0", "7", "--te", "10")
+    assert ended.code == 0
+    said = "acq-ori01.nii.gz and 2 more are in rad at 7 T (--b0) and TE 10 ms: multiplied by 0.0534 to ppm.\n"
+    assert said in ended.err
+    first, second = (read_image(tmp_path / f"{name}_cosmos.nii.gz")[0] for name in "st")
+    np.testing.assert_allclose(first, second, atol=1e-5)
+    ended = command("fit", tmp_path / "u", *words, *QUICK, "--units", "rad", "--b0", "7")
+    assert (ended.code, "its echo time is not known: state EchoTime (s)" in ended.err) == (2, True)
+    ended = command("fit", tmp_path / "u", *words, *QUICK, "--units", "gal")
+    assert ended.code == 2
+    assert "--units must be ppm, ppb, Hz, rad/s, rad or T, got 'gal'" in ended.err
+    assert not list(tmp_path.glob("u_*"))
 
 
 def test_draws_are_written_beside_the_labels(command: Callable[..., Any], words: Words, tmp_path: Path) -> None:
@@ -180,7 +202,7 @@ def test_fields_in_one_frame_with_a_table_of_directions(
     directions = np.array([b0_direction_from_affine(affine) for affine in head.affines])
     np.savetxt(tmp_path / "h.txt", directions)
     fields = [
-        write_image(tmp_path / f"field{i}.nii.gz", field * head.mask, head.affines[0], {})
+        write_image(tmp_path / f"field{i}.nii.gz", field * head.mask, head.affines[0], {"Units": "ppm"})
         for i, field in enumerate(head.fields)
     ]
     mask = head.truth.path("acq-ori01", suffix="mask", desc="brain")
@@ -190,7 +212,7 @@ def test_fields_in_one_frame_with_a_table_of_directions(
     assert [Path(line).name for line in ended.out.split()] == ["s_cosmos.nii.gz", "s_tensor.nii.gz"]
     ended = command("fit", tmp_path / "t", *words[2:-6])
     assert ended.code == 2
-    assert "give either --b0-directions (fields in one frame) or --transform" in ended.err
+    assert "states no B0_dir: give --b0-directions, or B0_dir (unit vector along the array axes) in every" in ended.err
     np.savetxt(tmp_path / "h.txt", 1.2 * directions)
     ended = command("fit", tmp_path / "t", *words[2:])
     assert ended.code == 2
@@ -213,7 +235,7 @@ def test_wrong_counts_are_named(command: Callable[..., Any], words: Words, tmp_p
 @pytest.mark.parametrize(("factor", "message"), [
     (0, "must hold weights that are finite, not negative and not all zero inside the mask of acq-ori01.nii.gz.\n"),
     (-1, "must hold weights that are finite, not negative and not all zero inside the mask of acq-ori01.nii.gz.\n"),
-    (None, "has shape (20, 26, 20), but acq-ori01.nii.gz has (24, 26, 20).\n"),
+    (None, "has shape (20, 26, 20), but acq-ori01.nii.gz has (24, 26, 20): put both on one grid.\n"),
 ])  # fmt: skip
 def test_weights_that_do_not_do_are_named(
     command: Callable[..., Any], words: Words, turning_head: Any, tmp_path: Path, factor: int | None, message: str

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from chi33.files.b0_direction import b0_direction_of
-from chi33.files.nifti import NiftiVolume
+from chi33.files.nifti import NiftiVolume, read_volume
 from chi33.pipeline.errors import InputError
 
 COS, SIN = np.cos(np.radians(30)), np.sin(np.radians(30))
@@ -28,6 +29,17 @@ def test_by_hand_then_by_sidecar_then_by_affine() -> None:
     )
     assert b0_direction_of(IMAGE, stated, (0, 0, 1))[1] == ""
     assert b0_direction_of(IMAGE, {}, (0, 0.6, 0.8))[1] == ""
+
+
+def test_matrices_that_contradict_one_another_need_a_stated_direction(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(IMAGE.values, AFFINE)
+    image.set_qform(np.diag([2.0, 2, 2, 1]), code=1)
+    image.set_sform(AFFINE, code=1)
+    nib.save(image, tmp_path / "f.nii")
+    found = read_volume(tmp_path / "f.nii")
+    with pytest.raises(InputError, match=r"f.nii has a sform and a qform that differ by a rotation of 30.0 degrees"):
+        b0_direction_of(found, {})
+    assert b0_direction_of(found, {"B0_dir": [0, 0, 1]})[0].tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(("sidecar", "sentence"), [
