@@ -103,9 +103,9 @@ def _check_frame(scans: Sequence[GivenScan], files: GivenFiles) -> list[str]:
             )
         if silent is not None and len(scans) > 1:
             raise InputError(
-                "give either --b0-directions (fields in one frame) or --transform (one a field), or B0_dir (unit vector "
-                "along the array axes) in every sidecar: the fields share one grid, whose affine gives all the same "
-                f"direction of B0, and {silent} states none."
+                f"the fields share one grid, whose affine gives all the same direction of B0, and {silent} states no "
+                "B0_dir: give --b0-directions, or B0_dir (unit vector along the array axes) in every sidecar, or "
+                "--transform for fields that are not yet in one frame."
             )
         return check_one_frame(placed)
     still = all(np.allclose(scan.transform, np.eye(4), atol=_STILL) for scan in scans)
