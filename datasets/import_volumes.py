@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Sequence
@@ -58,11 +59,15 @@ class ImportedScan:
 
 @dataclass(frozen=True)
 class ReadScan:
-    """A scan as it was read: its maps in ppm, how each file became ppm, and sentences a user should read."""
+    """A scan as it was read: its maps in ppm, how each file became ppm, and sentences a user should read.
+
+    direction_stated: whether B0's direction was stated, by hand or by the sidecar, and not taken from the affine.
+    """
 
     volume: Volume
     scalings: tuple[tuple[Path, Scaling], ...]
     remarks: tuple[str, ...]
+    direction_stated: bool
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,9 @@ def read_imported(scan: ImportedScan, kind: str) -> ReadScan:
     geometry = Geometry(found.affine, found.b0_direction, float("nan") if strength is None else strength.tesla)
     volume_id = f"sub-{scan.subject}/{scan.scan}"
     channels = {name: np.ascontiguousarray(values) for name, values in channels.items()}
-    return ReadScan(Volume(volume_id, scan.subject, channels, geometry), tuple(scalings), tuple(remarks))
+    return ReadScan(
+        Volume(volume_id, scan.subject, channels, geometry), tuple(scalings), tuple(remarks), found.direction_stated
+    )
 
 
 def _finite(values: NDArray[np.float32], field: FieldInput, path: Path) -> NDArray[np.float32]:
@@ -182,11 +189,13 @@ def _check_scans(subjects: Sequence[ImportedSubject], progress: Progress) -> Non
     problems: list[str] = []
     scalings: list[tuple[Path, Scaling]] = []
     remarks: list[str] = []
+    placed: dict[tuple[object, ...], tuple[str, bytes]] = {}
     for done, (subject, number) in enumerate(places):
         progress(done, len(places), f"checking {subject.scan_ids[number]}")
         try:
             found = read_imported(subject.scans[number], subject.kind)
             check_scan(found.volume, subject.scans[number])
+            remarks += _shared_grid(found, subject.kind, placed)
         except InputError as error:
             problems.append(str(error))
             continue
@@ -198,6 +207,27 @@ def _check_scans(subjects: Sequence[ImportedSubject], progress: Progress) -> Non
         raise InputError(problems[0] + others)
     for said in dict.fromkeys([*conversions(scalings), *remarks]):
         warnings.warn(said, Chi33Warning, stacklevel=3)
+
+
+def _shared_grid(found: ReadScan, kind: str, placed: dict[tuple[object, ...], tuple[str, bytes]]) -> list[str]:
+    """A warning where two scans of a subject get one direction of B0 for lying on one grid, none stating its own.
+
+    Raises InputError where they have one and the same label too, so that several fields were brought to one grid.
+    placed: the first scan of every grid seen so far, and the digest of its label.
+    """
+    if found.direction_stated:
+        return []
+    volume = found.volume
+    label = hashlib.sha256(volume.channels[kind].data).digest()
+    grid = (volume.subject, volume.mask.shape, *volume.geometry.affine.round(3).ravel().tolist())
+    other, same = placed.setdefault(grid, (volume.id, label))
+    if other == volume.id:
+        return []
+    shared = f"{other} and {volume.id} lie on one grid and state no B0_dir, so both get the same direction of B0"
+    remedy = "give --b0-directions, or B0_dir in the sidecars of their fields"
+    if same == label:
+        raise InputError(f"{shared}, although they have one label: {remedy}.")
+    return [f"{shared}: where they were resampled to one grid, {remedy}."]
 
 
 def group_subjects(scans: Sequence[ImportedScan], kind: str) -> tuple[ImportedSubject, ...]:

@@ -13,7 +13,7 @@ from ..pipeline.errors import InputError
 from ..pipeline.frames import check_affine, voxel_size
 from .b0_direction import b0_direction_of
 from .field_strength import FieldStrength, field_strength_of
-from .field_units import KNOWN, NOTHING_GIVEN, Given, Scaling, scaling_of
+from .field_units import NOTHING_GIVEN, Given, Scaling, scaling_of
 from .grids import on_grid_of
 from .map_sizes import phase_problem, size_doubt, size_problem, unscaled_problem
 from .masks import inside_of
@@ -140,7 +140,7 @@ def check_field(image: NiftiVolume, inside: NDArray[np.bool_], scaling: Scaling,
     if not scaling.stated and (wrong := unscaled_problem(found)):
         raise InputError(f"{path} {said} and {wrong}: say what it is in, in its sidecar or with --units, or scale it.")
     if wrong := size_problem(kind, scaling.apply(found)):
-        elsewhere = f"or say that it is in {KNOWN['field']}, in its sidecar or with --units"
+        elsewhere = "or state that it is in ppb, Hz, rad/s, rad or T (Units in its sidecar, or --units)"
         remedy = "correct Units" if scaling.stated else f"give the field in ppm of B0, {elsewhere}"
         after = " after the conversion" if scaling.converts else ""
         raise InputError(f"{path} {said} and {wrong}{after}: {remedy}.")

@@ -27,7 +27,7 @@ from .derivatives import sidecar_path, write_image
 from .fit_files import GivenFiles, GivenScan, read_given
 from .fit_inputs import ScanField, SubjectFields, fit_sidecar, to_subject_frame
 
-_PLAUSIBLE = (0.004, 0.15)  # ppm, of the standard deviation of a brain's susceptibility
+_PLAUSIBLE = (0.004, 0.1)  # ppm, of the standard deviation of a brain's susceptibility
 
 
 def fit_files(

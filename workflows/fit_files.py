@@ -14,7 +14,7 @@ from ..files.field_units import Given, conversions
 from ..files.grids import same_grid
 from ..pipeline.errors import InputError
 from ..pipeline.fits.masked import Keep
-from ..pipeline.frames import check_b0_direction
+from ..pipeline.frames import check_b0_direction, rotation_and_scale
 from .derivatives import read_transform
 from .given_transforms import PlacedScan, check_one_frame, check_placed
 
@@ -67,6 +67,8 @@ def read_given(files: GivenFiles, *, total: bool, given: Given, keep: Keep) -> t
     count = len(files.fields)
     rows = None if files.b0_directions is None else read_directions(Path(files.b0_directions), count)
     matrices = [read_transform(path) for path in files.transforms] if files.transforms else [np.eye(4)] * count
+    for path, matrix in zip(files.transforms or (), matrices, strict=False):
+        rotation_and_scale(matrix, str(path))
     scans: list[GivenScan] = []
     said: list[str] = []
     for index, (path, matrix) in enumerate(zip(files.fields, matrices, strict=True)):

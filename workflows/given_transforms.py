@@ -36,6 +36,7 @@ _WORSE_DICE = 0.02
 _CHANCE = 0.05  # of correlations between fields that are mostly noise
 _SAME_HEAD = 0.93  # Dice, of two masks of one head
 _CANNOT_BE_BETTERED = 1 / _BETTER_RATIO
+_PLACED = 0.5  # correlation from which on the transform of another scan would do no harm
 _CONTAINED = 0.8  # of the smaller mask in the larger
 _NEAR = 35.0  # degrees between two B0, up to which fields look alike
 _UNRELATED = 0.15  # correlation of fields that have nothing to do with one another
@@ -155,17 +156,19 @@ def check_placed(scans: Sequence[PlacedScan]) -> list[str]:
     inverse, FLIRT matrices, ITK matrices (LPS), transposed, of another scan, or not needed. One of these has to be
     distinctly better for a file to be refused; where none is, the scans must share hardly anything.
     """
-    prepared = [_Scan(scan) for scan in scans]
+    compared = _Comparison(scans)
     given = [scan.transform for scan in scans]
-    points = _points(scans[0])
     mistakes = _mistakes(scans)
-    problems, doubts, explained = [], [], []
+    problems: list[str] = []
+    doubts: list[str] = []
+    explained: list[float] = []
     for index in range(1, len(scans)):
-        found = _agreement(prepared, given, index, points)
+        found = compared.agreement(index, given)
         if found.correlation >= _CANNOT_BE_BETTERED:
             continue
-        others = {one.advice: _agreement(prepared, one.matrices, index, points) for one in mistakes}
-        others |= _exchanged(prepared, given, index, points)
+        others = {one.advice: compared.agreement(index, one.matrices) for one in mistakes}
+        if found.correlation < _PLACED:
+            others |= _exchanged(compared, given, index)
         problem = _problem(scans[index], scans[0], found, others)
         if problem:
             problems.append(problem)
@@ -173,7 +176,7 @@ def check_placed(scans: Sequence[PlacedScan]) -> list[str]:
             explained.append(max(one.correlation for one in others.values()))
         doubts += _doubt(scans[index], scans[0], found)
     if len(explained) == len(scans) - 1 > 1:  # is it the first one that lies elsewhere?
-        _check_first(prepared, given, max(explained))
+        _check_first(compared.scans, given, max(explained))
     if problems:
         raise InputError(problems[0])
     return doubts
@@ -227,11 +230,10 @@ def check_one_frame(scans: Sequence[PlacedScan]) -> list[str]:
 
     Returned are sentences as those of check_placed.
     """
-    doubts = []
-    prepared = [_Scan(scan) for scan in scans]
-    points = _points(scans[0])
+    doubts: list[str] = []
+    compared = _Comparison(scans)
     for index in range(1, len(scans)):
-        found = _agreement(prepared, [np.eye(4)] * len(scans), index, points)
+        found = compared.agreement(index, [np.eye(4)] * len(scans))
         if found.is_unrelated:
             raise InputError(
                 f"{scans[index].path} does not lie in one frame with {scans[0].path.name} ({found.words}): register "
@@ -241,10 +243,17 @@ def check_one_frame(scans: Sequence[PlacedScan]) -> list[str]:
     return doubts
 
 
-def _agreement(prepared: Sequence[_Scan], matrices: Sequence[Matrix], index: int, points: Points) -> Agreement:
-    """How a scan agrees with the first; points: (4, n) in the world of the first, before its own transform."""
-    moved = matrices[0] @ points
-    return agreement_of(prepared[0].at(moved, matrices[0]), prepared[index].at(moved, matrices[index]))
+class _Comparison:
+    """Scans prepared to be held against the first one, wherever matrices place them."""
+
+    def __init__(self, scans: Sequence[PlacedScan]) -> None:
+        self.scans = [_Scan(scan) for scan in scans]
+        self._points = _points(scans[0])  # in the world of the first, before its own transform
+        self._first = self.scans[0].at(self._points, np.eye(4))
+
+    def agreement(self, index: int, matrices: Sequence[Matrix]) -> Agreement:
+        """How a scan agrees with the first one; matrices: (4, 4) a scan, its world to the reference's."""
+        return agreement_of(self._first, self.scans[index].at(matrices[0] @ self._points, matrices[index]))
 
 
 def _points(scan: PlacedScan) -> Points:
@@ -292,14 +301,13 @@ def _transposed(matrix: Matrix) -> Matrix:
     return result
 
 
-def _exchanged(prepared: Sequence[_Scan], given: Sequence[Matrix], index: int, points: Points) -> dict[str, Agreement]:
+def _exchanged(compared: _Comparison, given: Sequence[Matrix], index: int) -> dict[str, Agreement]:
     """How a scan agrees with the first under the transforms of the others."""
     found = {}
     for other in range(1, len(given)):
         if other != index and not np.allclose(given[other], given[index], atol=1e-6):
             matrices = [*given]
             matrices[index] = given[other]
-            name = prepared[other].scan.transform_path
-            advice = f"{name}: give fields, masks and transforms in one order"
-            found[advice] = _agreement(prepared, matrices, index, points)
+            name = compared.scans[other].scan.transform_path
+            found[f"{name}: give fields, masks and transforms in one order"] = compared.agreement(index, matrices)
     return found

@@ -80,7 +80,7 @@ def test_units_by_hand(command: Callable[..., Any], folder: Path) -> None:
         image = nib.load(folder / f"f{number}.nii")
         nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32) * 127.732, image.affine), folder / f"f{number}.nii")
     words = ("import-volumes", folder / "s.h5", "--table", folder / "table.csv", "--patch-size", "6")
-    assert "too large for ppm: give the field in ppm of B0, or say that it is in" in command(*words).err
+    assert "too large for ppm: give the field in ppm of B0, or state that it is in" in command(*words).err
     ended = command(*words, "--units", "Hz", "--b0", "3")
     assert ended.code == 0, ended.err
     assert "f1.nii and 2 more are in Hz at 3 T (--b0): multiplied by 0.007829 to ppm." in ended.err

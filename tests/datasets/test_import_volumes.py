@@ -166,6 +166,24 @@ def test_maps_in_other_units_become_ppm(scans: tuple[ImportedScan, ...], tmp_pat
                 np.testing.assert_allclose(handle[f"volumes/{volume.id}/{name}"][()], values, atol=1e-6)
 
 
+def test_scans_on_one_grid_need_their_directions(scans: tuple[ImportedScan, ...], tmp_path: Path) -> None:
+    """Two fields of one head on one grid, and nothing that says how the head lay: never twice the same direction."""
+    for scan in scans:
+        sidecar_path(scan.field).unlink()
+    with pytest.raises(
+        InputError, match=r"sub-01/acq-ori01 and sub-01/acq-ori02 lie on one grid .* although they have"
+    ):
+        import_volumes(scans, tmp_path / "s.h5", CONFIG)
+    by_hand = tuple(dataclasses.replace(scan, b0_direction=(0.0, 0.28 * (i % 2), 0.96 if i % 2 else 1.0))
+                    for i, scan in enumerate(scans))  # fmt: skip
+    assert _store(by_hand, tmp_path / "s.h5").exists()
+    _again(scans[1].label, 1.0, 1e-3)
+    _again(scans[3].label, 1.0, 1e-3)
+    with pytest.warns(Chi33Warning) as said:
+        import_volumes(scans, tmp_path / "t.h5", CONFIG)
+    assert any("where they were resampled to one grid, give --b0-directions" in str(one.message) for one in said)
+
+
 def _store(scans: tuple[ImportedScan, ...], path: Path) -> Path:
     import_volumes(scans, path, CONFIG)
     return path

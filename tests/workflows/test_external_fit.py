@@ -389,6 +389,15 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any], Path], Faulty], str]] = {
         },
         "far.txt does not bring acq-ori01.nii.gz onto the other scans, which lie on one another .*: it is the identity",
     ),
+    "flattened transform": (
+        lambda files, folder: {
+            "transforms": [
+                *files["transforms"][:-1],
+                write_transform(folder / "flat.txt", np.diag([1.0, 1.0, 0.0, 1.0])),
+            ]
+        },
+        "flat.txt has determinant 0, but a head cannot be mirrored or flattened",
+    ),
     "one scan": (
         lambda files, folder: {key: files[key][:1] for key in ("fields", "masks", "transforms")},
         "only one orientation was given",
