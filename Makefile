@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m chi33.cli.demo $(DEMO)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -n logical --maxprocesses 4
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

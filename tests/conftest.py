@@ -31,6 +31,7 @@ from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
+from xdist.scheduler import LoadScopeScheduling
 
 # A busy machine is slow at drawing examples and at running them; neither is a fault of what is tested.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -214,29 +215,30 @@ def run_chi33(*words: object, environment: dict[str, str] | None = None, timeout
     return Ended(process.returncode, out, err)
 
 
-SHARED = ("finished", "labels", "simulated", "fsl")  # heads that are made once, so their tests run on one worker
-FIRST = ("heads", "test_simulate_dicom", "test_store_resume")  # longest: begun first
+# Modules that share heads made once run on one worker; the longest begin first, so that no worker waits at the end.
+HEADS = ("test_repeat", "test_whole_path", "test_side_by_side", "test_fit_cli", "test_report_sign")
+FIRST = (*HEADS, "test_simulate_dicom", "test_brain_mask", "test_registration", "test_store_resume")
 
 
-@pytest.hookimpl(tryfirst=True)
+class ByModule(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each module of tests to one worker, and those of HEADS all to the same one, in the order of collection."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "heads" if Path(module).stem in HEADS else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByModule:
+    """Use this scheduler, whatever --dist says."""
+    config.option.loadscopereorder = False
+    return ByModule(config, log)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each module to one worker, and all modules that share a simulated head to the same one."""
-    sharing = {item.path for item in items if _shares(item)}
-
-    def group(item: pytest.Item) -> str:
-        return "heads" if item.path in sharing else item.path.stem
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    """Let the longest modules come first."""
     places = {name: place for place, name in enumerate(FIRST)}
-    items.sort(key=lambda item: places.get(group(item), len(places)))
-
-
-def _shares(item: pytest.Item) -> bool:
-    """Tell whether a test uses a shared head, not a fixture of its own module by the same name."""
-    found = item._fixtureinfo.name2fixturedefs
-    made_in = [found[name][-1].func.__code__.co_filename for name in SHARED if name in found]
-    return any(Path(place).name == "conftest.py" for place in made_in)
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")
