@@ -37,6 +37,10 @@ from xdist.scheduler import LoadScopeScheduling
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
 
+# A suite that was started in the background ignores Ctrl-C, and so would every program it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # With several workers each has one thread: they would fight for the cores.
 THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 if THREADS == "1":
