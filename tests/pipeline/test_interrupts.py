@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-from chi33.pipeline.fits.execution import Execution
 from chi33.pipeline.interrupts import interrupts_held_back
 
 BLOCKED = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
@@ -41,7 +41,21 @@ def test_processes_started_in_the_block_never_get_one() -> None:
     assert (inside.stdout, outside.stdout) == ("True\n", "False\n")
 
 
-def test_workers_of_a_local_cluster_never_get_one() -> None:
+CLUSTER = """
+import signal
+from chi33.pipeline.fits.execution import Execution
+
+def blocked(_=0):
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+if __name__ == "__main__":
     with Execution("local", workers=1) as execution:
-        assert execution.map(interrupts_are_blocked, [1]) == [True]
-    assert not interrupts_are_blocked()
+        print(execution.map(blocked, [1]), blocked())
+"""
+
+
+def test_workers_of_a_local_cluster_never_get_one(tmp_path: Path) -> None:
+    script = tmp_path / "cluster.py"
+    script.write_text(CLUSTER)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout == "[True] False\n", done.stderr
