@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,16 +56,13 @@ def evaluate(
         chi33 evaluate results raw/derivatives/truth --out errors.csv --html
     """
     from ..training.evaluate import evaluate as run
+    from .progress import progress_lines
 
-    def report(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\rmap {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-        else:
-            print(f"map {done}/{total}", file=sys.stderr, flush=True)
-
-    lines = run(
-        pred_dir, truth_dir, out, rois=rois, demean=demean, html=html, overwrite=overwrite, progress=report
-    )  # fmt: skip
+    with progress_lines("evaluate") as progress:
+        lines = run(
+            pred_dir, truth_dir, out, rois=rois, demean=demean, html=html, overwrite=overwrite,
+            progress=lambda done, total: progress(done, total, "maps"),
+        )  # fmt: skip
     _print_table(lines)
     print(out)
 

@@ -121,24 +121,23 @@ def fit(
         chi33 fit out/sub-01 --total --field f1.nii.gz f2.nii.gz f3.nii.gz \\
             --mask brain.nii.gz --b0-directions h.txt --units Hz --b0 2.895
     """
-    import sys
-
     from ..files.field_units import Given
     from ..pipeline.fits.methods import FitOptions
     from ..pipeline.fits.prior import Prior
     from ..workflows.external_fit import fit_files
     from ..workflows.fit_inputs import method_for
+    from .progress import latest_line
 
     method = method_for(total, fit)
     options = FitOptions(
         method=method, prior=Prior(prior_iso, prior_aniso), noise=noise, iterations=iterations, tolerance=tolerance,
         radii=tuple(radii) if radii else None, draws=draws, jackknife=jackknife, seed=seed,
     )  # fmt: skip
-    written = fit_files(
-        prefix, field, mask, b0_directions=b0_directions, transforms=transform, weights=weights,
-        given=Given(units, b0, None if te is None else te / 1000), total=method == "single-step", options=options,
-        dask=dask, memory=memory, device=device, overwrite=overwrite,
-        progress=lambda line: print(line, file=sys.stderr, flush=True),
-    )  # fmt: skip
+    with latest_line("fit") as progress:
+        written = fit_files(
+            prefix, field, mask, b0_directions=b0_directions, transforms=transform, weights=weights,
+            given=Given(units, b0, None if te is None else te / 1000), total=method == "single-step", options=options,
+            dask=dask, memory=memory, device=device, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
     for path in written:
         print(path)

@@ -44,7 +44,10 @@ app = App(
     result_action="return_value",
 )
 # Commands whose arguments may be left out, but only with --print-config.
-_USAGE = {"run": "Usage: chi33 run [OPTIONS] BIDS_DIR OUT_DIR [participant]"}
+_USAGE = {
+    "run": "Usage: chi33 run [OPTIONS] BIDS_DIR OUT_DIR [participant]",
+    "train": "Usage: chi33 train [OPTIONS] STORE RUN_DIR",
+}
 
 for _command, _help in COMMANDS.items():
     app.command(

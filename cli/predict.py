@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -75,16 +74,13 @@ def predict(
     """
     from ..files.field_units import Given
     from ..training.predict import predict as run
+    from .progress import progress_lines
 
-    def report(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\rtile {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-        elif done == total or done % 50 == 0:
-            print(f"tile {done}/{total}", file=sys.stderr, flush=True)
-
-    written = run(
-        weights, field, mask, out, model=model, device=device, tiles=tiles, b0_direction=b0_dir,
-        given=Given(units, b0, None if te is None else te / 1000), overwrite=overwrite, progress=report,
-    )  # fmt: skip
+    with progress_lines("predict") as progress:
+        written = run(
+            weights, field, mask, out, model=model, device=device, tiles=tiles, b0_direction=b0_dir,
+            given=Given(units, b0, None if te is None else te / 1000), overwrite=overwrite,
+            progress=lambda done, total: progress(done, total, "tiles"),
+        )  # fmt: skip
     for path in written:
         print(path)

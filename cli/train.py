@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 
 def train(
-    store: Path,
-    run_dir: Path,
+    store: Path | None = None,
+    run_dir: Path | None = None,
     /,
     *,
     model: str | None = None,
     label: Literal["chi33", "cosmos"] | None = None,
     config: Path | None = None,
+    print_config: Annotated[bool, Parameter(negative="")] = False,
     val_store: Path | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -59,6 +60,8 @@ def train(
         scans have it, else cosmos. The sidecar of a prediction says which.
     config
         TOML file of the training's settings; the config.toml of a run is one.
+    print_config
+        Print all settings as such a file, with what they mean, and end; with --config and options, as they set them.
     val_store
         Another HDF5 store, whose val subjects validate instead of those of STORE; none of them may train.
     epochs
@@ -100,6 +103,11 @@ def train(
         chi33 train store.h5 run
         chi33 train store.h5 run --resume
 
+    Its settings in a file, to change and to keep:
+
+        chi33 train --print-config > train.toml
+        chi33 train store.h5 run --config train.toml
+
     A quick run on a CPU, and one that rotates heads while it trains:
 
         chi33 train store.h5 quick --epochs 3 --samples-per-epoch 200 --dropout 0 --device cpu
@@ -111,16 +119,23 @@ def train(
     from ..training.fit import train as run
     from ..training.labels import choose_label, label_note
     from ..training.run_folder import saved_config
+    from .print_config import needed, print_settings
 
     # A resumed run keeps its own settings where nothing else is said.
-    base = load_config(config) if config else (saved_config(run_dir) if resume else None) or TrainConfig()
+    saved = saved_config(run_dir) if resume and run_dir else None
+    base = load_config(config) if config else saved or TrainConfig()
     options = {
         "model": model, "label": label, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
         "seed": seed, "samples_per_epoch": samples_per_epoch, "val_samples": val_samples, "network.dropout": dropout,
         "device": device, "precision": precision, "threads": threads, "num_workers": num_workers,
         "draw": draw, "val_store": str(val_store.absolute()) if val_store else None,
     }  # fmt: skip
-    settings, opened = override(base, options), open_store(store)
+    settings = override(base, options)
+    if print_config:
+        print_settings(settings, "train")
+        return
+    store, run_dir = needed("train", store=store, run_dir=run_dir)
+    opened = open_store(store)
     if note := label_note(opened, choose_label(opened, settings.label), settings.label):
         print(note)
     with _progress() as progress:
@@ -147,6 +162,8 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
+    from .progress import is_interactive
+
     console = Console(stderr=True)
 
     def line(progress: Progress) -> str:
@@ -159,7 +176,7 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
             f"val {row.val_loss:.4f} (zero map {row.zero_map_loss:.4f}) rate {row.learning_rate:g} {row.seconds:.0f} s"
         )
 
-    if not console.is_terminal:
+    if not is_interactive(console):
         yield lambda progress: print(line(progress), file=sys.stderr, flush=True) if progress.row else None
         return
     columns = (TextColumn("loss {task.fields[loss]:.3f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -62,7 +62,7 @@ def test_tiles_direction_and_model_reach_the_network(
     sidecar = json.loads((tmp_path / "p_chi.json").read_text())
     assert sidecar["Tiles"] is True
     assert sidecar["B0_dir"] == [0, -0.6, 0.8]
-    assert "tile 1/1" in capsys.readouterr().err
+    assert "1/1 tiles" in capsys.readouterr().err
 
 
 def test_units_by_hand_reach_the_field(

@@ -99,3 +99,18 @@ def test_errors_come_before_anything_is_written(store: Path, tmp_path: Path) -> 
     with pytest.raises(cyclopts.CycloptsError):
         command(store, tmp_path / "run", "--device tpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_printed_settings_need_no_data_and_are_read_back(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("--print-config --epochs 2 --dropout 0.25 --draw random")
+    page = capsys.readouterr().out
+    (tmp_path / "train.toml").write_text(page, encoding="utf-8")
+    printed = load_config(tmp_path / "train.toml")
+    assert (printed.epochs, printed.network.dropout, printed.draw) == (2, 0.25, "random")
+    command(f"--print-config --config {tmp_path / 'train.toml'}")
+    assert capsys.readouterr().out == page
+    for words in ((), (store,)):
+        with pytest.raises(InputError, match=r"RUN_DIR (is|are) missing: write chi33 train STORE RUN_DIR"):
+            command(*words)
