@@ -30,7 +30,8 @@ def inputs_digest(subject: RawSubject, config: RunConfig, backend: str, rois: Pa
     backend: "fsl" or "builtin"; rois: the regions of the report.
     """
     settings = {key: value for key, value in asdict(config).items() if key not in _IRRELEVANT}
-    settings["rois"] = None if rois is None else str(rois)
+    if rois is not None:
+        settings["rois"] = str(rois)
     images = [path for scan in subject.scans for path in (*scan.magnitude, *scan.phase)]
     return _digest(
         {
@@ -66,11 +67,16 @@ def was_finished(out_dir: Path, subject: RawSubject, config: RunConfig, backend:
 
 
 def _given_files(settings: Iterable[Any], subject: str) -> Iterator[Path]:
-    """Yield the files that settings name: themselves, or those of a subject in a folder (masks)."""
+    """Yield the files that settings name, with those of the same stem beside them, and a subject's in a folder."""
     for value in settings:
         if not isinstance(value, str) or not os.path.exists(value):
             continue
-        yield from sorted(Path(value).rglob(f"sub-{subject}_*")) if os.path.isdir(value) else [Path(value)]
+        path = Path(value)
+        if path.is_dir():
+            yield from sorted(path.rglob(f"sub-{subject}_*"))
+        else:
+            stem = path.name.partition(".")[0]
+            yield from sorted(one for one in path.parent.iterdir() if one.name.partition(".")[0] == stem)
 
 
 def _stamp(path: Path) -> tuple[str, int, int, int]:

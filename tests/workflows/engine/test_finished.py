@@ -94,6 +94,18 @@ def test_settings_backend_and_version_count(run: Finished, monkeypatch: pytest.M
     assert not run.holds()
 
 
+def test_a_label_map_counts_with_the_names_beside_it(run: Finished, tmp_path: Path) -> None:
+    regions, names = tmp_path / "atlas.nii.gz", tmp_path / "atlas.tsv"
+    regions.write_text("labels")
+    names.write_text("index\tname\n1\tputamen\n")
+    config = replace(CONFIG, rois=str(regions))
+    run.end(config)
+    (tmp_path / "notes.txt").write_text("of something else")
+    assert run.holds(config)
+    names.write_text("index\tname\n1\tcaudate nucleus\n")
+    assert not run.holds(config)
+
+
 def test_files_of_a_folder_that_a_setting_names_count(run: Finished, tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
