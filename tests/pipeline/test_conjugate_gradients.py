@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from chi33.pipeline.background.conjugate_gradients import conjugate_gradients, inner_product, inner_products
 
 
