@@ -148,6 +148,9 @@ def fit_sidecar(
         "TensorNoiseGain": number(report.sti_noise_gain),
         "CosmosRatio": number(report.cosmos_ratio),
         "CosmosNoiseGain": number(report.cosmos_noise_gain),
+        "CosmosWorstNoiseGain": number(report.cosmos_worst_gain),
+        "CosmosConditioning": report.cosmos_grade,
+        "TensorConditioning": report.sti_grade,
         "LargestAngleDegrees": report.spread,
         "Warnings": list(report.messages),
     }
