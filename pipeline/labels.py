@@ -7,13 +7,25 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from .dipole import Float32Array
 from .errors import InputError
-from .frames import b0_direction_from_affine, check_b0_direction, rotation_and_scale, voxel_frame, voxel_size
-from .resample import resample, resample_mask, resample_tensor
-from .tensor_field import PADDING, delta_b_prime, dipole_field
-from .tensors import DIAGONAL, chi33, rotate_components
+from .frames import (
+    FloatArray,
+    b0_direction_from_affine,
+    check_b0_direction,
+    rotation_and_scale,
+    voxel_frame,
+    voxel_size,
+)
+from .magnetisation_field import magnetisation_fields
+from .masks import bounding_box
+from .spline_maps import SplineMaps, edges_along, mask_on, spline_maps, values_in
+from .tensor_field import PADDING, dipole_field
+from .tensors import DIAGONAL, check_tensor, magnetisation_of_components
+
+_REACH = 2  # voxels of a scan past the brain of the fit, up to which its maps are continued
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,44 @@ def reference_to_mask(tensor: ArrayLike, mask: ArrayLike) -> NDArray[np.float32]
     return out * inside
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """A grid that labels are made on: affine (4, 4), shape, and transform (4, 4), the subject's world to the scan's."""
+
+    affine: FloatArray
+    shape: tuple[int, ...]
+    transform: FloatArray
+
+    @classmethod
+    def of(cls, affine: ArrayLike, shape: Sequence[int], to_subject: ArrayLike) -> _Grid:
+        """Return the grid of a scan whose transform leads to the subject frame; InputError where it is no motion."""
+        rotation_and_scale(to_subject)
+        back = np.linalg.inv(np.asarray(to_subject, np.float64))
+        return cls(np.asarray(affine, np.float64), tuple(int(n) for n in shape), np.asarray(back, np.float64))
+
+    def cut_out(self, box: tuple[slice, slice, slice], parts: NDArray[np.int64]) -> _Grid:
+        """Return a box of this grid with its voxels cut into parts (3,) along the axes."""
+        affine, first = self.affine.copy(), np.array([part.start for part in box])
+        affine[:3, :3] /= parts
+        affine[:3, 3] += self.affine[:3, :3] @ (first + (1 / parts - 1) / 2)
+        shape = tuple(int(n) * (part.stop - part.start) for n, part in zip(parts, box, strict=True))
+        return _Grid(affine, shape, self.transform)
+
+    def mask(self, maps: SplineMaps) -> NDArray[np.bool_]:
+        """Return where maps are known (x, y, z)."""
+        return mask_on(maps, self.affine, self.shape, self.transform)
+
+    def values(self, maps: SplineMaps, where: NDArray[np.bool_]) -> Float32Array:
+        """Return maps (c, x, y, z) where `where` (x, y, z) is true, 0 elsewhere."""
+        return values_in(maps, where, self.affine, self.transform)
+
+
+def _beside(brain: NDArray[np.bool_], local_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return where a scan's local field is valid just outside the brain of the fit, so that its maps are continued."""
+    outside = local_mask & ~brain
+    return outside & ndimage.binary_dilation(brain, iterations=_REACH) if outside.any() else outside
+
+
 def scan_labels(
     tensor: ArrayLike,
     cosmos: ArrayLike,
@@ -65,6 +115,9 @@ def scan_labels(
     brain and on the grid of subject_affine; scan_affine, scan_shape: the scan's grid; transform: world of the scan
     to the subject frame (4, 4); local_field (x, y, z) ppm and local_mask on the scan's grid; b0_direction: unit
     vector in the scan's voxel frame, from scan_affine when not given; padding: mm of zeros for the fields.
+
+    The tensor becomes M = chi h first: three maps to resample, not six. A voxel has the mean of chi33 over its box, and
+    that of delta B', which is therefore computed on voxels no coarser than the subject's (benchmarks/labels.py).
     """
     field = np.asarray(local_field, np.float32)
     inside = np.asarray(local_mask, bool)
@@ -73,21 +126,74 @@ def scan_labels(
             f"local_field {field.shape} and local_mask {inside.shape} must both have the scan's shape "
             f"{tuple(scan_shape)}."
         )
-    rotation_and_scale(transform)  # refuses what is no head motion
-    back = np.linalg.inv(np.asarray(transform, np.float64))
-    world = resample_tensor(tensor, subject_affine, scan_affine, scan_shape, back)
-    brain = np.any(np.asarray(tensor) != 0, axis=0)
-    support = resample_mask(brain, subject_affine, scan_affine, scan_shape, back) | inside
-    world *= support
-    voxel = rotate_components(world, voxel_frame(scan_affine).T)
+    grid = _Grid.of(scan_affine, scan_shape, transform)
     h = b0_direction_from_affine(scan_affine) if b0_direction is None else check_b0_direction(b0_direction)
-    size = voxel_size(scan_affine)
-    apparent = chi33(voxel, h).astype(np.float32)
-    across = delta_b_prime(voxel, size, h, padding=padding) * support
-    explained = dipole_field(apparent, size, h, padding=padding) + across
+    components = check_tensor(np.asarray(tensor, np.float32))
+    brain = np.any(components != 0, axis=0)
+    if not brain.any():
+        nothing = np.zeros(grid.shape, np.float32)
+        return Labels(nothing, nothing, nothing, np.where(inside, field, nothing))
+    axes = voxel_frame(scan_affine).T @ rotation_and_scale(grid.transform)[0]  # the subject's world to the array's axes
+    weights = magnetisation_of_components(axes, axes.T @ h).astype(np.float32)
+    known = [*np.tensordot(weights, components, axes=1), np.asarray(cosmos, np.float32)]
+    maps = spline_maps(np.stack(known), brain, subject_affine)
+    brain_here = grid.mask(maps)
+    beside = _beside(brain_here, inside)
+    support = brain_here | beside
+    apparent, scalar = grid.values(maps.mixed([[*h, 0], [0, 0, 0, 1]]), support)
+    box = bounding_box(support | inside)
+    across = np.zeros(grid.shape, np.float32)
+    across[box] = _delta_b(maps.mixed(np.eye(3, 4)), grid, box, beside, h, padding)
+    explained = np.zeros(grid.shape, np.float32)
+    explained[box] = dipole_field(apparent[box], voxel_size(scan_affine), h, padding=padding) + across[box]
     return Labels(
         chi33=apparent,
-        delta_b=across,
-        cosmos=resample(cosmos, subject_affine, scan_affine, scan_shape, back) * support,
+        delta_b=across * support,
+        cosmos=scalar,
         residual=np.where(inside, field - explained, np.float32(0)),
     )
+
+
+def _delta_b(
+    magnetisation: SplineMaps,
+    grid: _Grid,
+    box: tuple[slice, slice, slice],
+    beside: NDArray[np.bool_],
+    h: FloatArray,
+    padding: float,
+) -> Float32Array:
+    """Return delta B' of M (3 maps) in a box of a scan's grid, the mean over each voxel of that on a finer grid.
+
+    beside: where M is continued (x, y, z). The finer grid is about as fine as the subject's.
+    """
+    edge, own = edges_along(magnetisation.affine, grid.affine, grid.transform)
+    parts = np.maximum(1, np.rint(edge / own)).astype(np.int64)
+    fine, more = grid.cut_out(box, parts), beside[box]
+    for axis, count in enumerate(parts):
+        more = more.repeat(count, axis)
+    values = fine.values(magnetisation, fine.mask(magnetisation) | more)
+    across = magnetisation_fields(values, voxel_size(fine.affine), h, padding=padding)[2]
+    x, y, z = beside[box].shape
+    return across.reshape(x, parts[0], y, parts[1], z, parts[2]).mean(axis=(1, 3, 5))
+
+
+def scan_deviations(
+    deviations: ArrayLike,
+    subject_affine: ArrayLike,
+    scan_affine: ArrayLike,
+    transform: ArrayLike,
+    local_mask: ArrayLike,
+) -> Float32Array:
+    """Return standard deviations (c, x, y, z), at least 0, on a scan's grid where it has labels.
+
+    deviations: (c, x, y, z) on the grid of subject_affine, 0 outside the brain; the rest as for scan_labels.
+    """
+    inside = np.asarray(local_mask, bool)
+    grid = _Grid.of(scan_affine, inside.shape, transform)
+    values = np.asarray(deviations, np.float32)
+    brain = np.any(values != 0, axis=0)
+    if not brain.any():
+        return np.zeros((len(values), *grid.shape), np.float32)
+    maps = spline_maps(values, brain, subject_affine)
+    brain_here = grid.mask(maps)
+    return np.maximum(grid.values(maps, brain_here | _beside(brain_here, inside)), 0)
