@@ -73,13 +73,12 @@ class _Grid:
         back = np.linalg.inv(np.asarray(to_subject, np.float64))
         return cls(np.asarray(affine, np.float64), tuple(int(n) for n in shape), np.asarray(back, np.float64))
 
-    def cut_out(self, box: tuple[slice, slice, slice], parts: NDArray[np.int64]) -> _Grid:
-        """Return a box of this grid with its voxels cut into parts (3,) along the axes."""
-        affine, first = self.affine.copy(), np.array([part.start for part in box])
+    def finer(self, parts: NDArray[np.int64]) -> _Grid:
+        """Return this grid with every voxel cut into parts (3,) along the axes."""
+        affine = self.affine.copy()
         affine[:3, :3] /= parts
-        affine[:3, 3] += self.affine[:3, :3] @ (first + (1 / parts - 1) / 2)
-        shape = tuple(int(n) * (part.stop - part.start) for n, part in zip(parts, box, strict=True))
-        return _Grid(affine, shape, self.transform)
+        affine[:3, 3] += self.affine[:3, :3] @ ((1 / parts - 1) / 2)
+        return _Grid(affine, tuple(int(n * count) for n, count in zip(self.shape, parts, strict=True)), self.transform)
 
     def mask(self, maps: SplineMaps) -> NDArray[np.bool_]:
         """Return where maps are known (x, y, z)."""
@@ -133,48 +132,59 @@ def scan_labels(
     if not brain.any():
         nothing = np.zeros(grid.shape, np.float32)
         return Labels(nothing, nothing, nothing, np.where(inside, field, nothing))
-    axes = voxel_frame(scan_affine).T @ rotation_and_scale(grid.transform)[0]  # the subject's world to the array's axes
-    weights = magnetisation_of_components(axes, axes.T @ h).astype(np.float32)
-    known = [*np.tensordot(weights, components, axes=1), np.asarray(cosmos, np.float32)]
-    maps = spline_maps(np.stack(known), brain, subject_affine)
-    brain_here = grid.mask(maps)
+    known = _known_maps(components, np.asarray(cosmos, np.float32), brain, subject_affine, grid, h)
+    brain_here = grid.mask(known)
     beside = _beside(brain_here, inside)
     support = brain_here | beside
-    apparent, scalar = grid.values(maps.mixed([[*h, 0], [0, 0, 0, 1]]), support)
-    box = bounding_box(support | inside)
-    across = np.zeros(grid.shape, np.float32)
-    across[box] = _delta_b(maps.mixed(np.eye(3, 4)), grid, box, beside, h, padding)
-    explained = np.zeros(grid.shape, np.float32)
-    explained[box] = dipole_field(apparent[box], voxel_size(scan_affine), h, padding=padding) + across[box]
-    return Labels(
-        chi33=apparent,
-        delta_b=across * support,
-        cosmos=scalar,
-        residual=np.where(inside, field - explained, np.float32(0)),
-    )
+    apparent, scalar, across, explained = _fields(known, grid, support, beside, h, padding)
+    return Labels(apparent, across * support, scalar, np.where(inside, field - explained, np.float32(0)))
 
 
-def _delta_b(
-    magnetisation: SplineMaps,
+def _known_maps(
+    tensor: Float32Array, cosmos: Float32Array, brain: NDArray[np.bool_], affine: ArrayLike, grid: _Grid, h: FloatArray
+) -> SplineMaps:
+    """Return M = chi h along the array's axes of a scan (3 maps) and COSMOS, known in the brain, as splines."""
+    axes = voxel_frame(grid.affine).T @ rotation_and_scale(grid.transform)[0]  # the subject's world to the array's axes
+    weights = magnetisation_of_components(axes, axes.T @ h).astype(np.float32)
+    box = bounding_box(brain)
+    place = np.array(affine, np.float64)
+    place[:3, 3] += place[:3, :3] @ [part.start for part in box]
+    maps = np.empty((4, *brain[box].shape), np.float32)
+    np.einsum("ic,cxyz->ixyz", weights, tensor[(slice(None), *box)], out=maps[:3], optimize=True)
+    maps[3] = cosmos[box]
+    return spline_maps(maps, brain[box], place)
+
+
+def _fields(
+    maps: SplineMaps,
     grid: _Grid,
-    box: tuple[slice, slice, slice],
+    support: NDArray[np.bool_],
     beside: NDArray[np.bool_],
     h: FloatArray,
     padding: float,
-) -> Float32Array:
-    """Return delta B' of M (3 maps) in a box of a scan's grid, the mean over each voxel of that on a finer grid.
+) -> tuple[Float32Array, Float32Array, Float32Array, Float32Array]:
+    """Return chi33, COSMOS, delta B' and D * chi33 + delta B' on a grid, of M and COSMOS (4 maps).
 
-    beside: where M is continued (x, y, z). The finer grid is about as fine as the subject's.
+    support: where there are labels, beside: where of it the maps are continued, both (x, y, z). Where the grid is
+    coarser than the maps, delta B' is the mean over each voxel of that of M on voxels about as fine as theirs.
     """
-    edge, own = edges_along(magnetisation.affine, grid.affine, grid.transform)
+    size = voxel_size(grid.affine)
+    edge, own = edges_along(maps.affine, grid.affine, grid.transform)
     parts = np.maximum(1, np.rint(edge / own)).astype(np.int64)
-    fine, more = grid.cut_out(box, parts), beside[box]
+    if parts.max() == 1:
+        values = grid.values(maps, support)
+        along, dipolar, across = magnetisation_fields(values[:3], size, h, padding=padding)
+        return along, values[3], across, dipolar + across
+    along, cosmos = grid.values(maps.mixed([[*h, 0], [0, 0, 0, 1]]), support)
+    fine = grid.finer(parts)
     for axis, count in enumerate(parts):
-        more = more.repeat(count, axis)
-    values = fine.values(magnetisation, fine.mask(magnetisation) | more)
-    across = magnetisation_fields(values, voxel_size(fine.affine), h, padding=padding)[2]
-    x, y, z = beside[box].shape
-    return across.reshape(x, parts[0], y, parts[1], z, parts[2]).mean(axis=(1, 3, 5))
+        beside = beside.repeat(count, axis)
+    magnetisation = maps.mixed(np.eye(3, 4))
+    values = fine.values(magnetisation, fine.mask(magnetisation) | beside)
+    finely = magnetisation_fields(values, voxel_size(fine.affine), h, padding=padding)[2]
+    x, y, z = grid.shape
+    across = finely.reshape(x, parts[0], y, parts[1], z, parts[2]).mean(axis=(1, 3, 5))
+    return along, cosmos, across, dipole_field(along, size, h, padding=padding) + across
 
 
 def scan_deviations(

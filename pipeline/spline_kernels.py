@@ -1,4 +1,4 @@
-"""Cubic B-splines and levels evaluated on a rotated grid, compiled: a slab of planes at a time, one voxel after another.
+"""Cubic B-splines and levels evaluated on a rotated grid, compiled: a slab of planes at a time.
 
 A voxel's value depends on nothing but its own index, so that results do not depend on how a grid was cut into slabs.
 """

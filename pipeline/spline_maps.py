@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -172,7 +173,7 @@ def _placed(maps: SplineMaps, target_affine: ArrayLike, transform: ArrayLike | N
 
 def _slabs(planes: int) -> list[slice]:
     bounds = np.linspace(0, planes, min(8 * fft_workers(), planes) + 1).astype(int).tolist()
-    return [slice(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
 def _on_threads(work: Callable[..., None], parts: Sequence[slice] | range) -> None:
