@@ -25,6 +25,7 @@ from .spline_maps import SplineMaps, edges_along, mask_on, spline_maps, values_i
 from .tensor_field import PADDING, dipole_field
 from .tensors import DIAGONAL, check_tensor, magnetisation_of_components
 
+_COARSER = 0.4  # of the subject's voxel, by which delta B' may be made on coarser ones
 _REACH = 2  # voxels of a scan past the brain of the fit, up to which its maps are continued
 
 
@@ -170,7 +171,7 @@ def _fields(
     """
     size = voxel_size(grid.affine)
     edge, own = edges_along(maps.affine, grid.affine, grid.transform)
-    parts = np.maximum(1, np.rint(edge / own)).astype(np.int64)
+    parts = np.maximum(1, np.ceil(edge / own - _COARSER)).astype(np.int64)
     if parts.max() == 1:
         values = grid.values(maps, support)
         along, dipolar, across = magnetisation_fields(values[:3], size, h, padding=padding)
