@@ -52,6 +52,20 @@ def voxel_size(affine: ArrayLike) -> FloatArray:
     return np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
 
 
+def voxel_mapping(
+    affine: ArrayLike, target_affine: ArrayLike, transform: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Return the 4x4 from target voxels to source voxels: affine^-1 transform^-1 target_affine."""
+    source = check_affine(affine)
+    target = check_affine(target_affine, "target_affine")
+    world = np.eye(4) if transform is None else np.asarray(transform, dtype=np.float64)
+    if world.shape != (4, 4) or not np.isfinite(world).all() or np.linalg.matrix_rank(world) < 4:
+        raise InputError(
+            f"transform must be an invertible 4x4 matrix, world to world, got {world.tolist()} of shape {world.shape}."
+        )
+    return np.linalg.solve(source, np.linalg.solve(world, target))
+
+
 def voxel_frame(affine: ArrayLike) -> FloatArray:
     """Return Q (3, 3): its columns are the array's axes as unit vectors in world. v_world = Q v_voxel."""
     matrix = check_affine(affine)

@@ -17,7 +17,7 @@ from ..pipeline.fits.methods import FitOptions, Method
 from ..pipeline.fits.result import Fit
 from ..pipeline.fits.uncertainty import LEFT_OUT, Uncertainty
 from ..pipeline.frames import b0_direction_from_affine, check_b0_direction, rotation_and_scale, voxel_frame, voxel_size
-from ..pipeline.resample import resample, resample_inside
+from ..pipeline.resample import resample_inside
 
 SMALLEST_OVERLAP = 0.2
 _LARGEST_WEIGHT = 2.0
@@ -116,7 +116,7 @@ def _weight(scan: ScanField, known: NDArray[np.bool_], affine: NDArray, shape: t
     typical = float(np.median(scan.weight[scan.mask]))
     if not typical > 0:
         raise InputError(f"the weights of {scan.label} are zero in most of its mask: give positive weights.")
-    moved = resample(scan.weight / typical, scan.affine, affine, shape, scan.transform, order=1)
+    moved, _ = resample_inside(scan.weight / typical, scan.mask, scan.affine, affine, shape, scan.transform)
     return np.clip(moved, 0, _LARGEST_WEIGHT) * known
 
 
