@@ -31,11 +31,18 @@ class Observation:
     """What of one scan's field enters the fit, on the box of the grid.
 
     weight: (x, y, z) float32, 0 where the field is unknown; shells: (x, y, z) uint8, which filter is used where
-    (1: the first; 0: none, and no data), or None for the field itself.
+    (1: the first; 0: none, and no data), or None for the field itself; level: the scan's own factor within weight.
     """
 
     weight: Float32Array
     shells: NDArray[np.uint8] | None = None
+    level: float = 1.0
+
+    def with_level(self, level: float) -> Observation:
+        """Return the same with another factor of the scan in its weight."""
+        if level == self.level:
+            return self
+        return replace(self, weight=self.weight * np.float32(level / self.level), level=level)
 
     def forward(self, spectrum: Complex64Array, grid: FitGrid, filters: Float32Array | None) -> Float32Array:
         """Return the filtered field (box) of a field's spectrum."""
@@ -97,11 +104,14 @@ def _residual_of_scan(
 
 
 def shell_shares(observations: Sequence[Observation], filters: int) -> NDArray[np.float64]:
-    """Return for each filter the sum of squared weights of its voxels over the number of all voxels that are seen."""
+    """Return for each filter the sum of squared weights of its voxels over the number of all voxels that are seen.
+
+    Levels of the scans are left out of the weights.
+    """
     squares, count = np.zeros(filters), 0
     for one in observations:
         shells = np.ravel(one.shells)  # type: ignore[arg-type]
-        squares += np.bincount(shells, np.ravel(one.weight) ** 2, minlength=filters + 1)[1:]
+        squares += np.bincount(shells, (np.ravel(one.weight) / one.level) ** 2, minlength=filters + 1)[1:]
         count += int(np.count_nonzero(shells))
     return squares / max(count, 1)
 
@@ -229,7 +239,7 @@ class FieldModel:
     def precondition(self, maps: Float32Array, noise: float, prior: Prior) -> Float32Array:
         """Return the closed-form solution for a right side of maps, within the support."""
         spectra, directions = self.spectra(maps), np.ascontiguousarray(self.grid.directions[self.scans])
-        weights = np.ones(len(self.scans), np.float32)
+        weights = np.array([self._observations[scan].level ** 2 for scan in self.scans], np.float32)
         precision = noise**2 * prior.precision()
         scalar = np.float32(noise**2 / prior.iso**2)
 

@@ -28,7 +28,7 @@ Maps = ArrayLike | Tensor
 def solve_problem_torch(
     problem: Problem,
     prior: Prior,
-    noise: float | None,
+    noise: float | ArrayLike | None,
     stopping: Stopping,
     device: str = "cuda",
     progress: Progress | None = None,
@@ -64,6 +64,7 @@ class TorchFieldModel:
         self.support = at.tensor(support)
         self._voxels = max(int(np.count_nonzero(support)), 1)
         self._weights = {scan: at.tensor(observations[scan].weight) for scan in self.scans}
+        self._levels = {scan: observations[scan].level for scan in self.scans}
         self._filters = None if filters is None else at.tensor(filters)
         self._shells = {} if filters is None else self._load_shells(observations)
         self._power = self._filter_power([observations[scan] for scan in self.scans])
@@ -224,11 +225,11 @@ class TorchFieldModel:
         if self.components == 1:
             summed = torch.zeros(points, dtype=torch.float32, device=self._at.device)
             for scan in self.scans:
-                summed += self._at.dipole(scan, planes) ** 2
+                summed += (self._levels[scan] * self._at.dipole(scan, planes)) ** 2
             return summed.mul_(power).add_(noise**2 / prior.iso**2)
         normal = torch.zeros((21, *points), dtype=torch.float32, device=self._at.device)
         for scan in self.scans:
-            add_normal(normal, self._at.row(scan, planes))
+            add_normal(normal, [self._levels[scan] * one for one in self._at.row(scan, planes)])
         normal *= power
         add_precision(normal, noise**2 * prior.precision())
         factor(normal)
