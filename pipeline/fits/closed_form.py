@@ -92,7 +92,7 @@ def fit_susceptibility(
     0.03 (isotropic) and 0.004 (traceless) by default; noise: standard deviation of the fields in ppm, of all scans or
     one for each, estimated scan by scan when not given; padding: mm of zeros appended to the box around the fields (0:
     the whole grid, circular); execution: where it runs; device: "cpu" (compiled kernels, on `execution`), or "cuda",
-    "cuda:N" (torch on a GPU). k = 0 stays 0.
+    "cuda:N" (torch on a GPU). k = 0 stays 0; the mean of each field where it is known is left out.
     Returns a Fit in ppm, components along the voxel frame, 0 outside the box. Raises InputError where the directions
     determine nothing or shapes differ. Sources: Liu 2009 (COSMOS), Liu 2010 (STI).
     """
@@ -102,6 +102,7 @@ def fit_susceptibility(
     inside = np.zeros(volumes[0].shape, bool)
     for volume in volumes:
         inside |= volume != 0
+    volumes = [_without_mean(volume) for volume in volumes]
     grid = make_grid(inside, voxel_size, b0_directions, padding)
     voxels = [max(np.count_nonzero(volume), 1) for volume in volumes]
     noises = given_noise(noise, len(volumes))
@@ -117,6 +118,13 @@ def fit_susceptibility(
         tensor, cosmos, typical_noise(noises), used_prior, report, "closed", {"PaddingMm": padding},
         tuple(noises.tolist()),
     )  # fmt: skip
+
+
+def _without_mean(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a field less its mean where it is known (not 0): a constant of the scan is none of the tissue."""
+    known = volume != 0
+    mean = float(volume.sum(dtype=np.float64)) / max(np.count_nonzero(known), 1)
+    return np.where(known, volume - np.float32(mean), np.float32(0))
 
 
 def _closed_form_maps(

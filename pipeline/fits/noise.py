@@ -107,8 +107,12 @@ def scan_noises(sizes: ArrayLike, shares: NDArray[np.float64], least: float = SM
 
 
 def believed(noises: NDArray[np.float64], least: float) -> NDArray[np.float64]:
-    """Return noises that are at least `least` and half the median, so that no scan counts for all."""
-    return np.maximum(noises, max(_BEST_SCAN * float(np.median(noises)), least))
+    """Return noises of which none is below half the median, so that no scan counts for all.
+
+    Where their median is below `least`, all are raised alike, so that it is that.
+    """
+    typical = float(np.median(noises))
+    return np.maximum(noises, max(_BEST_SCAN * typical, SMALLEST_NOISE)) * max(1.0, least / max(typical, SMALLEST_NOISE))
 
 
 def reduced_chi_square(residuals: Sequence[NDArray[np.floating]], expected: ArrayLike) -> list[float]:

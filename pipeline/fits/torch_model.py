@@ -158,6 +158,16 @@ class TorchFieldModel:
             spectrum += one * self._at.forward(field * (self._shells[scan] == number))
         return spectrum
 
+    def _seen(self, spectrum: Tensor, scan: int) -> Tensor:
+        """Return what counts of a field's spectrum: filtered, or less its constant (iterative.without_constant)."""
+        field = self._observe(spectrum, scan)
+        if self._filters is not None:
+            return field
+        squares = self._weights[scan] * self._weights[scan]
+        total = squares.sum(dtype=torch.float64)
+        mean = (squares * field).sum(dtype=torch.float64) / total.clamp(min=1e-30)
+        return field - mean.to(torch.float32)
+
     # The problem
 
     def data_side(self, fields: Sequence[Maps]) -> Tensor:
@@ -175,17 +185,20 @@ class TorchFieldModel:
         return self._maps(total)
 
     def _add_seen(self, total: Tensor, spectrum: Tensor, scan: int) -> None:
-        weighted = self._observe(spectrum, scan) * self._weights[scan] * self._weights[scan]
+        weighted = self._seen(spectrum, scan) * self._weights[scan] * self._weights[scan]
         self._accumulate(total, self._observe_adjoint(weighted, scan), scan)
 
     def field(self, maps: Maps, scan: int) -> Tensor:
         """Return the weighted, filtered field of a scan for maps: the forward operator W_i B_i F^-1 A_i F."""
-        return self._observe(self._model_spectrum(self._spectra(maps), scan), scan) * self._weights[scan]
+        return self._seen(self._model_spectrum(self._spectra(maps), scan), scan) * self._weights[scan]
 
     def field_adjoint(self, field: Maps, scan: int) -> Tensor:
         """Return the adjoint of `field` of a scan."""
         total = self._zeros()
         weighted = self._at.tensor(field) * self._weights[scan]
+        if self._filters is None:
+            squares = self._weights[scan] ** 2
+            weighted = weighted - squares * (weighted.sum() / squares.sum().clamp(min=1e-30))
         self._accumulate(total, self._observe_adjoint(weighted, scan), scan)
         return self._maps(total)
 
@@ -197,7 +210,7 @@ class TorchFieldModel:
             known = self._weights[scan] > 0
             if scan in self._shells:
                 known &= self._shells[scan] > 0
-            left.append((self._observe(spectrum, scan) * self._weights[scan])[known].cpu().numpy())
+            left.append((self._seen(spectrum, scan) * self._weights[scan])[known].cpu().numpy())
         return left
 
     def precondition(self, maps: Maps, noise: float, prior: Prior) -> Tensor:
