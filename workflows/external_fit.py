@@ -24,7 +24,7 @@ from ..pipeline.labels import reference_to_mask, scan_deviations, scan_labels
 from ..pipeline.tensors import rotate_components
 from .derivatives import sidecar_path, write_image
 from .fit_files import GivenFiles, GivenScan, read_given
-from .fit_inputs import ScanField, SubjectFields, fit_sidecar, to_subject_frame
+from .fit_inputs import ScanField, SubjectFields, fit_sidecar, fit_warnings, to_subject_frame
 
 _PLAUSIBLE = (0.004, 0.1)  # ppm, of the standard deviation of a brain's susceptibility
 
@@ -78,7 +78,7 @@ def fit_files(
             placed.fields, placed.weights, voxel_size(affine), placed.directions, used, execution=execution,
             names=[str(path) for path in fields], device=device, progress=progress,
         )  # fmt: skip
-    for message in found.orientations.messages:
+    for message in fit_warnings(found, [scan.input.path.name for scan in scans]):
         warnings.warn(message, Chi33Warning, stacklevel=2)
     _write_all(prefix, scans, placed, found, uncertainty, own_grids=bool(transforms))
     return planned

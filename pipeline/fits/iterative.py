@@ -1,8 +1,9 @@
 """The masked and the single-step fit: preconditioned conjugate gradients on what was really measured.
 
 Minimised is sum_i |W_i (B_i(F^-1 A_i F chi) - B_i dB_i)|^2 / sigma^2 + |chi_iso|^2 / sigma_iso^2 + |chi_aniso|_F^2 /
-sigma_aniso^2 over chi within a support. For the masked fit B_i is the identity and dB_i a local field; for the
-single-step fit dB_i is a total field and B_i the spherical-mean-value filter of the largest radius that fits the mask
+sigma_aniso^2 over chi within a support. For the masked fit B_i is the identity less the field's mean, weighted as the
+scan is: a constant of each scan is an unknown too, solved for beforehand; dB_i is a local field. For the single-step
+fit dB_i is a total field and B_i the spherical-mean-value filter of the largest radius that fits the mask
 at each voxel, B_i = sum_r M_ir (delta - S_r) *, which no source outside the mask passes (Schweser 2011, Wu 2012).
 The closed form of the same filter is the preconditioner.
 """
@@ -32,11 +33,18 @@ class Observation:
     """What of one scan's field enters the fit, on the box of the grid.
 
     weight: (x, y, z) float32, 0 where the field is unknown; shells: (x, y, z) uint8, which filter is used where
-    (1: the first; 0: none, and no data), or None for the field itself.
+    (1: the first; 0: none, and no data), or None for the field itself; level: the scan's own factor within weight.
     """
 
     weight: Float32Array
     shells: NDArray[np.uint8] | None = None
+    level: float = 1.0
+
+    def with_level(self, level: float) -> Observation:
+        """Return the same with another factor of the scan in its weight."""
+        if level == self.level:
+            return self
+        return replace(self, weight=self.weight * np.float32(level / self.level), level=level)
 
     def forward(self, spectrum: Complex64Array, grid: FitGrid, filters: Float32Array | None) -> Float32Array:
         """Return the filtered field (box) of a field's spectrum."""
@@ -60,6 +68,21 @@ class Observation:
         return spectrum
 
 
+def without_constant(field: Float32Array, weight: Float32Array) -> Float32Array:
+    """Return a field (x, y, z) less the constant that fits it best, voxels counted by weight^2."""
+    squares = weight * weight
+    total = float(squares.sum(dtype=np.float64))
+    return field - np.float32(float((squares * field).sum(dtype=np.float64)) / total) if total > 0 else field
+
+
+def _seen(
+    spectrum: Complex64Array, grid: FitGrid, observation: Observation, filters: Float32Array | None
+) -> Float32Array:
+    """Return what counts of a field's spectrum: filtered, or less its constant, which the filters hold nothing of."""
+    field = observation.forward(spectrum, grid, filters)
+    return without_constant(field, observation.weight) if filters is None else field
+
+
 def model_spectrum(components: Complex64Array, grid: FitGrid, scan: int) -> Complex64Array:
     """Return the spectrum of a scan's field for the spectra of a tensor (6, …) or of a scalar map (1, …)."""
     out = np.empty(grid.half, np.complex64)
@@ -74,14 +97,14 @@ def model_spectrum(components: Complex64Array, grid: FitGrid, scan: int) -> Comp
 def _normal_of_scan(
     components: Complex64Array, grid: FitGrid, scan: int, observation: Observation, filters: Float32Array | None
 ) -> Complex64Array:
-    seen = observation.forward(model_spectrum(components, grid, scan), grid, filters)
+    seen = _seen(model_spectrum(components, grid, scan), grid, observation, filters)
     return observation.adjoint(seen * observation.weight**2, grid, filters)
 
 
 def _data_of_scan(
     field: Float32Array, grid: FitGrid, observation: Observation, filters: Float32Array | None
 ) -> Complex64Array:
-    seen = observation.forward(grid.forward(field), grid, filters)
+    seen = _seen(grid.forward(field), grid, observation, filters)
     return observation.adjoint(seen * observation.weight**2, grid, filters)
 
 
@@ -94,15 +117,18 @@ def _residual_of_scan(
     filters: Float32Array | None,
 ) -> Float32Array:
     left = grid.forward(field) - model_spectrum(components, grid, scan)
-    return observation.forward(left, grid, filters)
+    return _seen(left, grid, observation, filters)
 
 
 def shell_shares(observations: Sequence[Observation], filters: int) -> NDArray[np.float64]:
-    """Return for each filter the sum of squared weights of its voxels over the number of all voxels that are seen."""
+    """Return for each filter the sum of squared weights of its voxels over the number of all voxels that are seen.
+
+    Levels of the scans are left out of the weights.
+    """
     squares, count = np.zeros(filters), 0
     for one in observations:
         shells = np.ravel(one.shells)  # type: ignore[arg-type]
-        squares += np.bincount(shells, np.ravel(one.weight) ** 2, minlength=filters + 1)[1:]
+        squares += np.bincount(shells, (np.ravel(one.weight) / one.level) ** 2, minlength=filters + 1)[1:]
         count += int(np.count_nonzero(shells))
     return squares / max(count, 1)
 
@@ -201,13 +227,17 @@ class FieldModel:
     def field(self, maps: Float32Array, scan: int) -> Float32Array:
         """Return the weighted, filtered field of a scan for maps: the forward operator W_i B_i F^-1 A_i F."""
         one = self._observations[scan]
-        seen = one.forward(model_spectrum(self.spectra(maps), self.grid, scan), self.grid, self._filters)
+        seen = _seen(model_spectrum(self.spectra(maps), self.grid, scan), self.grid, one, self._filters)
         return seen * one.weight
 
     def field_adjoint(self, field: Float32Array, scan: int) -> Float32Array:
         """Return the adjoint of `field` of a scan."""
         one = self._observations[scan]
-        spectrum = one.adjoint(np.asarray(field, np.float32) * one.weight, self.grid, self._filters)
+        weighted = np.asarray(field, np.float32) * one.weight
+        if self._filters is None:
+            squares = one.weight**2
+            weighted = weighted - squares * (weighted.sum() / max(float(squares.sum()), 1e-30))
+        spectrum = one.adjoint(weighted, self.grid, self._filters)
         total = np.zeros((self.components, *self.grid.half), np.complex64)
         self._accumulate(total, spectrum[None], [scan])
         return self.maps(total)
@@ -230,7 +260,7 @@ class FieldModel:
     def precondition(self, maps: Float32Array, noise: float, prior: Prior) -> Float32Array:
         """Return the closed-form solution for a right side of maps, within the support."""
         spectra, directions = self.spectra(maps), np.ascontiguousarray(self.grid.directions[self.scans])
-        weights = np.ones(len(self.scans), np.float32)
+        weights = np.array([self._observations[scan].level ** 2 for scan in self.scans], np.float32)
         precision = noise**2 * prior.precision()
         scalar = np.float32(noise**2 / prior.iso**2)
 

@@ -114,6 +114,8 @@ def fit_fields(
             return fit, None
         grid = problem.grid
         solution = (np.ascontiguousarray(grid.crop(fit.tensor)), np.ascontiguousarray(grid.crop(fit.cosmos)))
+        if closed:
+            problem = problem.with_noises(np.array(fit.scan_noises))
         make = _closed_solver if closed else _iterative_solver
         return fit, label_uncertainty(
             problem.compiled_model(running), problem.fields, solution, make(problem, fit, used, running),
@@ -168,7 +170,8 @@ def _closed_solver(problem: Problem, fit: Fit, options: FitOptions, execution: E
         cut = [np.where(problem.observations[s].weight > 0, fields[s], np.float32(0)) for s in scans]
         whole = [grid.embed(one) for one in cut]
         again = fit_susceptibility(
-            whole, grid.voxel_size, [grid.directions[s] for s in scans], prior=options.prior, noise=fit.noise,
+            whole, grid.voxel_size, [grid.directions[s] for s in scans], prior=options.prior,
+            noise=[fit.scan_noises[s] for s in scans],
             padding=options.padding, execution=execution, device=problem.device,
         )  # fmt: skip
         inside = problem.support

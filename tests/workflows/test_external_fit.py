@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,25 @@ def test_the_prior_is_used_and_recorded(files: dict[str, Any], tmp_path: Path) -
     tensor, _ = read_image(strict[1])
     assert np.abs(tensor[[1, 2, 4]]).max() < 1e-2 * np.abs(tensor[0]).max()
     assert read_json(sidecar_path(strict[1]))["PriorAnisoPpm"] == 1e-5
+
+
+def test_a_noisy_scan_is_named_and_counts_less(files: dict[str, Any], tmp_path: Path) -> None:
+    bad, affine = read_image(files["fields"][3])
+    mask = read_image(files["masks"][3])[0] > 0
+    noise = 0.008 * np.random.default_rng(0).standard_normal(bad.shape)
+    fields = [*files["fields"]]
+    fields[3] = write_image(tmp_path / "bad.nii.gz", bad + noise * mask, affine, {"Units": "ppm"})
+    sentence = r"What the fit leaves of the field of bad\.nii\.gz is 0\.0\d+ ppm, \d+\.\d times that of the median scan"
+    with pytest.warns(Chi33Warning, match=sentence):
+        written = fit_files(
+            tmp_path / "noisy", fields, files["masks"], transforms=files["transforms"],
+            options=FitOptions("masked", iterations=8),
+        )  # fmt: skip
+    sidecar = read_json(sidecar_path(written[0]))
+    noises = np.array(sidecar["ScanNoisePpm"])
+    assert np.argmax(noises) == 3
+    assert 0.003 < noises[3] < 0.012
+    assert any(re.match(sentence, warning) for warning in sidecar["Warnings"])
 
 
 def _three(files: dict[str, Any]) -> dict[str, Any]:
