@@ -19,6 +19,8 @@ from .iterative import FieldModel, LinearModel, Observation, Solution, conjugate
 from .noise import MODEL_ERROR, effective_parameters, reduced_chi_square, robust_noise
 from .prior import Prior
 from .result import Fit
+from .tissue import TissueOptions, TissuePrior, tissue_prior
+from .tissue_slope import expected_slope
 
 FIRST_NOISE = 2e-3  # ppm, until the data have told
 _NOISE_ITERATIONS = 4  # after which the noise is estimated, twice
@@ -75,7 +77,8 @@ def check_weights(
 class Problem:
     """An iterative fit on its grid: fields and observations of the scans (box each), support, filters.
 
-    record: what a sidecar says of it; device: "cpu" for the compiled kernels; "cuda", "cuda:N" or "torch-cpu" for
+    record: what a sidecar says of it; anatomy: what the prior shall know of tissue (None: nothing), tissue: that prior,
+    once a first solution has told it; device: "cpu" for the compiled kernels; "cuda", "cuda:N" or "torch-cpu" for
     torch.
     """
 
@@ -87,6 +90,8 @@ class Problem:
     method: Literal["masked", "single-step"] = "masked"
     record: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
+    anatomy: TissueOptions | None = None
+    tissue: TissuePrior | None = None
 
     def model(self, execution: Execution, components: int = 6, scans: Sequence[int] | None = None) -> LinearModel:
         """Return the linear problem for a tensor (6) or a scalar map (1), of some scans (all by default)."""
@@ -95,7 +100,7 @@ class Problem:
 
             return TorchFieldModel(
                 self.grid, self.observations, self.support, self.device, components=components, filters=self.filters,
-                scans=scans,
+                scans=scans, tissue=self.tissue,
             )  # fmt: skip
         return self.compiled_model(execution, components, scans)
 
@@ -105,7 +110,7 @@ class Problem:
         """Return the same on the compiled kernels, whatever the device."""
         return FieldModel(
             self.grid, self.observations, self.support, execution, components=components, filters=self.filters,
-            scans=scans,
+            scans=scans, tissue=self.tissue,
         )  # fmt: skip
 
 
@@ -136,8 +141,9 @@ def solve_problem(
         return None if progress is None else lambda iteration, change: progress(name, iteration, change)
 
     first: Solution | None = None
-    if noise is None or problem.filters is not None:
+    if noise is None or problem.filters is not None or problem.anatomy is not None:
         problem, noise, first = _first_look(problem, prior, noise, stopping, execution, report("tensor"))
+        problem = _with_tissue(problem, prior, first)
     model = problem.model(execution)
     done = 0 if first is None else first.iterations
     tensor = first
@@ -194,6 +200,14 @@ def _first_look(
             break
     assert found is not None
     return problem, noise, replace(found, iterations=total, changes=changes)
+
+
+def _with_tissue(problem: Problem, prior: Prior, first: Solution) -> Problem:
+    """Return the problem with the prior that its anatomy and a first solution give."""
+    if problem.anatomy is None:
+        return problem
+    tissue, said = tissue_prior(problem.anatomy, prior, problem.grid, problem.support, first.maps)
+    return replace(problem, tissue=tissue, record={**problem.record, **said})
 
 
 def _weight_spheres(
@@ -308,6 +322,8 @@ def fit_problem(
     freedom = 1 - effective_parameters(problem.grid.directions, used_prior, solved.noise) / len(problem.fields)
     record = {**solved.problem.record, **problem_record(solved, used_stopping)}
     record["ReducedChiSquare"] = reduced_chi_square(residuals, solved.noise, freedom)
+    slope = expected_slope(problem.grid, used_prior, solved.noise, problem.support, solved.problem.tissue)
+    record["ExpectedSlopeDeltaB"] = round(slope, 3)
     tensor, cosmos = problem.grid.embed(solved.tensor.maps), problem.grid.embed(solved.cosmos.maps[0])
     fit = Fit(tensor, cosmos, solved.noise, used_prior, report, problem.method, record)
     return fit, solved.problem
