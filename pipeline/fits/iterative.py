@@ -233,12 +233,11 @@ class FieldModel:
 
     def precondition(self, maps: Float32Array, noise: float, prior: Prior) -> Float32Array:
         """Return the closed-form solution for a right side of maps, within the support."""
-        metric = self.metric
-        spectra = self.spectra(maps if metric is None else metric.scaled(maps, transposed=True))
+        spectra = self.spectra(maps)
         directions = np.ascontiguousarray(self.grid.directions[self.scans])
         weights = np.ones(len(self.scans), np.float32)
         iso, aniso = (noise**2 * part for part in prior.precisions())
-        coherence = _NO_FILTER if metric is None else metric.spectrum
+        coherence = _NO_FILTER if self.metric is None else self.metric.typical
         scalar = np.float32(noise**2 / prior.iso**2)
 
         def one(planes: slice) -> None:
@@ -250,8 +249,7 @@ class FieldModel:
                 kernels.scalar_solve(spectra[0, planes], directions, weights, power, scalar, *frequencies)
 
         self.execution.map_here(one, self.grid.slabs())
-        found = self.maps(spectra)
-        return found if metric is None else metric.scaled(found)
+        return self.maps(spectra)
 
     def penalise(self, maps: Float32Array, noise: float, prior: Prior) -> Float32Array:
         """Return sigma^2 times the prior's precision times maps, its parts split so that none drowns the other."""

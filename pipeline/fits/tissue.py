@@ -140,13 +140,16 @@ def _scale(grid: FitGrid, correlation: float) -> float:
 
 
 class TissueMetric:
-    """The operators of a TissuePrior on arrays of one kind, NumPy or torch: S and the precision S^-T Q S^-1.
+    """The precision S^-T Q S^-1 of a TissuePrior on arrays of one kind, NumPy or torch.
 
-    own: turns a NumPy array into the model's kind; inside: the support (x, y, z). Maps are (6, x, y, z).
+    typical: its spectrum (half) or (1, 1, 1), for the mean of S^-2; own: turns a NumPy array into the model's kind; inside: the support (x, y, z). Maps are (6, x, y, z).
     """
 
     def __init__(self, prior: TissuePrior, grid: FitGrid, inside: NDArray[np.bool_], own: Any) -> None:
-        self.spectrum = coherence(grid, prior.correlation)
+        self._spectrum = coherence(grid, prior.correlation)
+        spread = prior.spread[inside]
+        # what the closed form of the problem holds: one precision for the whole brain
+        self.typical = self._spectrum * np.float32(np.mean(spread**-2.0) if spread.size else 1)
         self._across, self._along = prior.across, prior.along
         self._spread = own(np.where(inside, prior.spread, np.float32(1)))
         unit = prior.symmetric_part()
@@ -155,10 +158,6 @@ class TissueMetric:
         self._scale = 1.0 if prior.correlation <= 0 else _scale(grid, prior.correlation)
         faces = [inside[1:] & inside[:-1], inside[:, 1:] & inside[:, :-1], inside[..., 1:] & inside[..., :-1]]
         self._faces = [own(f.astype(np.float32) / np.float32(d**2)) for f, d in zip(faces, grid.voxel_size, strict=True)]
-
-    def scaled(self, maps: Any, *, transposed: bool = False) -> Any:
-        """Return S (or its transpose) of maps: their mean left as it is, their traceless part scaled."""
-        return self._apply(maps, self._across, self._along, transposed, self._spread)
 
     def precision(self, maps: Any) -> Any:
         """Return S^-T Q S^-1 of the traceless part of maps, as a gradient (components off the diagonal count twice)."""
@@ -189,11 +188,11 @@ class TissueMetric:
             level = [float(np.sqrt(np.square(one[inside > 0]).mean())) for one in traceless]
             for number, size in enumerate(level):
                 noise = fft.rfftn(rng.standard_normal(grid.padded, dtype=np.float32), workers=1)
-                traceless[number] = np.float32(size) * inside * grid.inverse(noise / np.sqrt(self.spectrum))
+                traceless[number] = np.float32(size) * inside * grid.inverse(noise / np.sqrt(self._spectrum))
             trace = _mean(traceless)
             for component in DIAGONAL:
                 traceless[component] = np.sqrt(1.5) * (traceless[component] - trace)
-        out = self.scaled(traceless)
+        out = self._apply(traceless, self._across, self._along, False, self._spread)
         for component in DIAGONAL:
             out[component] += mean
         return np.asarray(out, np.float32)

@@ -205,16 +205,14 @@ class TorchFieldModel:
 
     def precondition(self, maps: Maps, noise: float, prior: Prior) -> Tensor:
         """Return the closed-form solution for a right side of maps, within the support."""
-        metric = self.metric
-        spectra = self._spectra(maps if metric is None else metric.scaled(self._at.tensor(maps), transposed=True))
+        spectra = self._spectra(maps)
         for planes, factors in zip(self._at.slabs(), self._factors(noise, prior), strict=True):
             if self.components == 6:
                 solve(factors, spectra[:, planes])
             else:
                 spectra[:, planes] /= factors
         spectra[:, 0, 0, 0] = 0
-        found = self._maps(spectra)
-        return found if metric is None else metric.scaled(found)
+        return self._maps(spectra)
 
     def _factors(self, noise: float, prior: Prior) -> list[Tensor]:
         """Return the factors (21, …) or divisors (…) of each slab, kept for the next iteration."""
@@ -244,9 +242,10 @@ class TorchFieldModel:
 
     def _coherence(self, planes: slice) -> Tensor | float:
         """Return how the precision of the traceless part varies over a slab of k."""
-        if self.metric is None or self.metric.spectrum.size == 1:
+        if self.metric is None:
             return 1.0
-        return self._at.tensor(self.metric.spectrum[planes])
+        typical = self.metric.typical
+        return self._at.tensor(typical if typical.size == 1 else typical[planes])
 
     def penalise(self, maps: Maps, noise: float, prior: Prior) -> Tensor:
         """Return sigma^2 times the prior's precision times maps."""
