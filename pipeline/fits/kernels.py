@@ -159,8 +159,8 @@ def solve_scans(tensor, scalar, fields, directions, precision, scalar_precision,
 def solve_normal(tensor, directions, weights, filter_power, iso, aniso, coherence, kx, ox, ky, oy, kz, oz):
     """tensor (6, x, y, z) <- (f sum w_i a_i a_i^T + iso + q aniso)^-1 tensor per k, in place: the preconditioner.
 
-    weights: (n,) float32; filter_power f, coherence q: (x, y, z) float32, or (1, 1, 1) for one value; iso, aniso: (6, 6)
-    float64, precisions of the two parts.
+    weights: (n,) float32; filter_power f, coherence q: (x, y, z) float32, or (1, 1, 1) for one value; iso, aniso:
+    (6, 6) float64, precisions of the two parts.
     """
     row, inverse = np.empty((6, _RUN), np.float32), np.empty(_RUN, np.float32)
     normal, right = np.empty((6, 6, _RUN), np.float64), np.empty((6, 2, _RUN), np.float64)

@@ -142,7 +142,8 @@ def _scale(grid: FitGrid, correlation: float) -> float:
 class TissueMetric:
     """The precision S^-T Q S^-1 of a TissuePrior on arrays of one kind, NumPy or torch.
 
-    typical: its spectrum (half) or (1, 1, 1), for the mean of S^-2; own: turns a NumPy array into the model's kind; inside: the support (x, y, z). Maps are (6, x, y, z).
+    typical: its spectrum (half) or (1, 1, 1), for the mean of S^-2; own: turns a NumPy array into the model's kind;
+    inside: the support (x, y, z). Maps are (6, x, y, z).
     """
 
     def __init__(self, prior: TissuePrior, grid: FitGrid, inside: NDArray[np.bool_], own: Any) -> None:
@@ -157,7 +158,9 @@ class TissueMetric:
         self._offset = 0.0 if prior.correlation <= 0 else prior.correlation**-2
         self._scale = 1.0 if prior.correlation <= 0 else _scale(grid, prior.correlation)
         faces = [inside[1:] & inside[:-1], inside[:, 1:] & inside[:, :-1], inside[..., 1:] & inside[..., :-1]]
-        self._faces = [own(f.astype(np.float32) / np.float32(d**2)) for f, d in zip(faces, grid.voxel_size, strict=True)]
+        self._faces = [
+            own(f.astype(np.float32) / np.float32(d**2)) for f, d in zip(faces, grid.voxel_size, strict=True)
+        ]
 
     def precision(self, maps: Any) -> Any:
         """Return S^-T Q S^-1 of the traceless part of maps, as a gradient (components off the diagonal count twice)."""

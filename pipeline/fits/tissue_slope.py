@@ -54,9 +54,7 @@ def _delta_b_rows(
     return rows - dipole[..., None] * chi33_weights(h)
 
 
-def _precisions(
-    grid: FitGrid, support: NDArray[np.bool_], tissue: TissuePrior | None
-) -> list[tuple[float, float]]:
+def _precisions(grid: FitGrid, support: NDArray[np.bool_], tissue: TissuePrior | None) -> list[tuple[float, float]]:
     """Return shares and relative precisions of the traceless part over |k| and the brain."""
     if tissue is None:
         return [(1.0, 1.0)]

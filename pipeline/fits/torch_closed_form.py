@@ -111,7 +111,7 @@ def add_normal(normal: Tensor, row: Sequence[Tensor]) -> None:
 
 
 def add_precision(normal: Tensor, precision: NDArray[np.floating], times: Tensor | float = 1.0) -> None:
-    """Add a matrix (6, 6) times a factor (one for all, or of each point) to packed lower triangles (21, …), in place."""
+    """Add a matrix (6, 6) times a factor (one, or one a point) to packed lower triangles (21, …), in place."""
     for entry, (i, j) in zip(normal, _LOWER, strict=True):
         if precision[i, j]:
             entry += float(precision[i, j]) * times

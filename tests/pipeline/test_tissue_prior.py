@@ -62,9 +62,7 @@ def test_independent_voxels_of_one_tissue_have_the_plain_prior() -> None:
     prior = TissuePrior(np.ones(grid.box_shape, np.float32))
     observations = [Observation(inside.astype(np.float32))] * 4
     with Execution(workers=1) as running:
-        plain, other = (
-            FieldModel(grid, observations, inside, running, tissue=tissue) for tissue in (None, prior)
-        )
+        plain, other = (FieldModel(grid, observations, inside, running, tissue=tissue) for tissue in (None, prior))
         x = np.random.default_rng(3).standard_normal((6, *grid.box_shape)).astype(np.float32) * inside
         for what in ("penalise", "precondition"):
             assert relative(getattr(other, what)(x, 1e-3, Prior()), getattr(plain, what)(x, 1e-3, Prior())) < 1e-5
