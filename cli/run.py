@@ -33,6 +33,7 @@ def run(
     config: Path | None = None,
     print_config: Annotated[bool, _Flag] = False,
     backend: Literal["auto", "fsl", "builtin"] | None = None,
+    mask_method: Literal["auto", "bet", "deepbet"] | None = None,
     unwrap: Literal["romeo", "laplacian"] | None = None,
     combination: Literal["fit", "average"] | None = None,
     background: Literal["vsharp", "resharp", "pdf", "lbv"] | None = None,
@@ -93,6 +94,9 @@ def run(
         Print all parameters as such a file, with what they mean, and end; with --config and options, as they set them.
     backend
         Which tools estimate masks and transforms: fsl, builtin, or auto (FSL where installed).
+    mask_method
+        Brain masks: deepbet (learned; needs pip install 'chi33[deepbet]'), bet, or auto (the default: deepbet where
+        installed, BET with --backend fsl).
     unwrap
         Phase unwrapping.
     combination
@@ -110,7 +114,8 @@ def run(
         Scan whose world is the subject frame, e.g. ori02 or acq-ori02; the first by default; mean: the mean of all
         scans.
     masks
-        Folder of your own brain masks, named sub-01_acq-ori01_desc-brain_mask.nii.gz, instead of BET's.
+        Folder of your own brain masks, named sub-01_acq-ori01_desc-brain_mask.nii.gz, instead of those that
+        are made.
     mask_consensus
         Repair brain masks that disagree with those of the other scans (on by default, from three scans on).
     rois
@@ -180,7 +185,8 @@ def run(
 
     base = read_config(RunConfig, config) if config else RunConfig()
     options = {
-        "backend": backend, "unwrap": unwrap, "combination": combination, "background": background, "fit": fit,
+        "backend": backend, "mask_method": mask_method, "unwrap": unwrap, "combination": combination,
+        "background": background, "fit": fit,
         "phase_sign": int(phase_sign) if phase_sign else None, "phase_range": bounds("--phase-range", phase_range),
         "reference": reference, "masks": str(masks.absolute()) if masks else None, "mask_consensus": mask_consensus,
         "rois": str(rois.absolute()) if rois else None,
