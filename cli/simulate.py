@@ -79,8 +79,8 @@ def simulate(
         Whose scanner: its digits in either format, and its DICOM: siemens (the default), ge, philips (one slice a
         file) or philips-enhanced (one file a scan).
     preset
-        ideal (the default): nothing but the tensor's field, decay, a smooth coil and white noise. vivo: all effects of a
-        living head and a real scanner that docs/simulator.md lists, at their usual strength.
+        ideal (the default): nothing but the tensor's field, decay, a smooth coil and white noise. vivo: all effects of
+        a living head and a real scanner that docs/simulator.md lists, at their usual strength.
     on
         Switch an effect on, at its usual strength (breathing) or another (breathing=2); several joined by commas:
         subvoxel, tilts, myelin, tracts, variety, calcification, bleeds, skull, dura, fat-shift, flow, breathing, drift,

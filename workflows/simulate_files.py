@@ -96,9 +96,8 @@ def write_scan_truth(
         write_image(path, values * mask, affine, content)
     regions = files.path(scan, suffix="dseg", desc="rois")
     write_image(regions, truth.labels, affine, {**sidecar, "Description": "tissues and nuclei"}, dtype=np.uint8)
-    _write_region_names(
-        regions, {**ROI_LABELS, **{k: v for k, v in LESION_LABELS.items() if (truth.labels == k).any()}}
-    )
+    lesions = {label: name for label, name in LESION_LABELS.items() if (truth.labels == label).any()}
+    _write_region_names(regions, {**ROI_LABELS, **lesions})
     write_transform(files.transform(scan), transform)
 
 

@@ -63,10 +63,22 @@ def _calcifications(head: Head, strongest: float, rng: np.random.Generator) -> l
     places = rng.permutation(len(_CALCIFYING))[: int(rng.integers(2, len(_CALCIFYING) + 1))]
     spots = []
     for rank, place in enumerate(places):
-        centre = np.asarray(_CALCIFYING[place]) * head.parameters.scale + rng.normal(0, 1.5, 3)
+        centre = _within_brain(
+            head, np.asarray(_CALCIFYING[place]) * head.parameters.scale + rng.normal(0, 1.5, 3), rng
+        )
         share = 1.0 if rank == 0 else rng.uniform(0.2, 0.8)
         spots.append(_Spot(centre, float(rng.uniform(1.3, 3.0)), -strongest * float(share), 12))
     return spots
+
+
+def _within_brain(head: Head, point: NDArray, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return a point (3,) in head coordinates, or where the brain is not there any one of its voxels."""
+    voxel = np.rint(point - head.affine[:3, 3]).astype(int)
+    within = (voxel >= 0).all() and (voxel < head.brain.shape).all()
+    if within and head.brain[tuple(voxel)] > 0.5:
+        return np.asarray(point, np.float64)
+    chosen = rng.choice(np.flatnonzero(head.brain > 0.9))
+    return np.array(np.unravel_index(chosen, head.brain.shape)) + head.affine[:3, 3]
 
 
 def _bleeds(head: Head, strongest: float, rng: np.random.Generator) -> list[_Spot]:
@@ -86,7 +98,8 @@ def _drawn(head: Head, spot: _Spot, rng: np.random.Generator) -> tuple[tuple[sli
     stretch = rng.uniform(0.75, 1.3, 3)
     voxel = spot.centre - head.affine[:3, 3]
     reach = 2 * spot.radius + 2
-    box = tuple(slice(int(v - reach), int(v + reach) + 1) for v in voxel)
+    ends = zip(voxel, head.brain.shape, strict=True)
+    box = tuple(slice(max(int(v - reach), 0), min(int(v + reach) + 1, n)) for v, n in ends)
     axes = [(np.arange(s.start, s.stop) - v) / w for s, v, w in zip(box, voxel, stretch, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij")
     distance = np.sqrt(x * x + y * y + z * z)

@@ -13,7 +13,7 @@ from scipy import ndimage
 from ...frames import GYROMAGNETIC_RATIO, radians_per_ppm
 from ..acquisition import Coil, Echo, Protocol, coil_maps, dephase, echo_of, field_steps
 from ..background import background_field, field_of_shim, polynomial_coordinates
-from ..poses import HeadPose, ScanGrid
+from ..poses import HeadPose
 from ..sampling import THREADS, spline_coefficients
 from ..truth import ScanTruth
 from .coils import bipolar_phase, noise_map, phase_poles
@@ -186,7 +186,8 @@ class _PartSum:
         result = np.zeros((len(times), *shape), np.complex64)
         arguments = (
             self.counts, origin, np.ascontiguousarray(steps), np.ascontiguousarray(self.to_head),
-            effects.gradients * _GRADIENT_SHAPE, self.occupied, self.stack, self.field, self.start, float(_FINE), self.coarse,
+            effects.gradients * _GRADIENT_SHAPE, self.occupied, self.stack,
+            self.field, self.start, float(_FINE), self.coarse,
             np.ascontiguousarray(scan.maps.table.factor[list(echoes)]),
             radians_per_ppm(protocol.b0, 1.0), times, echoes[0] + 1, shift, effects.fat_shift,
         )  # fmt: skip

@@ -33,7 +33,7 @@ def _at(volume, index, weight):
 
 @njit(inline="always")
 def _lay_down(line, echo, position, width, real, imaginary):
-    """Add a signal to the cells of a line that a part of `width` cells around `position` covers (0: centre of cell 0)."""
+    """Add a signal to the cells of a line that a part of `width` around `position` (0: centre of cell 0) covers."""
     low, high = position - width / 2 + 0.5, position + width / 2 + 0.5
     for cell in range(int(np.floor(low)), int(np.floor(high)) + 1):
         share = (min(high, cell + 1.0) - max(low, cell)) / width

@@ -26,7 +26,7 @@ def managed_orientations(n: int, max_angle: float, twist: float, seed: int | Seq
     rest = Rotation.from_rotvec(np.radians(np.clip(rng.normal(0, _REST, 3), -3, 3)))
     poses = [HeadPose(rest.as_matrix(), rng.normal(0, _SHIFT / 2, 3))]
     count = max(n - 1, 1)
-    jitter = rng.uniform(-0.4, 0.4, n - 1) * min(1.0, 6 / count)  # of the distance between neighbours on the ring
+    jitter = rng.uniform(-0.3, 0.3, n - 1)  # of the distance between neighbours on the ring
     azimuths = 2 * np.pi * (np.arange(n - 1) + jitter) / count + rng.uniform(0, 2 * np.pi)
     for azimuth in azimuths:
         tilt = rng.uniform(_LEAST_SHARE, 1.0) * max_angle
