@@ -1,7 +1,8 @@
 """The frequency of myelinated axons that no bulk susceptibility explains: the hollow-cylinder model of three pools.
 
-Wharton & Bowtell 2012 (PNAS 109:18559), eqs. 1-3: with s = sin^2 of the angle between fibre and B0 and the ratio g of
-the radii of axon and sheath, water in the axon, in the sheath and outside of it differs from the bulk by
+Wharton & Bowtell 2012 (PNAS 109:18559) and 2013 (NeuroImage 83:1011, eqs. 5 and 6): with s = sin^2 of the angle
+between fibre and B0 and the ratio g of the radii of axon and sheath, water in the axon, in the sheath and outside of it
+differs from the bulk by
 
     axon      3/4 chi_A s ln(1 / g)
     sheath    chi_I / 2 (2 / 3 - s) + chi_A / 2 (c s - 1 / 3) + E,   c = 1/4 - 3/2 g^2 / (1 - g^2) ln(1 / g)
@@ -21,7 +22,13 @@ from numpy.typing import NDArray
 from ...frames import radians_per_ppm
 
 CHI_ISOTROPIC, CHI_ANISOTROPIC, EXCHANGE, G_RATIO = -0.1, -0.1, 0.02, 0.8  # ppm, ppm, ppm, 1 (Wharton & Bowtell 2012)
-_SHARES = {"sheath": 0.12, "axon": 0.53, "outside": 0.35}  # of white matter's signal at TE = 0
+_FIBRES, _SHEATH_WATER = 0.5, 0.7  # volume fraction of fibres; proton density of the sheath to that of other water
+_VOLUMES = {
+    "sheath": _FIBRES * (1 - G_RATIO**2) * _SHEATH_WATER,
+    "axon": _FIBRES * G_RATIO**2,
+    "outside": 1 - _FIBRES,
+}  # fmt: skip
+_SHARES = {pool: volume / sum(_VOLUMES.values()) for pool, volume in _VOLUMES.items()}  # of the signal at TE = 0
 _SHEATH_R2STAR, _OTHER_R2STAR = 100.0, 20.0  # 1/s at 3 T (Du 2007); the other pools decay as white matter here does
 STEPS = 65  # of the table over sin^2 from 0 to 1
 
