@@ -110,7 +110,7 @@ def simulate(
     A head as it is in life, but for two effects, and breathing twice as strong as usual::
 
         chi33 simulate raw --voxel 2 --orientations 12 --preset vivo \\
-            --without bipolar,poles --with breathing=1.6
+            --without bipolar,poles --with breathing=0.8
     """
     from ..workflows.simulate import simulate_dataset
     from ..workflows.simulate_options import simulation_from_text

@@ -147,7 +147,9 @@ def echo_of(number: int, echo_time: float, real: Float32Array, imaginary: Float3
     """Return an echo of its complex signal (x, y, z); mean: the brain's mean magnitude in the first echo."""
     phase = np.arctan2(imaginary, real)
     phase[phase >= np.float32(np.pi)] = -np.float32(np.pi)
-    return Echo(number, echo_time, np.hypot(real, imaginary) / np.float32(mean), phase)
+    magnitude = np.hypot(real, imaginary)
+    magnitude /= np.float32(mean)
+    return Echo(number, echo_time, magnitude, phase)
 
 
 def field_steps(field: Float32Array) -> list[Float32Array]:

@@ -40,14 +40,14 @@ EFFECTS: dict[str, Effect] = {
     "dura": Effect(0.8, 0.1, 3.0, "mm", "dura and falx of this thickness, short T2*"),
     "fat_shift": Effect(3.4, 0.1, 5.0, "ppm", "fat below the frequency of water"),
     "flow": Effect(15.0, 0.5, 100.0, "cm/s", "phase of moving blood, at this speed in the largest sinus"),
-    "breathing": Effect(0.8, 0.01, 10.0, "Hz at 3 T", "field that breathes, amplitude"),
+    "breathing": Effect(0.4, 0.01, 10.0, "Hz at 3 T", "field that breathes, amplitude"),
     "drift": Effect(0.8, 0.01, 10.0, "Hz per minute at 3 T", "field that drifts while a scan lasts"),
     "distortion": Effect(300.0, 20.0, 5000.0, "Hz per pixel", "shift along the readout; the readout's bandwidth"),
     "gradients": Effect(0.8, 0.05, 5.0, "mm at 100 mm", "gradient non-linearity left by the vendor's correction"),
     "movement": Effect(0.5, 0.01, 5.0, "mm and degrees", "movement within a scan, in one scan of three"),
     "bipolar": Effect(0.6, 0.01, 6.0, "rad across the view", "phase that alternates from echo to echo"),
     "poles": Effect(1.0, 1.0, 8.0, "pairs", "singularities of the combined coil's phase"),
-    "gibbs": Effect(1.0, 0.1, 1.0, "share", "k-space cut off without a filter (1) or with a part of one"),
+    "gibbs": Effect(0.5, 0.1, 1.0, "share", "k-space cut off without a filter (1) or with a part of one"),
     "noise_map": Effect(1.8, 1.01, 5.0, "times", "noise in the middle of the head over that at its rim"),
 }  # fmt: skip
 _SCAN = (

@@ -22,7 +22,7 @@ _WIDE = 3.0  # mm, radius of the sinus that has the full speed
 class VenousFlow:
     """Velocity in cm/s along head axes (3, n) of the n voxels of the head's maps that hold veins, and their index."""
 
-    index: tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
+    index: tuple[NDArray[np.intp], ...]
     velocity: Float32Array
 
 

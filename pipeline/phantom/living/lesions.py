@@ -39,16 +39,17 @@ def with_lesions(head: Head, calcification: float, bleeds: float) -> Head:
     labels, fractions = head.labels.copy(), head.fractions.copy()
     start = np.rint(head.tensor_affine[:3, 3] - head.affine[:3, 3]).astype(int)
     for spot in spots:
-        box, inside = _drawn(head, spot, rng)
+        box, inside = _drawn(head, spot, start, rng)
         inside = inside * head.brain[box]
         inner = tuple(slice(s.start - a, s.stop - a) for s, a in zip(box, start, strict=True))
         tensor[(slice(None), *inner)] *= 1 - inside
         for component in DIAGONAL:
-            tensor[(component, *inner)] += np.float32(spot.chi) * inside
+            tensor[component][inner] += np.float32(spot.chi) * inside
         if spot.label == 12:
             r2star[box] += np.float32(_CALCIFIED_R2STAR) * inside
             water = 1 - (1 - _CALCIFIED_WATER) * inside
-            fractions[(slice(None), *box)] = np.rint(fractions[(slice(None), *box)] * water).astype(np.uint8)
+            parts = fractions[(slice(None), *box)]
+            parts[...] = np.rint(parts * water).astype(np.uint8)
         else:
             r2star[box] += np.float32(_R2STAR_PER_PPM * spot.chi) * inside
         labels[box][inside > 0.5] = spot.label
@@ -93,13 +94,18 @@ def _bleeds(head: Head, strongest: float, rng: np.random.Generator) -> list[_Spo
     return spots
 
 
-def _drawn(head: Head, spot: _Spot, rng: np.random.Generator) -> tuple[tuple[slice, slice, slice], NDArray[np.float32]]:
-    """Return the box of the head maps that a spot lies in, and how much of each voxel it fills: an uneven ellipsoid."""
+def _drawn(
+    head: Head, spot: _Spot, start: NDArray[np.int_], rng: np.random.Generator
+) -> tuple[tuple[slice, slice, slice], NDArray[np.float32]]:
+    """Return the box of the head maps that a spot lies in, and how much of each voxel it fills: an uneven ellipsoid.
+
+    start: of the tensor's maps, which hold the brain, on those of the head.
+    """
     stretch = rng.uniform(0.75, 1.3, 3)
     voxel = spot.centre - head.affine[:3, 3]
     reach = 2 * spot.radius + 2
-    ends = zip(voxel, head.brain.shape, strict=True)
-    box = tuple(slice(max(int(v - reach), 0), min(int(v + reach) + 1, n)) for v, n in ends)
+    ends = zip(voxel, start, head.tensor.shape[1:], strict=True)
+    box = tuple(slice(max(int(v - reach), int(a)), min(int(v + reach) + 1, int(a) + n)) for v, a, n in ends)
     axes = [(np.arange(s.start, s.stop) - v) / w for s, v, w in zip(box, voxel, stretch, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij")
     distance = np.sqrt(x * x + y * y + z * z)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError
@@ -75,6 +77,17 @@ def test_lesions_have_their_sign_and_the_mean_over_the_brain_stays_zero() -> Non
     spot = hard.labels == 12
     assert -0.9 < hard.tensor[[0, 3, 5]].mean(axis=0)[spot].min() < -0.4
     assert hard.fractions[:, spot].sum() < 0.8 * head.fractions[:, spot].sum()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lesions_at_the_edge_stay_within_the_brain(seed: int) -> None:
+    head = plain_head()
+    cropped = replace(head, parameters=replace(head.parameters, seed=(seed,)), tensor=head.tensor[:, 6:-6, 6:-6, 6:-6])
+    affine = head.affine.copy()
+    affine[:3, 3] += 6
+    sick = with_lesions(replace(cropped, tensor_affine=affine), 1.0, 1.0)
+    assert {12, 13} <= set(np.unique(sick.labels))
+    assert not (sick.labels[head.brain < 0.5] >= 12).any()
 
 
 def test_faint_bone_is_uneven_and_dura_lines_the_skull() -> None:
