@@ -229,8 +229,8 @@ def directions_from_angles(text: str) -> list[np.ndarray]:
 def directions_from_transforms(folder: Path) -> dict[str, list[np.ndarray]]:
     """Return the B0 directions in the subject frame by subject, from the transforms under a folder.
 
-    A scan's B0 is along its world's +z, or where the B0_dir of its maps' sidecars says. Without transforms, raw scans on
-    one grid tell it by their B0_dir.
+    A scan's B0 is along its world's +z, or where the B0_dir of its maps' sidecars says. Without transforms, raw scans
+    on one grid tell it by their B0_dir.
     """
     from ..workflows.scan_directions import raw_directions, scan_directions
 

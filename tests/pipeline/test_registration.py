@@ -189,8 +189,7 @@ def shaded_pair() -> tuple[NDArray, NDArray, NDArray]:
 
 
 @pytest.mark.parametrize(("angles", "shift"), [
-    ((4, 0, 0), (0, 0, 0)), ((0, -4.5, 0), (0, 0, 0)), ((0, 0, 5), (0, 0, 0)), ((0, 0, 0), (2.2, 0, 0)),
-    ((0, 0, 0), (0, -1.2, 1.8)),
+    ((0, -4, 0), (0, 0, 0)), ((0, 0, 5), (0, 0, 0)), ((0, 0, 0), (0, -1.2, 1.8)),
 ])  # fmt: skip
 def test_a_transform_some_degrees_or_millimetres_off_is_noticed_and_mended(
     reference: NDArray, shaded_pair: tuple, angles: tuple, shift: tuple

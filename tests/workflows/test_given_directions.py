@@ -18,6 +18,7 @@ from chi33.pipeline.frames import b0_direction_from_affine
 from chi33.workflows.config import RunConfig
 from chi33.workflows.derivatives import Derivatives, read_image, read_json, sidecar_path, write_transform
 from chi33.workflows.given_directions import read_directions, shared_direction_problem, with_directions
+from chi33.workflows.raw import find_subjects
 from chi33.workflows.run import run_participants
 from scipy.spatial.transform import Rotation
 
@@ -76,22 +77,29 @@ def _labels(out: Path) -> dict[str, Any]:
 
 
 def test_labels_of_aligned_scans_are_those_of_the_scans_as_they_were(
-    head: Any, aligned: Any, use_fsl: Callable, tmp_path: Path
+    head: Any, aligned: Any, make_stand_ins: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    def use_fsl(one: Any) -> None:
+        tools = make_stand_ins(tmp_path / f"fsl-{one.folder.parent.name}", one.folder)
+        for key, value in tools.environment.items():
+            monkeypatch.setenv(key, value)
+
     use_fsl(head)
     run_participants(head.folder, tmp_path / "own", config=CLOSED, n_procs=1)
     expected = _labels(tmp_path / "own")
     use_fsl(aligned)
     stated = _stated(head, aligned, tmp_path / "stated")
-    run_participants(stated.folder, tmp_path / "one", config=CLOSED, n_procs=1)
-    given = tmp_path / "h.txt"
-    given.write_text("".join(f"{x}, {y}, {z}\n" for x, y, z in _directions(head)))
-    option = replace(CLOSED, b0_directions=str(given))
-    run_participants(aligned.folder, tmp_path / "option", config=option, n_procs=1)
-    for out in ("one", "option"):
-        for name, label in _labels(tmp_path / out).items():
-            size = np.std(expected[name][head.mask])
-            assert np.std((label - expected[name])[head.mask]) < 0.02 * size, (out, name)
+    # The option wins over what the sidecars say, and does what they would.
+    rows = tmp_path / "h.txt"
+    rows.write_text("".join(f"{x}, {y}, {z}\n" for x, y, z in _directions(head)))
+    option = replace(CLOSED, b0_directions=str(rows))
+    run_participants(aligned.folder, tmp_path / "one", config=option, n_procs=1)
+    assert with_directions(find_subjects(aligned.folder), rows)[0].scans[1].b0_direction == pytest.approx(
+        find_subjects(stated.folder)[0].scans[1].b0_direction
+    )
+    for name, label in _labels(tmp_path / "one").items():
+        size = np.std(expected[name][head.mask])
+        assert np.std((label - expected[name])[head.mask]) < 0.05 * size, name
     places = Derivatives(tmp_path / "one", "01")
     for number, name in enumerate(NAMES):
         record = read_json(sidecar_path(places.path(name, desc="chi33", suffix="Chimap")))
@@ -149,8 +157,6 @@ def test_files_of_directions_that_do_not_fit_are_refused(aligned: Any, tmp_path:
 
 
 def test_directions_are_given_by_name_or_in_order(aligned: Any, tmp_path: Path) -> None:
-    from chi33.workflows.raw import find_subjects
-
     subjects = find_subjects(aligned.folder)
     path = tmp_path / "h.txt"
     path.write_text("sub-01_acq-ori02 0 0.6 0.8\nori01 0 0 1\nacq-ori03 0.6 0 0.8  # leaned to the right\n")
