@@ -40,6 +40,7 @@ def run(
     fit: Literal["closed", "masked", "single-step", "none"] | None = None,
     phase_sign: Literal["1", "-1"] | None = None,
     phase_range: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    b0_directions: Path | None = None,
     reference: str | None = None,
     masks: Path | None = None,
     mask_consensus: bool | None = None,
@@ -110,6 +111,10 @@ def run(
         -1 where the scanner's phase falls with a rising field and paramagnetic tissue comes out dark.
     phase_range
         The two stored values that mean -pi and +pi, joined by a comma (0,4095), of phase images that state no units.
+    b0_directions
+        Text file of the unit vector of B0 along the array axes of each scan, for scans whose affines do not tell it
+        (resampled to one grid): three numbers a line in the order of the scans' names, or a scan's name (acq-ori01) and
+        three numbers. Wins over B0_dir of the sidecars; by default these, else the affines.
     reference
         Scan whose world is the subject frame, e.g. ori02 or acq-ori02; the first by default; mean: the mean of all
         scans.
@@ -188,6 +193,7 @@ def run(
         "backend": backend, "mask_method": mask_method, "unwrap": unwrap, "combination": combination,
         "background": background, "fit": fit,
         "phase_sign": int(phase_sign) if phase_sign else None, "phase_range": bounds("--phase-range", phase_range),
+        "b0_directions": str(b0_directions.absolute()) if b0_directions else None,
         "reference": reference, "masks": str(masks.absolute()) if masks else None, "mask_consensus": mask_consensus,
         "rois": str(rois.absolute()) if rois else None,
         "echo_times": _seconds(te) if te else None, "field_strength": b0,

@@ -67,7 +67,8 @@ class RunConfig:
     rois: label map in the subject frame, or folder with one a scan, whose regions the report lists;
     echo_times: echo times in s, rising, of scans whose sidecars do not state them;
     field_strength: B0 in T, of scans whose sidecars do not state it;
-    phase_range: the stored values that mean -pi and +pi, of phase images whose sidecars do not state their units.
+    phase_range: the stored values that mean -pi and +pi, of phase images whose sidecars do not state their units;
+    b0_directions: text file of B0 along the array axes of each scan, of scans whose affines do not tell it.
     """
 
     backend: Backend = "auto"
@@ -103,6 +104,7 @@ class RunConfig:
     echo_times: tuple[float, ...] | None = None
     field_strength: float | None = None
     phase_range: tuple[float, float] | None = None
+    b0_directions: str | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges; raises InputError naming the key."""

@@ -22,6 +22,7 @@ from ..pipeline.learned_mask import deepbet_version, network_files
 from .config import BET_THRESHOLD, RunConfig
 from .derivatives import Derivatives, check_output_folder, write_dataset_description
 from .engine.finished import was_finished
+from .given_directions import with_directions
 from .raw import RawSubject, check_raw, find_subjects
 from .raw_names import subject_folders
 from .report_regions import simulated_regions
@@ -96,6 +97,7 @@ def run_participants(
     bids_dir, out_dir = Path(bids_dir).absolute(), Path(out_dir).absolute()
     with _os_errors():
         subjects = _find(bids_dir, participant_labels, config, session_labels, scans)
+        subjects = with_directions(subjects, Path(config.b0_directions) if config.b0_directions else None)
         backend = choose_backend(config)
         config = choose_masks(config)
         os.environ.setdefault("FSLOUTPUTTYPE", "NIFTI_GZ")  # FSL's own default; Nipype warns where it is not set
