@@ -83,7 +83,7 @@ def check_magnitude(magnitude: ArrayLike) -> NDArray[np.float32]:
 
 def check_volume(mask: NDArray[np.bool_], size: ArrayLike) -> None:
     """Raise StepError for a mask (x, y, z) that is smaller than any brain; size: voxel size (3,) mm."""
-    volume = float(mask.sum() * np.prod(size) / 1000)
+    volume = float(mask.sum() * np.prod(np.asarray(size, np.float64)) / 1000)
     if volume < _MINIMUM_VOLUME:
         raise StepError(
             f"brain extraction found {volume:.0f} ml, less than any brain: check the magnitude, or give masks yourself."
