@@ -36,7 +36,7 @@ def run(
     mask_method: Literal["auto", "bet", "deepbet"] | None = None,
     unwrap: Literal["romeo", "laplacian"] | None = None,
     combination: Literal["fit", "average"] | None = None,
-    background: Literal["vsharp", "resharp", "pdf", "lbv"] | None = None,
+    background: Literal["vsharp", "resharp", "ismv", "pdf", "lbv"] | None = None,
     fit: Literal["closed", "masked", "single-step", "none"] | None = None,
     phase_sign: Literal["1", "-1"] | None = None,
     phase_range: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
@@ -103,7 +103,7 @@ def run(
     combination
         Of the echoes: fit (a weighted line, the default) or average (the plain mean of their fields).
     background
-        Removal of the background field from the local fields: V-SHARP (the default), RESHARP, PDF or LBV.
+        Removal of the background field from the local fields: V-SHARP (the default), RESHARP, iSMV, PDF or LBV.
     fit
         Susceptibility fit: single-step (of total fields, the default), masked (of local fields, each in its mask),
         closed (of local fields, closed form), or none: masks, fields and transforms alone, also of a single scan.

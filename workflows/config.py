@@ -21,7 +21,7 @@ Backend = Literal["auto", "fsl", "builtin"]
 Unwrapping = Literal["romeo", "laplacian"]
 MaskMethod = Literal["auto", "bet", "deepbet"]
 Fit = Literal["single-step", "masked", "closed", "none"]
-Background = Literal["vsharp", "resharp", "pdf", "lbv"]
+Background = Literal["vsharp", "resharp", "ismv", "pdf", "lbv"]
 
 
 BET_THRESHOLD = 0.5

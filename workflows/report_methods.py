@@ -160,6 +160,7 @@ def _background(provenance: Mapping[str, Any], kind: str) -> str:
         used = f"V-SHARP {{sharp,spheres,vsharp}} ({', '.join(details)})"
     else:
         used = {"resharp": "RESHARP {resharp}", "pdf": "projection onto dipole fields {pdf}",
+                "ismv": "the iterative spherical mean value method {ismv}",
                 "lbv": "the Laplacian boundary value method {lbv}"}[method]  # fmt: skip
     if kind == "single-step":
         return f"Local fields, which the fit did not use, were made with {used}."

@@ -190,6 +190,7 @@ def test_single_step_fit_is_described_and_cited() -> None:
 
 @pytest.mark.parametrize(("method", "said", "cited"), [
     ("resharp", "RESHARP", "Sun H, Wilman AH"), ("pdf", "projection onto dipole fields", "Liu T, Khalidov I"),
+    ("ismv", "the iterative spherical mean value method", "Wen Y, Zhou D"),
     ("lbv", "the Laplacian boundary value method", "Zhou D, Liu T"),
 ])  # fmt: skip
 def test_other_background_removals_are_described_and_cited(method: str, said: str, cited: str) -> None:
