@@ -52,6 +52,7 @@ def run(
     weights: Literal["magnitude", "mask"] | None = None,
     draws: int | None = None,
     jackknife: int | None = None,
+    score: int | None = None,
     dask: str | None = None,
     fit_memory: float | None = None,
     device: str | None = None,
@@ -131,6 +132,9 @@ def run(
         Perturb-and-solve draws of the uncertainty (2 or more, each as long as a fit); 0 by default: none.
     jackknife
         Groups of scans left out in turn for the uncertainty; 0 by default: none.
+    score
+        Groups of scans held out in turn: how much of a scan's field a fit without it misses, for the tensor and for
+        COSMOS, in the report and the sidecars (each group takes as long as a fit); 0 by default: none.
     dask
         Where the fit runs: threads, local (processes), or the address of a Dask scheduler, tcp://host:8786.
     fit_memory
@@ -173,8 +177,8 @@ def run(
         "rois": str(rois.absolute()) if rois else None,
         "echo_times": _seconds(te) if te else None, "field_strength": b0,
         "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
-        "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "dask": dask,
-        "fit_memory": fit_memory, "device": device,
+        "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "score": score,
+        "dask": dask, "fit_memory": fit_memory, "device": device,
     }  # fmt: skip
     settings = override(base, options)
     if print_config:

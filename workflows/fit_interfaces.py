@@ -44,6 +44,7 @@ class _FitInputs(BaseInterfaceInputSpec):
     iterations = traits.Either(None, traits.Int, usedefault=True, desc="None: the method's own")
     draws = traits.Int(0, usedefault=True, desc="of the posterior; 0: none")
     jackknife = traits.Int(0, usedefault=True, desc="groups of scans left out; 0: none")
+    score = traits.Int(0, usedefault=True, desc="groups of scans held out for the held-out score; 0: none")
     scheduler = traits.Str(
         "threads", usedefault=True, nohash=True, desc="threads, local, or the address of a Dask scheduler"
     )
@@ -76,6 +77,7 @@ class FitSusceptibility(Chi33Interface):
         options = FitOptions(
             method=inputs.method, prior=Prior(inputs.prior_iso, inputs.prior_aniso), noise=inputs.noise,
             iterations=inputs.iterations, draws=inputs.draws, jackknife=inputs.jackknife,
+            score=inputs.score,
         )  # fmt: skip
         with Execution(inputs.scheduler, memory=inputs.memory, scratch=runtime.cwd) as execution:
             placed = to_subject_frame(

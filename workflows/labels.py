@@ -36,8 +36,8 @@ def init_fit_wf(scans: Sequence[RawScan], config: RunConfig, *, name: str = "fit
         FitSusceptibility(
             labels=[scan.name for scan in scans], b0_directions=[scan.b0_direction for scan in scans],
             method=config.fit, prior_iso=config.prior_iso, prior_aniso=config.prior_aniso, noise=config.noise,
-            iterations=config.iterations, draws=config.draws, jackknife=config.jackknife, scheduler=config.dask,
-            memory=config.fit_memory, device=config.device,
+            iterations=config.iterations, draws=config.draws, jackknife=config.jackknife, score=config.score,
+            scheduler=config.dask, memory=config.fit_memory, device=config.device,
         ),
         name="fit",
     )  # fmt: skip
