@@ -36,6 +36,9 @@ def plan(
     unit vector of B0 along the array axes, where it is stated; else B0 is along +z of the scan's world, as the header
     has it. Angles are in degrees, noise and priors in ppm.
 
+    A noise gain is the standard deviation of the fit without a prior per unit of white noise in every field. COSMOS is
+    good where errors of the fields grow no more than 5-fold at the worst k, fair to 8-fold, poor to 20-fold.
+
     Parameters
     ----------
     dataset
@@ -106,9 +109,16 @@ def _print_plan(found: OrientationPlan) -> None:
     _print(_scan_table(found))
     print(f"  largest angle between two: {report.spread:.1f} degrees")
     ratio, gain = _number(report.cosmos_ratio, ".1f"), _number(report.cosmos_noise_gain, ".2f")
-    print(f"  COSMOS: max/min of summed squared kernels {ratio}, noise gain {gain}")
+    worst = _number(report.cosmos_worst_gain, ".2f")
+    print(
+        f"  COSMOS: {report.cosmos_grade} (max/min of summed squared kernels {ratio}, noise gain {gain}, at the worst k "
+        f"{worst})"
+    )
     condition, gain = _number(report.sti_condition, ".1f"), _number(report.sti_noise_gain, ".2f")
-    print(f"  tensor: rank {report.sti_rank} of 6, condition number {condition}, noise gain {gain}")
+    print(
+        f"  tensor without a prior: {report.sti_grade} (rank {report.sti_rank} of 6, condition number {condition}, "
+        f"noise gain {gain})"
+    )
     print()
     for sentence in plan_sentences(found):
         print(f"  {sentence}")

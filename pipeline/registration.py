@@ -344,7 +344,7 @@ def _starts(fixed: _Scan, moving: _Scan, tilts: Sequence[float]) -> list[sitk.Si
         centred.SetCenter((fixed.centre * [-1, -1, 1]).tolist())
         centred.SetTranslation(((moving.centre - fixed.centre) * [-1, -1, 1]).tolist())
     found = [_optimise(*pair, _tilted(centred, pitch, roll), SPACINGS[0], 60) for pitch in tilts for roll in tilts]
-    plausible = [one for one in found if abs(one[0].GetScale() - 1) < 0.1] or found
+    plausible = [one for one in found if abs(np.log(one[0].GetScale())) < 0.1] or found
     return [one for one, _ in sorted(plausible, key=lambda one: -one[1])]
 
 

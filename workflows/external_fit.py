@@ -20,8 +20,7 @@ from ..pipeline.fits.methods import FitOptions, fit_fields
 from ..pipeline.fits.result import Fit
 from ..pipeline.fits.uncertainty import Uncertainty
 from ..pipeline.frames import voxel_frame, voxel_size
-from ..pipeline.labels import reference_to_mask, scan_labels
-from ..pipeline.resample import resample
+from ..pipeline.labels import reference_to_mask, scan_deviations, scan_labels
 from ..pipeline.tensors import rotate_components
 from .derivatives import sidecar_path, write_image
 from .fit_files import GivenFiles, GivenScan, read_given
@@ -216,10 +215,9 @@ def _write_deviations(
     own_grids: bool,
 ) -> None:
     for index, scan in enumerate(scans):
-        affine, shape = scan.input.affine, scan.input.field.shape
-        for name, volume in (("chi33sd", uncertainty.chi33[index]), ("deltabsd", uncertainty.delta_b[index])):
-            volume = volume * determined
-            if own_grids:
-                back = np.linalg.inv(scan.transform)
-                volume = resample(volume, outputs.affine, affine, shape, back, order=1)
+        affine = scan.input.affine
+        found = np.stack([uncertainty.chi33[index], uncertainty.delta_b[index]]) * determined
+        if own_grids:
+            found = scan_deviations(found, outputs.affine, affine, scan.transform, scan.input.mask)
+        for name, volume in zip(("chi33sd", "deltabsd"), found, strict=True):
             outputs.write_scan(index, name, volume, scan, affine if own_grids else outputs.affine)

@@ -18,7 +18,7 @@ from ..pipeline.fits.noise import outstanding_scans
 from ..pipeline.fits.result import Fit
 from ..pipeline.fits.uncertainty import LEFT_OUT, Uncertainty
 from ..pipeline.frames import b0_direction_from_affine, check_b0_direction, rotation_and_scale, voxel_frame, voxel_size
-from ..pipeline.resample import resample, resample_inside
+from ..pipeline.resample import resample_inside
 
 SMALLEST_OVERLAP = 0.2
 _LARGEST_WEIGHT = 2.0
@@ -117,7 +117,7 @@ def _weight(scan: ScanField, known: NDArray[np.bool_], affine: NDArray, shape: t
     typical = float(np.median(scan.weight[scan.mask]))
     if not typical > 0:
         raise InputError(f"the weights of {scan.label} are zero in most of its mask: give positive weights.")
-    moved = resample(scan.weight / typical, scan.affine, affine, shape, scan.transform, order=1)
+    moved, _ = resample_inside(scan.weight / typical, scan.mask, scan.affine, affine, shape, scan.transform)
     return np.clip(moved, 0, _LARGEST_WEIGHT) * known
 
 
@@ -150,6 +150,9 @@ def fit_sidecar(
         "TensorNoiseGain": number(report.sti_noise_gain),
         "CosmosRatio": number(report.cosmos_ratio),
         "CosmosNoiseGain": number(report.cosmos_noise_gain),
+        "CosmosWorstNoiseGain": number(report.cosmos_worst_gain),
+        "CosmosConditioning": report.cosmos_grade,
+        "TensorConditioning": report.sti_grade,
         "LargestAngleDegrees": report.spread,
         "Warnings": fit_warnings(fit, labels),
     }

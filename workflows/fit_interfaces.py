@@ -16,8 +16,7 @@ from ..pipeline.fits.methods import FitOptions, fit_fields
 from ..pipeline.fits.prior import Prior
 from ..pipeline.fits.result import Fit
 from ..pipeline.frames import voxel_frame, voxel_size
-from ..pipeline.labels import reference_to_mask, scan_labels
-from ..pipeline.resample import resample
+from ..pipeline.labels import reference_to_mask, scan_deviations, scan_labels
 from ..pipeline.tensors import rotate_components
 from .derivatives import open_image, read_image, read_transform
 from .fit_inputs import ScanField, fit_sidecar, scan_b0_direction, to_subject_frame
@@ -168,13 +167,16 @@ class ScanLabels(Chi33Interface):
         ):  # fmt: skip
             self._save(runtime, output, volume, affine)
         if isdefined(inputs.uncertainty_file):
-            self._save_deviations(runtime, subject_affine, affine, field.shape)
+            self._save_deviations(runtime, subject_affine, affine, mask > 0)
         return runtime
 
-    def _save_deviations(self, runtime: Any, subject_affine: NDArray, affine: NDArray, shape: tuple[int, ...]) -> None:
+    def _save_deviations(
+        self, runtime: Any, subject_affine: NDArray, affine: NDArray, local_mask: NDArray[np.bool_]
+    ) -> None:
         image = open_image(Path(self.inputs.uncertainty_file))
-        back = np.linalg.inv(read_transform(Path(self.inputs.transform_file)))
         first = 2 * self.inputs.number
-        for output, index in (("chi33sd_file", first), ("deltabsd_file", first + 1), ("cosmossd_file", -1)):
-            volume = np.asarray(image.dataobj[..., index % image.shape[3]], np.float32)
-            self._save(runtime, output, resample(volume, subject_affine, affine, shape, back, order=1), affine)
+        own = [np.asarray(image.dataobj[..., index], np.float32) for index in (first, first + 1, image.shape[3] - 1)]
+        transform = read_transform(Path(self.inputs.transform_file))
+        found = scan_deviations(np.stack(own), subject_affine, affine, transform, local_mask)
+        for output, volume in zip(("chi33sd_file", "deltabsd_file", "cosmossd_file"), found, strict=True):
+            self._save(runtime, output, volume, affine)

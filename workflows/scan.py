@@ -60,12 +60,13 @@ def init_brain_mask_wf(
     return workflow
 
 
-def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> pe.Workflow:
+def init_scan_wf(scan: RawScan, config: RunConfig, *, trim: bool = True, name: str = "scan_wf") -> pe.Workflow:
     """Return the workflow from a scan's raw echoes and brain mask to its local field, on the scan's own grid.
 
-    Inputs: brain_mask. Outputs: magnitude (first echo), brain_mask, total_field (ppm of B0), reliable_mask (where it
-    can be trusted), weight (proportional to 1 / its standard deviation), residual (rad), local_field (ppm of B0),
-    local_mask, echo (picture of one echo's phase and weight).
+    Inputs: brain_mask. Outputs: magnitude (first echo), brain_mask (without faint tissue at its edge if trim),
+    total_field (ppm of B0), reliable_mask (where it can be trusted, which may exceed the brain), weight (proportional
+    to 1 / its standard deviation), residual (rad), local_field (ppm of B0), local_mask, echo (picture of one echo's
+    phase and weight).
     """
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(niu.IdentityInterface(["magnitude", "brain_mask"]), name="inputnode")
@@ -84,6 +85,7 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             offset_smoothing=config.offset_smoothing,
             residual_limit=config.residual_limit,
             filtered=scan.filtered,
+            trim=trim,
         ),
         name="total_field",
     )
@@ -100,8 +102,13 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
     workflow.connect(
         [
             (inputnode, total, [("brain_mask", "mask_file")]),
-            (total, local, [("field_file", "field_file"), ("reliable_file", "mask_file")]),
-            (inputnode, outputnode, [("magnitude", "magnitude"), ("brain_mask", "brain_mask")]),
+            (
+                total,
+                local,
+                [("field_file", "field_file"), ("reliable_file", "mask_file"), ("brain_file", "brain_file")],
+            ),
+            (inputnode, outputnode, [("magnitude", "magnitude")]),
+            (total, outputnode, [("brain_file", "brain_mask")]),
             (total, outputnode, [("field_file", "total_field"), ("residual_file", "residual")]),
             (total, outputnode, [("reliable_file", "reliable_mask"), ("weight_file", "weight")]),
             (total, outputnode, [("record_file", "record"), ("echo_file", "echo")]),

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..background.conjugate_gradients import inner_product, inner_products
 from ..dipole import Complex64Array, Float32Array
 from ..tensors import DIAGONAL, chi33_weights
 from . import kernels
@@ -289,10 +290,8 @@ class FieldModel:
         """Return the root mean square over support and scans of chi33 in ppm (of a scalar map: of itself)."""
         count = max(int(self.support.sum()), 1)
         if self.components == 1:
-            return float(np.sqrt(np.vdot(maps, maps) / count))
-        flat = maps.reshape(6, -1)
-        gram = (flat @ flat.T).astype(np.float64)
-        return float(np.sqrt(label_energy(gram, self.grid.directions[self.scans]) / count))
+            return float(np.sqrt(inner_product(maps, maps) / count))
+        return float(np.sqrt(label_energy(inner_products(maps), self.grid.directions[self.scans]) / count))
 
     def own(self, maps: Float32Array) -> Float32Array:
         """Return a copy of maps that an iteration may change, where the model keeps its arrays."""
@@ -304,7 +303,7 @@ class FieldModel:
 
     def inner(self, one: Float32Array, other: Float32Array) -> float:
         """Return the inner product of maps."""
-        return float(np.vdot(one, other))
+        return inner_product(one, other)
 
 
 def label_energy(gram: NDArray[np.float64], directions: NDArray[np.floating]) -> float:

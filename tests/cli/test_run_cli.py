@@ -79,6 +79,8 @@ def test_other_tools_names_of_the_number_of_processes(
 def test_what_the_stored_phase_means_is_two_numbers(command: Callable[..., Any], asked: dict[str, Any]) -> None:
     assert command("run", "raw", "out", "--phase-range", "-4096,4094").code == 0
     assert asked["config"].phase_range == (-4096.0, 4094.0)
+    assert command("run", "raw", "out", "--phase-range", "-4096", "4095", "--n-procs", "2").code == 0
+    assert (asked["config"].phase_range, asked["n_procs"]) == ((-4096.0, 4095.0), 2)
     ended = command("run", "raw", "out", "--phase-range", "4096")
     assert ended.code == 2
     assert "--phase-range must be two numbers joined by a comma" in ended.err

@@ -121,6 +121,19 @@ def test_without_masks_the_model_is_the_operator_of_the_physics(running: Executi
         assert relative(scalar.field(x[:1], scan), DipoleOperator(shape, size, one).forward(x[0])) < 1e-5
 
 
+@pytest.mark.parametrize("components", [6, 1])
+def test_inner_products_of_a_model_are_summed_in_float64(components: int, running: Execution) -> None:
+    shape, h = (40, 42, 38), directions(3)
+    grid = make_grid(np.ones(shape, bool), SIZE, h, 0.0)
+    seen = [Observation(np.ones(shape, np.float32)) for _ in h]
+    model = FieldModel(grid, seen, np.ones(shape, bool), running, components=components)
+    x = np.random.default_rng(3).standard_normal((components, *shape)).astype(np.float32) + np.float32(0.5)
+    assert model.inner(x, x[::-1]) == pytest.approx(inner(x, x[::-1]), rel=1e-12)
+    exact = x.astype(np.float64)
+    size = np.mean([chi33(exact, one) ** 2 for one in grid.directions]) if components == 6 else np.mean(exact**2)
+    assert model.label_size(x) == pytest.approx(np.sqrt(size), rel=1e-7)
+
+
 def test_a_filtered_field_is_that_of_the_shells_filter_at_each_voxel(running: Execution) -> None:
     shape, size = (16, 14, 15), (1.0, 1.0, 1.0)
     grid = make_grid(np.ones(shape, bool), size, directions(2), 0.0)

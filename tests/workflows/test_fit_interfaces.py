@@ -214,6 +214,29 @@ def test_a_weight_counts_relative_to_its_median_in_the_mask_and_at_most_twice(tu
         to_subject_frame([mostly], turning_head.affines[0], mask.shape, total=False)
 
 
+def test_a_subject_grid_of_thick_slices_takes_the_means_of_a_fine_scan_up_to_the_edge_of_its_mask() -> None:
+    """Field and weight alike, of noise, and in the outer voxels too: nothing of the outside leaks in."""
+    rng, shape = np.random.default_rng(0), (24, 26, 32)
+    points = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing="ij"))
+    mask = (points**2).sum(axis=0) < 10.0**2
+    rough, weight = rng.standard_normal(shape), 1 + 0.2 * rng.standard_normal(shape)
+    thick = np.diag([1.0, 1.0, 4.0, 1.0])
+    thick[2, 3] = 1.5
+    found = []
+    for outside in (0.0, 50.0):
+        values = [np.where(mask, one, outside).astype(np.float32) for one in (rough, weight)]
+        scan = ScanField("scan", values[0], mask, np.eye(4), np.eye(4), np.array([0, 0, 1.0]), values[1])
+        found.append(to_subject_frame([scan], thick, (24, 26, 8), total=False))
+    np.testing.assert_array_equal(found[0].fields[0], found[1].fields[0])
+    np.testing.assert_array_equal(found[0].weights[0], found[1].weights[0])
+    means, weights, share = (one.reshape(24, 26, 8, 4).mean(axis=3) for one in (rough, weight, mask.astype(float)))
+    known, whole = found[0].determined, share == 1
+    np.testing.assert_array_equal(known, share >= 0.75)
+    np.testing.assert_allclose(found[0].fields[0][whole], means[whole], atol=1e-5)
+    np.testing.assert_allclose(found[0].weights[0][whole], (weights / np.median(weight[mask]))[whole], atol=1e-5)
+    assert (found[0].weights[0][known] > 0.3).all()
+
+
 def test_what_is_smooth_of_a_background_is_taken_out_before_fields_are_moved(turning_head: Any) -> None:
     head, x = turning_head, np.arange(turning_head.mask.shape[0])[:, None, None] - 12.0
     background = np.asarray(0.5 + 0.1 * x + 0 * head.fields[1], np.float32)
