@@ -54,12 +54,14 @@ def init_scan_labels_wf(scan: RawScan, number: int = 0, *, name: str = "scan_lab
     """Return the workflow from a subject's fit to the labels of one scan on its own grid.
 
     number: of the scan among the fitted ones, from 0. Inputs: tensor_file, cosmos_file, uncertainty_file (subject
-    frame, the last may be missing), local_field, local_mask, transform_file. Outputs: LABEL_OUTPUTS.
+    frame, the last may be missing), local_field, local_mask, transform_file; of a single-step fit also total_field,
+    reliable_mask and sidecar_file. Outputs: LABEL_OUTPUTS.
     """
     workflow = pe.Workflow(name=name)
     inputs = {
         "tensor_file": "tensor_file", "cosmos_file": "cosmos_file", "local_field": "field_file",
         "local_mask": "mask_file", "transform_file": "transform_file", "uncertainty_file": "uncertainty_file",
+        "total_field": "total_file", "reliable_mask": "known_file", "sidecar_file": "fit_file",
     }  # fmt: skip
     inputnode = pe.Node(niu.IdentityInterface(list(inputs)), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(list(LABEL_OUTPUTS)), name="outputnode")
