@@ -111,8 +111,8 @@ def _print_plan(found: OrientationPlan) -> None:
     ratio, gain = _number(report.cosmos_ratio, ".1f"), _number(report.cosmos_noise_gain, ".2f")
     worst = _number(report.cosmos_worst_gain, ".2f")
     print(
-        f"  COSMOS: {report.cosmos_grade} (max/min of summed squared kernels {ratio}, noise gain {gain}, at the worst k "
-        f"{worst})"
+        f"  COSMOS: {report.cosmos_grade} (max/min of summed squared kernels {ratio}, noise gain {gain}, "
+        f"at the worst k {worst})"
     )
     condition, gain = _number(report.sti_condition, ".1f"), _number(report.sti_noise_gain, ".2f")
     print(

@@ -47,6 +47,9 @@ def run(
     b0: float | None = None,
     prior_iso: float | None = None,
     prior_aniso: float | None = None,
+    prior_correlation: float | None = None,
+    white_matter: str | None = None,
+    fibre: Path | None = None,
     noise: float | None = None,
     iterations: int | None = None,
     weights: Literal["magnitude", "mask"] | None = None,
@@ -122,6 +125,15 @@ def run(
         Prior standard deviation of the isotropic susceptibility, ppm.
     prior_aniso
         Prior standard deviation of the traceless part of the tensor, ppm.
+    prior_correlation
+        Distance over which the traceless parts of neighbours are alike before the data, mm; 3 by default, 0 for none.
+    white_matter
+        Where the tensor is anisotropic: auto (found in the data; the default), none (the same prior everywhere), or a
+        map of probabilities from 0 to 1 in the world of the reference scan, on any grid. Outside, prior_aniso is
+        halved.
+    fibre
+        Map of unit vectors along the fibres (such as V1 of a DTI; along the world's axes RAS+, 0 where unknown) on the
+        grid of the reference scan: the tensor is then held to be nearly symmetric about them. For few scans.
     noise
         Standard deviation of the fields, ppm; estimated from the data by default.
     iterations
@@ -168,6 +180,7 @@ def run(
     """
     from ..pipeline.config import override, read_config
     from ..workflows.config import RunConfig
+    from ..workflows.tissue_files import absolute_map
 
     base = read_config(RunConfig, config) if config else RunConfig()
     options = {
@@ -177,6 +190,8 @@ def run(
         "rois": str(rois.absolute()) if rois else None,
         "echo_times": _seconds(te) if te else None, "field_strength": b0,
         "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
+        "prior_correlation": prior_correlation, "white_matter": absolute_map(white_matter),
+        "fibre": str(fibre.absolute()) if fibre else None,
         "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "score": score,
         "dask": dask, "fit_memory": fit_memory, "device": device,
     }  # fmt: skip

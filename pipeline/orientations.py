@@ -19,8 +19,8 @@ from .frames import check_b0_direction
 
 SINGULAR_CONDITION = 150.0
 WEAK_CONDITION = 60.0
-# Two or more scans within 7.5 degrees leave 3/4 of the directions of k unknown that a single scan leaves (where the mean
-# of D^2 is below 0.005), however many they are.
+# Two or more scans within 7.5 degrees leave 3/4 of the directions of k unknown that a single scan leaves (where the
+# mean of D^2 is below 0.005), however many they are.
 COSMOS_MIN_SPREAD = 7.5  # degrees
 # A field is right to some 10 ppb, tissues differ by 30 to 50 ppb: what errors grow by at the worst k, and how far the
 # best and the worst k differ.
@@ -359,8 +359,8 @@ def assess_orientations(b0_directions: Directions) -> OrientationReport:
 def require_orientations(b0_directions: Directions, *, tensor_prior: bool = True) -> OrientationReport:
     """Return the report of assess_orientations, or raise InputError where the fits are not determined.
 
-    Refused: one orientation; all directions within COSMOS_MIN_SPREAD; without a tensor prior also a singular STI set. With
-    one, the report's messages say what makes a set singular.
+    Refused: one orientation; all directions within COSMOS_MIN_SPREAD; without a tensor prior also a singular STI set.
+    With one, the report's messages say what makes a set singular.
     """
     report = assess_orientations(b0_directions)
     if report.n < 2:

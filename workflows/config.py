@@ -14,6 +14,8 @@ from ..pipeline.echoes import RESIDUAL_LIMIT, Combination
 from ..pipeline.errors import InputError
 from ..pipeline.fits.methods import FitOptions
 from ..pipeline.fits.prior import Prior
+from ..pipeline.fits.tissue import CORRELATION, TissueOptions
+from .tissue_files import TissueFiles
 
 Backend = Literal["auto", "fsl", "builtin"]
 Unwrapping = Literal["romeo", "laplacian"]
@@ -39,7 +41,11 @@ class RunConfig:
     residual_limit: voxels whose echoes depart farther from a line than this (rad, rms) are left out of the field;
     fit: susceptibility fit, of total fields ("single-step") or of local ones ("masked", "closed"); "none" is no fit;
     prior_iso: prior standard deviation of the isotropic susceptibility, ppm;
-    prior_aniso: prior standard deviation of the traceless part of the tensor, ppm;
+    prior_aniso: prior standard deviation of the traceless part of the tensor (in white matter), ppm;
+    prior_correlation: distance over which the traceless parts of neighbours are alike before the data, mm, 0 for none;
+    white_matter: where the traceless part is larger, "auto" (found in the data), "none" (the same prior everywhere) or
+    a map of probabilities 0-1 in the subject frame;
+    fibre: map of unit vectors along the fibres, on the reference scan's grid, about which the tensor is symmetric;
     noise: standard deviation of the fields, ppm, estimated when not given;
     iterations: most iterations of the fit, the method's own when not given;
     weights: how voxels count in the fit, from the "magnitude" or the "mask" alone;
@@ -73,6 +79,9 @@ class RunConfig:
     fit: Fit = "single-step"
     prior_iso: float = 0.03
     prior_aniso: float = 0.004
+    prior_correlation: float = CORRELATION
+    white_matter: str = "auto"
+    fibre: str | None = None
     noise: float | None = None
     iterations: int | None = None
     weights: Literal["magnitude", "mask"] = "magnitude"
@@ -97,6 +106,7 @@ class RunConfig:
             iterations=self.iterations, draws=self.draws, jackknife=self.jackknife,
             score=self.score,
         )  # fmt: skip
+        TissueOptions(correlation=self.prior_correlation)
         if not 0 < self.bet_threshold < 1:
             raise InputError(f"bet_threshold must lie between 0 and 1, got {self.bet_threshold}.")
         if not 0 < self.vsharp_threshold < 1:
@@ -134,6 +144,11 @@ class RunConfig:
             )
         if self.phase_sign not in (None, -1, 1):
             raise InputError(f"phase_sign must be 1 or -1, got {self.phase_sign}.")
+
+    @property
+    def tissue(self) -> TissueFiles:
+        """What the prior is told of tissue."""
+        return TissueFiles(self.white_matter, self.fibre, self.prior_correlation)
 
     @property
     def prior(self) -> Prior:

@@ -24,6 +24,7 @@ from . import kernels
 from .execution import Execution
 from .grid import FitGrid
 from .prior import Prior
+from .tissue import TissueMetric, TissuePrior
 
 _NO_FILTER = np.ones((1, 1, 1), np.float32)
 
@@ -137,7 +138,8 @@ class FieldModel:
     """The linear problem of all scans for a tensor (components = 6) or a scalar map (1), on the box of a grid.
 
     observations: one a scan; support: (x, y, z) bool, chi is 0 outside; filters: (r, half) float32 real spectra of the
-    shells' filters. Maps are (components, x, y, z) float32 in ppm. scans: which scans count (all by default).
+    shells' filters. Maps are (components, x, y, z) float32 in ppm. scans: which scans count (all by default); tissue:
+    how the prior of a tensor's traceless part varies (None: not at all).
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class FieldModel:
         components: int = 6,
         filters: Float32Array | None = None,
         scans: Sequence[int] | None = None,
+        tissue: TissuePrior | None = None,
     ) -> None:
         self.grid, self.execution, self.components = grid, execution, components
         self.scans = list(range(len(observations)) if scans is None else scans)
@@ -159,6 +162,8 @@ class FieldModel:
         self._filters = filters
         self._shared_filters = None if filters is None else execution.share(filters)
         self._power = self._filter_power()
+        given = tissue if components == 6 else None
+        self.metric = None if given is None else TissueMetric(given, grid, support, np.ascontiguousarray)
 
     @property
     def weights(self) -> list[Float32Array]:
@@ -261,14 +266,15 @@ class FieldModel:
         """Return the closed-form solution for a right side of maps, within the support."""
         spectra, directions = self.spectra(maps), np.ascontiguousarray(self.grid.directions[self.scans])
         weights = np.array([self._observations[scan].level ** 2 for scan in self.scans], np.float32)
-        precision = noise**2 * prior.precision()
+        iso, aniso = (noise**2 * part for part in prior.precisions())
+        coherence = _NO_FILTER if self.metric is None else self.metric.typical
         scalar = np.float32(noise**2 / prior.iso**2)
 
         def one(planes: slice) -> None:
-            power = self._power if self._power.size == 1 else self._power[planes]
+            power, tied = (one if one.size == 1 else one[planes] for one in (self._power, coherence))
             frequencies = self.grid.frequencies(planes)
             if self.components == 6:
-                kernels.solve_normal(spectra[:, planes], directions, weights, power, precision, *frequencies)
+                kernels.solve_normal(spectra[:, planes], directions, weights, power, iso, aniso, tied, *frequencies)
             else:
                 kernels.scalar_solve(spectra[0, planes], directions, weights, power, scalar, *frequencies)
 
@@ -281,6 +287,11 @@ class FieldModel:
         if self.components == 1:
             return iso * maps
         mean = maps[list(DIAGONAL)].mean(axis=0)
+        if self.metric is not None:
+            out = aniso * self.metric.precision(maps)
+            for component in DIAGONAL:
+                out[component] += iso / 3 * mean
+            return out
         out = 2 * aniso * maps
         for component in DIAGONAL:
             out[component] = aniso * (maps[component] - mean) + iso / 3 * mean

@@ -28,6 +28,8 @@ from .noise import (
 )
 from .prior import Prior
 from .result import Fit
+from .tissue import TissueOptions, TissuePrior, tissue_prior
+from .tissue_slope import expected_slope
 
 FIRST_NOISE = 2e-3  # ppm, until the data have told
 _NOISE_ITERATIONS = 4  # after which the noise is estimated
@@ -86,7 +88,8 @@ def check_weights(
 class Problem:
     """An iterative fit on its grid: fields and observations of the scans (box each), support, filters.
 
-    record: what a sidecar says of it; device: "cpu" for the compiled kernels; "cuda", "cuda:N" or "torch-cpu" for
+    record: what a sidecar says of it; anatomy: what the prior shall know of tissue (None: nothing), tissue: that prior,
+    once a first solution has told it; device: "cpu" for the compiled kernels; "cuda", "cuda:N" or "torch-cpu" for
     torch.
     """
 
@@ -98,6 +101,8 @@ class Problem:
     method: Literal["masked", "single-step"] = "masked"
     record: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
+    anatomy: TissueOptions | None = None
+    tissue: TissuePrior | None = None
 
     def with_noises(self, noises: NDArray[np.float64]) -> Problem:
         """Return the same with the scans' weights for noises (n,) in ppm of their fields."""
@@ -111,7 +116,7 @@ class Problem:
 
             return TorchFieldModel(
                 self.grid, self.observations, self.support, self.device, components=components, filters=self.filters,
-                scans=scans,
+                scans=scans, tissue=self.tissue,
             )  # fmt: skip
         return self.compiled_model(execution, components, scans)
 
@@ -121,7 +126,7 @@ class Problem:
         """Return the same on the compiled kernels, whatever the device."""
         return FieldModel(
             self.grid, self.observations, self.support, execution, components=components, filters=self.filters,
-            scans=scans,
+            scans=scans, tissue=self.tissue,
         )  # fmt: skip
 
 
@@ -160,8 +165,9 @@ def solve_problem(
 
     first: Solution | None = None
     noises = given_noise(noise, len(problem.fields))
-    if noises is None or problem.filters is not None:
+    if noises is None or problem.filters is not None or problem.anatomy is not None:
         problem, noises, first = _first_look(problem, prior, noises, stopping, execution, report("tensor"))
+        problem = _with_tissue(problem, prior, first)
     problem = problem.with_noises(noises)
     level = typical_noise(noises)
     model = problem.model(execution)
@@ -229,6 +235,14 @@ def _noises_left(
     """Return the noise of each scan (n,) in ppm from the weighted residuals of a fit that assumed `noises`."""
     sizes = [residual_size(left) / one.level for left, one in zip(residuals, problem.observations, strict=True)]
     return scan_noises(sizes, noise_shares(problem.grid.directions, prior, noises), MODEL_ERROR)
+
+
+def _with_tissue(problem: Problem, prior: Prior, first: Solution) -> Problem:
+    """Return the problem with the prior that its anatomy and a first solution give."""
+    if problem.anatomy is None:
+        return problem
+    tissue, said = tissue_prior(problem.anatomy, prior, problem.grid, problem.support, first.maps)
+    return replace(problem, tissue=tissue, record={**problem.record, **said})
 
 
 def _weight_spheres(
@@ -344,6 +358,8 @@ def fit_problem(
     shares = noise_shares(problem.grid.directions, used_prior, solved.noises)
     left = [one / seen.level for one, seen in zip(residuals, solved.problem.observations, strict=True)]
     record["ReducedChiSquare"] = reduced_chi_square(left, shares @ solved.noises**2)
+    slope = expected_slope(problem.grid, used_prior, solved.noise, problem.support, solved.problem.tissue)
+    record["ExpectedSlopeDeltaB"] = round(slope, 3)
     tensor, cosmos = problem.grid.embed(solved.tensor.maps), problem.grid.embed(solved.cosmos.maps[0])
     fit = Fit(
         tensor, cosmos, solved.noise, used_prior, report, problem.method, record, tuple(solved.noises.tolist())

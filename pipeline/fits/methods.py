@@ -20,6 +20,7 @@ from .prior import Prior
 from .result import Fit
 from .score import check_score, held_out_score
 from .single_step import SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE, single_step_problem
+from .tissue import TissueOptions
 from .uncertainty import Solver, Uncertainty, check_jackknife, label_uncertainty
 
 Method = Literal["closed", "masked", "single-step"]
@@ -30,8 +31,8 @@ METHODS: tuple[Method, ...] = ("closed", "masked", "single-step")
 class FitOptions:
     """How to fit: method; prior; noise of the fields in ppm (None: estimated); iterations and tolerance (None: the
     method's own); radii in mm of the single-step fit (None: its own); draws and jackknife groups of the uncertainty
-    (0: none) and their seed; score: groups of scans held out in turn for the held-out score (0: none); padding in
-    mm."""
+    (0: none) and their seed; score: groups of scans held out in turn for the held-out score (0: none); padding in mm;
+    what the prior of the iterative fits knows of tissue (None: nothing)."""
 
     method: Method = "masked"
     prior: Prior = field(default_factory=Prior)
@@ -44,6 +45,7 @@ class FitOptions:
     seed: int = 0
     score: int = 0
     padding: float = FIT_PADDING
+    anatomy: TissueOptions | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -103,7 +105,7 @@ def fit_fields(
             check_scans(fields, weights, b0_directions, support, names)
         else:
             problem = _problem(fields, weights, voxel_size, b0_directions, used, support, names, running.keep)
-            problem = replace(problem, device=device)
+            problem = replace(problem, device=device, anatomy=None if closed else used.anatomy)
         if closed:
             masked = [np.where(np.asarray(w) > 0, f, 0) for f, w in zip(fields, weights, strict=True)]
             fit = fit_susceptibility(

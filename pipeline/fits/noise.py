@@ -112,9 +112,8 @@ def believed(noises: NDArray[np.float64], least: float) -> NDArray[np.float64]:
     Where their median is below `least`, all are raised alike, so that it is that.
     """
     typical = float(np.median(noises))
-    return np.maximum(noises, max(_BEST_SCAN * typical, SMALLEST_NOISE)) * max(
-        1.0, least / max(typical, SMALLEST_NOISE)
-    )
+    bounded = np.maximum(noises, max(_BEST_SCAN * typical, SMALLEST_NOISE))
+    return bounded * max(1.0, least / max(typical, SMALLEST_NOISE))
 
 
 def reduced_chi_square(residuals: Sequence[NDArray[np.floating]], expected: ArrayLike) -> list[float]:

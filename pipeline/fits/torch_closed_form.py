@@ -111,10 +111,11 @@ def add_normal(normal: Tensor, row: Sequence[Tensor]) -> None:
         entry += row[i] * row[j]
 
 
-def add_precision(normal: Tensor, precision: NDArray[np.floating]) -> None:
-    """Add a matrix (6, 6) to packed lower triangles (21, …), in place."""
+def add_precision(normal: Tensor, precision: NDArray[np.floating], times: Tensor | float = 1.0) -> None:
+    """Add a matrix (6, 6) times a factor (one, or one a point) to packed lower triangles (21, …), in place."""
     for entry, (i, j) in zip(normal, _LOWER, strict=True):
-        entry += float(precision[i, j])
+        if precision[i, j]:
+            entry += float(precision[i, j]) * times
 
 
 def factor(normal: Tensor) -> None:

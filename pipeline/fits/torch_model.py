@@ -20,6 +20,7 @@ from .grid import FitGrid
 from .iterative import Observation, label_energy, shell_shares
 from .masked import Problem, Progress, Solved, Stopping, solve_problem
 from .prior import Prior
+from .tissue import TissueMetric, TissuePrior
 from .torch_closed_form import COMPONENT_AXES, TorchGrid, add_normal, add_precision, factor, solve, torch_device
 
 Maps = ArrayLike | Tensor
@@ -57,6 +58,7 @@ class TorchFieldModel:
         components: int = 6,
         filters: Float32Array | None = None,
         scans: Sequence[int] | None = None,
+        tissue: TissuePrior | None = None,
     ) -> None:
         self.grid, self.components = grid, components
         self.scans = list(range(len(observations)) if scans is None else scans)
@@ -68,6 +70,8 @@ class TorchFieldModel:
         self._filters = None if filters is None else at.tensor(filters)
         self._shells = {} if filters is None else self._load_shells(observations)
         self._power = self._filter_power([observations[scan] for scan in self.scans])
+        given = tissue if components == 6 else None
+        self.metric = None if given is None else TissueMetric(given, grid, support, at.tensor)
         self._factored: tuple[tuple[float, Prior] | None, list[Tensor]] = (None, [])
 
     def _load_shells(self, observations: Sequence[Observation]) -> dict[int, Tensor]:
@@ -244,16 +248,29 @@ class TorchFieldModel:
         for scan in self.scans:
             add_normal(normal, [self._levels[scan] * one for one in self._at.row(scan, planes)])
         normal *= power
-        add_precision(normal, noise**2 * prior.precision())
+        iso, aniso = (noise**2 * part for part in prior.precisions())
+        add_precision(normal, iso)
+        add_precision(normal, aniso, self._coherence(planes))
         factor(normal)
         return normal
+
+    def _coherence(self, planes: slice) -> Tensor | float:
+        """Return how the precision of the traceless part varies over a slab of k."""
+        if self.metric is None:
+            return 1.0
+        typical = self.metric.typical
+        return self._at.tensor(typical if typical.size == 1 else typical[planes])
 
     def penalise(self, maps: Maps, noise: float, prior: Prior) -> Tensor:
         """Return sigma^2 times the prior's precision times maps."""
         maps = self._at.tensor(maps)
         if self.components == 1:
             return maps * (noise**2 / prior.iso**2)
-        out, precision = torch.zeros_like(maps), noise**2 * prior.precision()
+        iso, aniso = (noise**2 * part for part in prior.precisions())
+        if self.metric is None:
+            out, precision = torch.zeros_like(maps), iso + aniso
+        else:
+            out, precision = self.metric.precision(maps) * (noise**2 / prior.aniso**2), iso
         for i, j in zip(*np.nonzero(precision), strict=True):
             out[i].add_(maps[j], alpha=float(precision[i, j]))
         return out
