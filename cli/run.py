@@ -57,6 +57,7 @@ def run(
     weights: Literal["magnitude", "mask"] | None = None,
     draws: int | None = None,
     jackknife: int | None = None,
+    score: int | None = None,
     dask: str | None = None,
     fit_memory: float | None = None,
     device: str | None = None,
@@ -153,6 +154,9 @@ def run(
         Perturb-and-solve draws of the uncertainty (2 or more, each as long as a fit); 0 by default: none.
     jackknife
         Groups of scans left out in turn for the uncertainty; 0 by default: none.
+    score
+        Groups of scans held out in turn: how much of a scan's field a fit without it misses, for the tensor and for
+        COSMOS, in the report and the sidecars (each group takes as long as a fit); 0 by default: none.
     dask
         Where the fit runs: threads, local (processes), or the address of a Dask scheduler, tcp://host:8786.
     fit_memory
@@ -200,8 +204,8 @@ def run(
         "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
         "prior_correlation": prior_correlation, "white_matter": absolute_map(white_matter),
         "fibre": str(fibre.absolute()) if fibre else None,
-        "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "dask": dask,
-        "fit_memory": fit_memory, "device": device,
+        "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "score": score,
+        "dask": dask, "fit_memory": fit_memory, "device": device,
     }  # fmt: skip
     settings = override(base, options)
     if print_config:

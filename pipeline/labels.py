@@ -31,16 +31,17 @@ _REACH = 2  # voxels of a scan past the brain of the fit, up to which its maps a
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a scan on its own grid (x, y, z), in ppm: chi33, delta_b (delta B'), cosmos, residual.
+    """The labels of a scan on its own grid (x, y, z), in ppm: chi33, delta_b (delta B'), cosmos, residual, explained.
 
-    All are 0 outside the brain that was fitted; residual = local field - (D * chi33 + delta_b) where the local field
-    is valid, 0 elsewhere.
+    All but the last are 0 outside the brain that was fitted; explained = D * chi33 + delta B' on the whole grid;
+    residual = local field - explained where the local field is valid, 0 elsewhere.
     """
 
     chi33: Float32Array
     delta_b: Float32Array
     cosmos: Float32Array
     residual: Float32Array
+    explained: Float32Array
 
 
 def reference_to_mask(tensor: ArrayLike, mask: ArrayLike) -> NDArray[np.float32]:
@@ -132,13 +133,14 @@ def scan_labels(
     brain = np.any(components != 0, axis=0)
     if not brain.any():
         nothing = np.zeros(grid.shape, np.float32)
-        return Labels(nothing, nothing, nothing, np.where(inside, field, nothing))
+        return Labels(nothing, nothing, nothing, np.where(inside, field, nothing), nothing)
     known = _known_maps(components, np.asarray(cosmos, np.float32), brain, subject_affine, grid, h)
     brain_here = grid.mask(known)
     beside = _beside(brain_here, inside)
     support = brain_here | beside
     apparent, scalar, across, explained = _fields(known, grid, support, beside, h, padding)
-    return Labels(apparent, across * support, scalar, np.where(inside, field - explained, np.float32(0)))
+    residual = np.where(inside, field - explained, np.float32(0))
+    return Labels(apparent, across * support, scalar, residual, explained)
 
 
 def _known_maps(

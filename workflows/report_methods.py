@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+import numpy as np
+
 from .. import __version__
 from ..pipeline.frames import GYROMAGNETIC_RATIO
 from ..pipeline.mask_consensus import LEAST_SCANS
@@ -308,7 +310,25 @@ def fit_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     seeded = f" (seed {seed:.0f})" if seed is not None and draws else ""
     rows.append(("Draws of the posterior", f"{draws:.0f}{seeded}" if draws else ""))
     rows.append(("Jackknife groups", f"{groups:.0f}" if groups else ""))
+    rows += _score_rows(record)
     return [row for row in rows if row[1]]
+
+
+def _score_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The held-out score as rows: the median over scans, and its range."""
+    if not record.get("ScoreGroups"):
+        return []
+    rows = [("Groups of scans held out", f"{record['ScoreGroups']}")]
+    for key, title in (
+        ("ScoreTensor", "Missed of a held-out scan's field, tensor"),
+        ("ScoreCosmos", "The same, COSMOS"),
+        ("ScoreNoise", "The same, by the noise of the scan alone"),
+    ):
+        values = [float(one) for one in record.get(key) or ()]
+        if values:
+            told = f"{_per_cent(float(np.median(values)))} ({_per_cent(min(values))} to {_per_cent(max(values))})"
+            rows.append((title, told))
+    return rows
 
 
 def _listed(values: Any) -> list[str]:

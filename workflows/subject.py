@@ -52,7 +52,7 @@ _LABEL_PRODUCTS = (
         "deltab_file", "fieldmap", "deltab", "ppm", "Field of the tensor components across B0 (delta B'), ppm of B0"
     ),
     _Product("cosmos_file", "Chimap", "cosmos", "ppm", "COSMOS susceptibility on this scan's grid"),
-    _Product("residual_file", "fieldmap", "residual", "ppm", "Local field less (dipole * chi33 + delta B')"),
+    _Product("residual_file", "fieldmap", "residual", "ppm", "What chi33 and delta B' leave of the field of the fit"),
 )
 _DEVIATION_PRODUCTS = (
     _Product("chi33sd_file", "Chimap", "chi33sd", "ppm", "Standard deviation of chi33 of this scan"),
@@ -165,8 +165,9 @@ def _add_fit(
     for index, scan in enumerate(scans):
         number, own, transform = f"in{index + 1}", scan.workflow, scan.transform
         labels_wf = init_scan_labels_wf(scan.raw, index, name=f"labels_{node_name(scan.raw.name)}_wf")
-        fitted = ("tensor_file", "cosmos_file", "uncertainty_file")
-        local = ("local_field", "local_mask")
+        whole = config.fit == "single-step"
+        fitted = ("tensor_file", "cosmos_file", "uncertainty_file", *(("sidecar_file",) if whole else ()))
+        local = ("local_field", "local_mask", *(("total_field", "reliable_mask") if whole else ()))
         workflow.connect(
             [
                 *((own, merges[one], [(f"outputnode.{source}", number)]) for one, source in sources.items()),
@@ -333,7 +334,7 @@ def _scan_facts(scan: RawScan, config: RunConfig, product: _Product) -> dict[str
 
 def _background_removal(config: RunConfig, product: _Product) -> str | None:
     """How the background of what a file shows was removed; None where it holds it still, or is no field or label."""
-    if product.output in ("local_field", "local_mask", "residual_file"):
+    if product.output in ("local_field", "local_mask"):
         return config.background
     if product in (*_LABEL_PRODUCTS, *_DEVIATION_PRODUCTS):
         return _SINGLE_STEP if config.fit == "single-step" else config.background
