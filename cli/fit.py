@@ -27,6 +27,9 @@ def fit(
     te: float | None = None,
     prior_iso: float = 0.03,
     prior_aniso: float = 0.004,
+    prior_correlation: float = 3.0,
+    white_matter: str = "auto",
+    fibre: Path | None = None,
     noise: float | None = None,
     iterations: int | None = None,
     tolerance: float | None = None,
@@ -85,6 +88,14 @@ def fit(
         Prior standard deviation of the isotropic susceptibility, ppm; inf for none.
     prior_aniso
         Prior standard deviation of the traceless part of the tensor, ppm; inf for none.
+    prior_correlation
+        Distance over which the traceless parts of neighbours are alike before the data, mm; 3 by default, 0 for none.
+    white_matter
+        Where the tensor is anisotropic: auto (found in the data; the default), none (the same prior everywhere), or a
+        map of probabilities from 0 to 1 in the world of the first scan, on any grid. Outside, prior_aniso is halved.
+    fibre
+        Map of unit vectors along the fibres (such as V1 of a DTI; along the world's axes RAS+, 0 where unknown) on the
+        grid of the first field: the tensor is then held to be nearly symmetric about them. For few scans.
     noise
         Standard deviation of the fields, ppm; estimated from the data by default.
     iterations
@@ -126,6 +137,7 @@ def fit(
     from ..pipeline.fits.prior import Prior
     from ..workflows.external_fit import fit_files
     from ..workflows.fit_inputs import method_for
+    from ..workflows.tissue_files import TissueFiles
     from .progress import latest_line
 
     method = method_for(total, fit)
@@ -138,6 +150,7 @@ def fit(
             prefix, field, mask, b0_directions=b0_directions, transforms=transform, weights=weights,
             given=Given(units, b0, None if te is None else te / 1000), total=method == "single-step", options=options,
             dask=dask, memory=memory, device=device, overwrite=overwrite, progress=progress,
+            tissue=TissueFiles(white_matter, None if fibre is None else str(fibre), prior_correlation),
         )  # fmt: skip
     for path in written:
         print(path)

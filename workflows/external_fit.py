@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from ..pipeline.labels import reference_to_mask, scan_deviations, scan_labels
 from ..pipeline.tensors import rotate_components
 from .derivatives import sidecar_path, write_image
 from .fit_files import GivenFiles, GivenScan, read_given
-from .fit_inputs import ScanField, SubjectFields, fit_sidecar, to_subject_frame
+from .fit_inputs import ScanField, SubjectFields, fit_sidecar, fit_warnings, to_subject_frame
+from .tissue_files import TissueFiles
 
+TISSUE_FROM_DATA = TissueFiles()
 _PLAUSIBLE = (0.004, 0.1)  # ppm, of the standard deviation of a brain's susceptibility
 
 
@@ -45,6 +47,7 @@ def fit_files(
     device: str = "cpu",
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
+    tissue: TissueFiles = TISSUE_FROM_DATA,
 ) -> list[Path]:
     """Fit fields in files and write maps beside `prefix`; return the paths written.
 
@@ -52,7 +55,8 @@ def fit_files(
     are known, one a field or one for all; b0_directions: text file of unit vectors along the array axes of the first
     field (one grid for all), or transforms: world-to-world 4x4 files, moving to reference; with neither, fields on one
     grid whose sidecars state B0_dir; weights: one a field, proportional to 1 / standard deviation; total: the fields
-    hold the background (single-step fit); options: method, prior and the rest; dask, memory (GB), device: where the fit
+    hold the background (single-step fit); options: method, prior and the rest; tissue: what its prior is told of white
+    matter and fibres; dask, memory (GB), device: where the fit
     runs. Raises InputError where files, grids, units and counts do not fit, where transforms do not bring the scans
     onto one another, or files exist and overwrite is False.
     """
@@ -62,6 +66,7 @@ def fit_files(
     if weights and used.method == "closed":
         raise InputError("the closed fit counts all voxels the same: leave out --weights, or give --fit masked.")
     check_device(device)
+    tissue.check(used.method)
     files = GivenFiles(fields, masks, b0_directions, transforms, weights)
     files.check()
     deviations = bool(used.draws or used.jackknife)
@@ -74,11 +79,12 @@ def fit_files(
         _tell(said, scans, progress)
         affine = scans[0].input.affine
         placed = _place(scans, total, execution.keep)
+        used = replace(used, anatomy=tissue.options(placed.determined, affine))
         found, uncertainty = fit_fields(
             placed.fields, placed.weights, voxel_size(affine), placed.directions, used, execution=execution,
             names=[str(path) for path in fields], device=device, progress=progress,
         )  # fmt: skip
-    for message in found.orientations.messages:
+    for message in fit_warnings(found, [scan.input.path.name for scan in scans]):
         warnings.warn(message, Chi33Warning, stacklevel=2)
     _write_all(prefix, scans, placed, found, uncertainty, own_grids=bool(transforms))
     return planned

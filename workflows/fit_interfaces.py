@@ -11,16 +11,20 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, InputMultiPath, TraitedSpec, isdefined, traits
 from numpy.typing import NDArray
 
+from ..pipeline.errors import InputError
 from ..pipeline.fits.execution import Execution
 from ..pipeline.fits.methods import FitOptions, fit_fields
 from ..pipeline.fits.prior import Prior
 from ..pipeline.fits.result import Fit
+from ..pipeline.fits.tissue import CORRELATION
 from ..pipeline.frames import voxel_frame, voxel_size
 from ..pipeline.labels import reference_to_mask, scan_deviations, scan_labels
 from ..pipeline.tensors import rotate_components
 from .derivatives import open_image, read_image, read_transform
 from .fit_inputs import ScanField, fit_sidecar, scan_b0_direction, to_subject_frame
+from .given_directions import shared_direction_problem
 from .interfaces import Chi33Interface
+from .tissue_files import WHITE_MATTER, TissueFiles
 
 
 class _FitInputs(BaseInterfaceInputSpec):
@@ -39,6 +43,10 @@ class _FitInputs(BaseInterfaceInputSpec):
     method = traits.Enum("single-step", "masked", "closed", usedefault=True, desc="single-step takes total fields")
     prior_iso = traits.Float(mandatory=True, desc="ppm")
     prior_aniso = traits.Float(mandatory=True, desc="ppm")
+    prior_correlation = traits.Float(CORRELATION, usedefault=True, desc="mm, of the tensor's traceless part")
+    white_matter = traits.Enum(*WHITE_MATTER, usedefault=True, desc="where the traceless part is larger")
+    white_matter_file = File(exists=True, desc="probability 0-1, instead of that")
+    fibre_file = File(exists=True, desc="unit vectors along the world's axes, subject grid")
     noise = traits.Either(None, traits.Float, usedefault=True, desc="ppm; None: from the data")
     iterations = traits.Either(None, traits.Int, usedefault=True, desc="None: the method's own")
     draws = traits.Int(0, usedefault=True, desc="of the posterior; 0: none")
@@ -75,7 +83,9 @@ class FitSusceptibility(Chi33Interface):
         options = FitOptions(
             method=inputs.method, prior=Prior(inputs.prior_iso, inputs.prior_aniso), noise=inputs.noise,
             iterations=inputs.iterations, draws=inputs.draws, jackknife=inputs.jackknife,
+            anatomy=self._tissue().options(brain > 0, affine),
         )  # fmt: skip
+        self._check_directions()
         with Execution(inputs.scheduler, memory=inputs.memory, scratch=runtime.cwd) as execution:
             placed = to_subject_frame(
                 self._scans(), affine, brain.shape, total=inputs.method == "single-step", keep=execution.keep
@@ -94,6 +104,23 @@ class FitSusceptibility(Chi33Interface):
         sidecar = fit_sidecar(fit, inputs.labels, world, weights=weighted, uncertainty=uncertainty)
         self._save_json(runtime, "sidecar_file", sidecar)
         return runtime
+
+    def _tissue(self) -> TissueFiles:
+        inputs = self.inputs
+        given = inputs.white_matter_file if isdefined(inputs.white_matter_file) else inputs.white_matter
+        fibre = inputs.fibre_file if isdefined(inputs.fibre_file) else None
+        return TissueFiles(str(given), fibre, inputs.prior_correlation)
+
+    def _check_directions(self) -> None:
+        """Raise InputError where nothing tells how the heads lay to B0."""
+        inputs = self.inputs
+        images = [open_image(Path(path)) for path in inputs.field_files]
+        transforms = [read_transform(Path(path)) for path in inputs.transform_files]
+        problem = shared_direction_problem(
+            [(image.shape[:3], image.affine) for image in images], transforms, inputs.b0_directions
+        )
+        if problem:
+            raise InputError(problem)
 
     def _scans(self) -> Iterator[ScanField]:
         inputs = self.inputs

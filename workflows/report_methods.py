@@ -116,8 +116,13 @@ def _mask(provenance: Mapping[str, Any]) -> str:
         return ""
     if lookup(provenance, "masks"):
         return "Brain masks were given."
-    threshold = lookup(provenance, "bet_threshold")
-    said = f"The brain was masked in each scan with {tool} {{bet}}" + _given("fractional threshold", threshold) + "."
+    if lookup(provenance, "mask_method") == "deepbet":
+        version = (lookup(provenance, "tools") or {}).get("deepbet", "")
+        said = f"The brain was masked in each scan with the networks of {f'deepbet {version}'.strip()} {{deepbet}}."
+    else:
+        threshold = lookup(provenance, "bet_threshold")
+        said = f"The brain was masked in each scan with {tool} {{bet}}" + _given("fractional threshold", threshold)
+        said += "."
     if lookup(provenance, "mask_consensus") and len(lookup(provenance, "scans") or ()) >= LEAST_SCANS:
         said += " Masks that disagreed with the majority of the other scans were replaced by it in the subject frame."
     return said

@@ -73,6 +73,11 @@ REFERENCES = {
         ("Smith SM",), "Fast robust automated brain extraction", _BRAIN_MAPPING, 2002, "17", "143-155",
         "10.1002/hbm.10062",
     ),
+    "deepbet": Reference(
+        _people("Fisch L, Zumdick S, Barkhau C, others"),
+        "deepbet: Fast brain extraction of T1-weighted MRI using convolutional neural networks",
+        "Comput Biol Med", 2024, "179", "108845", "10.1016/j.compbiomed.2024.108845",
+    ),
     "romeo": Reference(
         _people("Dymerska B, Eckstein K, Bachrata B, others"),
         "Phase unwrapping with a rapid opensource minimum spanning tree algorithm (ROMEO)",

@@ -19,6 +19,7 @@ from .masked import MASKED_ITERATIONS, TOLERANCE, Keep, Problem, Stopping, check
 from .prior import Prior
 from .result import Fit
 from .single_step import SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE, single_step_problem
+from .tissue import TissueOptions
 from .uncertainty import Solver, Uncertainty, check_jackknife, label_uncertainty
 
 Method = Literal["closed", "masked", "single-step"]
@@ -29,7 +30,7 @@ METHODS: tuple[Method, ...] = ("closed", "masked", "single-step")
 class FitOptions:
     """How to fit: method; prior; noise of the fields in ppm (None: estimated); iterations and tolerance (None: the
     method's own); radii in mm of the single-step fit (None: its own); draws and jackknife groups of the uncertainty
-    (0: none) and their seed; padding in mm."""
+    (0: none) and their seed; padding in mm; what the prior of the iterative fits knows of tissue (None: nothing)."""
 
     method: Method = "masked"
     prior: Prior = field(default_factory=Prior)
@@ -41,6 +42,7 @@ class FitOptions:
     jackknife: int = 0
     seed: int = 0
     padding: float = FIT_PADDING
+    anatomy: TissueOptions | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -97,7 +99,7 @@ def fit_fields(
             check_scans(fields, weights, b0_directions, support, names)
         else:
             problem = _problem(fields, weights, voxel_size, b0_directions, used, support, names, running.keep)
-            problem = replace(problem, device=device)
+            problem = replace(problem, device=device, anatomy=None if closed else used.anatomy)
         if closed:
             masked = [np.where(np.asarray(w) > 0, f, 0) for f, w in zip(fields, weights, strict=True)]
             fit = fit_susceptibility(
@@ -114,6 +116,8 @@ def fit_fields(
             return fit, None
         grid = problem.grid
         solution = (np.ascontiguousarray(grid.crop(fit.tensor)), np.ascontiguousarray(grid.crop(fit.cosmos)))
+        if closed:
+            problem = problem.with_noises(np.array(fit.scan_noises))
         make = _closed_solver if closed else _iterative_solver
         return fit, label_uncertainty(
             problem.compiled_model(running), problem.fields, solution, make(problem, fit, used, running),
@@ -168,7 +172,8 @@ def _closed_solver(problem: Problem, fit: Fit, options: FitOptions, execution: E
         cut = [np.where(problem.observations[s].weight > 0, fields[s], np.float32(0)) for s in scans]
         whole = [grid.embed(one) for one in cut]
         again = fit_susceptibility(
-            whole, grid.voxel_size, [grid.directions[s] for s in scans], prior=options.prior, noise=fit.noise,
+            whole, grid.voxel_size, [grid.directions[s] for s in scans], prior=options.prior,
+            noise=[fit.scan_noises[s] for s in scans],
             padding=options.padding, execution=execution, device=problem.device,
         )  # fmt: skip
         inside = problem.support

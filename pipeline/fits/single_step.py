@@ -103,7 +103,7 @@ def fit_single_step(
     support: ArrayLike | None = None,
     radii: Sequence[float] | None = None,
     prior: Prior | None = None,
-    noise: float | None = None,
+    noise: float | ArrayLike | None = None,
     stopping: Stopping | None = None,
     padding: float = FIT_PADDING,
     execution: Execution | None = None,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError
 from chi33.workflows.derivatives import Derivatives, read_json, sidecar_path, write_image, write_json
-from chi33.workflows.report import with_chi_square, write_subject_report
+from chi33.workflows.report import with_fit_numbers, write_subject_report
 from chi33.workflows.report_files import SubjectFiles, find_scans
 from chi33.workflows.report_measures import CHI_BINS, measure_scan
 from chi33.workflows.report_plots import chi33_histogram, convergence
@@ -20,7 +20,8 @@ from report_scene import SHAPE, Page, ellipsoid, head_affine, measures, tilted, 
 
 RECORD: dict[str, Any] = {
     "Fit": "single-step", "FieldNoisePpm": 0.002, "TensorRank": 4, "MagneticFieldStrength": 2.895,
-    "Scans": ["acq-ori01", "acq-ori02"], "ReducedChiSquare": [1.25, 3.5], "StoppingTolerance": 0.004,
+    "Scans": ["acq-ori01", "acq-ori02"], "ReducedChiSquare": [1.25, 3.5], "ScanNoisePpm": [0.0021, 0.0084],
+    "StoppingTolerance": 0.004,
     "RelativeChanges": [0.5, 0.2, 0.05, 0.003], "RelativeChangesCosmos": [0.4, 0.002],
 }  # fmt: skip
 
@@ -74,7 +75,7 @@ def test_fields_are_told_in_hz_too(page: str) -> None:
     hertz = 42.577478518 * 2.895
     assert f"1 ppm is {hertz:.1f} Hz at 2.895 T" in page
     cells = re.findall(r'title="([\d.]+) Hz">([\d.]+)</td>', page)
-    assert len(cells) == 4  # total and local field of two scans
+    assert len(cells) == 6  # total and local field, and noise, of two scans
     for shown, ppm in cells:
         assert float(shown) == pytest.approx(float(ppm) * hertz, abs=0.02)
     assert f"grey −0.05 to 0.05 ppm (−{0.05 * hertz:.3g} to {0.05 * hertz:.3g} Hz at 2.895 T)" in page
@@ -106,13 +107,14 @@ def test_chi_square_is_the_fits_own_and_else_that_of_the_residual_of_local_field
     assert "Reduced χ²" in page
     assert ">1.25<" in page
     assert ">3.50<" in page
+    assert ">0.0084<" in page
     scan = measures(residual_std=0.006)
     record = {"Fit": "masked", "FieldNoisePpm": 0.002}
-    assert with_chi_square([scan], record)[0].number("reduced_chi2") == pytest.approx(9)
+    assert with_fit_numbers([scan], record)[0].number("reduced_chi2") == pytest.approx(9)
     own = record | {"Scans": ["acq-ori07"], "ReducedChiSquare": [1.5]}
-    assert with_chi_square([scan], own)[0].number("reduced_chi2") == 1.5
+    assert with_fit_numbers([scan], own)[0].number("reduced_chi2") == 1.5
     for unknown in ({"Fit": "single-step", "FieldNoisePpm": 0.002}, {"Fit": "closed"}, {}):
-        assert with_chi_square([scan], unknown)[0].number("reduced_chi2") is None
+        assert with_fit_numbers([scan], unknown)[0].number("reduced_chi2") is None
 
 
 def test_the_distribution_of_chi33_counts_every_voxel_of_every_scan(two_scans: Derivatives) -> None:
