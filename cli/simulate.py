@@ -15,7 +15,7 @@ def simulate(
     subjects: int = 1,
     orientations: str = "6",
     voxel: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False)] = ("1",),
-    max_angle: float = 35.0,
+    max_angle: float | None = None,
     oblique: float = 0.0,
     matrix: str | None = None,
     axcodes: str = "RAS",
@@ -28,6 +28,10 @@ def simulate(
     seed: int = 0,
     format: Literal["nifti", "dicom", "both"] = "nifti",
     vendor: Literal["siemens", "ge", "philips", "philips-enhanced"] | None = None,
+    preset: Literal["ideal", "vivo"] | None = None,
+    on: Annotated[tuple[str, ...], Parameter(name="--with", negative=(), consume_multiple=False)] = (),
+    off: Annotated[tuple[str, ...], Parameter(name="--without", negative=(), consume_multiple=False)] = (),
+    config: Path | None = None,
     overwrite: bool = False,
 ) -> None:
     """Simulate multi-orientation gradient-echo scans of heads as a raw BIDS data set, with the truth beside it.
@@ -47,7 +51,7 @@ def simulate(
         Voxel size in mm: 1.5, or 1,1,2 (right-left, posterior-anterior, inferior-superior). Several sizes, repeated or
         joined by semicolons, are taken in turn by the scans.
     max_angle
-        Largest rotation of the head in degrees, at most 60.
+        Largest rotation of the head in degrees, at most 60. By default 35, and 25 where tilts are uneven (vivo).
     oblique
         Angle of the slice normal with B0 in degrees, the same in all scans.
     matrix
@@ -74,6 +78,17 @@ def simulate(
     vendor
         Whose scanner: its digits in either format, and its DICOM: siemens (the default), ge, philips (one slice a
         file) or philips-enhanced (one file a scan).
+    preset
+        ideal (the default): nothing but the tensor's field, decay, a smooth coil and white noise. vivo: all effects of
+        a living head and a real scanner that docs/simulator.md lists, at their usual strength.
+    on
+        Switch an effect on, at its usual strength (breathing) or another (breathing=2); several joined by commas:
+        subvoxel, tilts, myelin, tracts, variety, calcification, bleeds, skull, dura, fat-shift, flow, breathing, drift,
+        distortion, gradients, movement, bipolar, poles, gibbs, noise-map.
+    off
+        Switch effects off, joined by commas: bipolar,poles.
+    config
+        TOML file with the preset and, under [effects], true, false or a strength for each effect; options win.
     overwrite
         Replace a data set that was simulated before.
 
@@ -91,6 +106,11 @@ def simulate(
     Three heads; the last one, on which a network is to be tested, in more orientations::
 
         chi33 simulate raw --subjects 3 --orientations 4,4,6 --voxel 2.5
+
+    A head as it is in life, but for two effects, and breathing twice as strong as usual::
+
+        chi33 simulate raw --voxel 2 --orientations 12 --preset vivo \\
+            --without bipolar,poles --with breathing=0.8
     """
     from ..workflows.simulate import simulate_dataset
     from ..workflows.simulate_options import simulation_from_text
@@ -113,6 +133,10 @@ def simulate(
         seed=seed,
         format=format,
         vendor=vendor,
+        preset=preset,
+        on=on,
+        off=off,
+        config=config,
     )
     with announcements("simulate") as announce:
         simulate_dataset(out, simulation, overwrite=overwrite, report=announce)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -19,8 +19,12 @@ from .tissue_files import TissueFiles
 
 Backend = Literal["auto", "fsl", "builtin"]
 Unwrapping = Literal["romeo", "laplacian"]
+MaskMethod = Literal["auto", "bet", "deepbet"]
 Fit = Literal["single-step", "masked", "closed", "none"]
-Background = Literal["vsharp", "resharp", "pdf", "lbv"]
+Background = Literal["vsharp", "resharp", "ismv", "pdf", "lbv"]
+
+
+BET_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class RunConfig:
     offset_smoothing: standard deviation of the Gaussian that smooths the phase of the coils, mm;
     phase_sign: factor on all phases (-1 where paramagnetic tissue comes out dark), instead of a sidecar's PhaseSign or,
     where there is none, the manufacturer's sign;
+    mask_method: what makes the brain masks, deepbet's networks (an extra: pip install 'chi33[deepbet]') or BET, FSL's
+    with its backend; "auto": deepbet where it is installed, unless --backend fsl or a bet_threshold asks for BET;
     bet_threshold: fractional threshold of BET, 0-1, smaller keeps more brain;
     background: removal of the background from the local field (the single-step fit takes total fields);
     vsharp_largest_radius: radius of V-SHARP's largest SMV kernel, mm;
@@ -62,7 +68,8 @@ class RunConfig:
     rois: label map in the subject frame, or folder with one a scan, whose regions the report lists;
     echo_times: echo times in s, rising, of scans whose sidecars do not state them;
     field_strength: B0 in T, of scans whose sidecars do not state it;
-    phase_range: the stored values that mean -pi and +pi, of phase images whose sidecars do not state their units.
+    phase_range: the stored values that mean -pi and +pi, of phase images whose sidecars do not state their units;
+    b0_directions: text file of B0 along the array axes of each scan, of scans whose affines do not tell it.
     """
 
     backend: Backend = "auto"
@@ -70,7 +77,8 @@ class RunConfig:
     combination: Combination = "fit"
     offset_smoothing: float = 4.0
     phase_sign: Literal[-1, 1] | None = None
-    bet_threshold: float = 0.5
+    mask_method: MaskMethod = "auto"
+    bet_threshold: float = BET_THRESHOLD
     background: Background = "vsharp"
     vsharp_largest_radius: float = LARGEST_RADIUS
     vsharp_smallest_radius: float = SMALLEST_RADIUS
@@ -98,6 +106,7 @@ class RunConfig:
     echo_times: tuple[float, ...] | None = None
     field_strength: float | None = None
     phase_range: tuple[float, float] | None = None
+    b0_directions: str | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges; raises InputError naming the key."""
@@ -109,6 +118,18 @@ class RunConfig:
         TissueOptions(correlation=self.prior_correlation)
         if not 0 < self.bet_threshold < 1:
             raise InputError(f"bet_threshold must lie between 0 and 1, got {self.bet_threshold}.")
+        if self.mask_method not in get_args(MaskMethod):
+            raise InputError(f"mask_method must be one of {', '.join(get_args(MaskMethod))}, got {self.mask_method!r}.")
+        if self.mask_method == "deepbet" and self.bet_threshold != BET_THRESHOLD:
+            raise InputError(
+                f"bet_threshold {self.bet_threshold} is a setting of BET, but mask_method is deepbet: leave out one of "
+                "them."
+            )
+        if self.mask_method != "auto" and self.masks is not None:
+            raise InputError(
+                f"masks gives the brain masks, but mask_method {self.mask_method} asks to make them: leave out one of "
+                "them."
+            )
         if not 0 < self.vsharp_threshold < 1:
             raise InputError(f"vsharp_threshold must lie between 0 and 1, got {self.vsharp_threshold}.")
         for name in ("offset_smoothing", "vsharp_largest_radius", "residual_limit", "noise", "vsharp_smallest_radius",

@@ -13,6 +13,7 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, File, InputMultiPath,
 from numpy.typing import NDArray
 
 from ..pipeline.dipole import Float32Array
+from ..pipeline.errors import InputError
 from ..pipeline.exterior_sources import exterior_field
 from ..pipeline.fits.execution import Execution
 from ..pipeline.fits.methods import FitOptions, fit_fields
@@ -25,6 +26,7 @@ from ..pipeline.labels import Labels, reference_to_mask, scan_deviations, scan_l
 from ..pipeline.tensors import rotate_components
 from .derivatives import open_image, read_image, read_transform
 from .fit_inputs import ScanField, fit_sidecar, scan_b0_direction, to_subject_frame
+from .given_directions import shared_direction_problem
 from .interfaces import Chi33Interface
 from .tissue_files import WHITE_MATTER, TissueFiles
 
@@ -88,6 +90,7 @@ class FitSusceptibility(Chi33Interface):
             iterations=inputs.iterations, draws=inputs.draws, jackknife=inputs.jackknife,
             score=inputs.score, anatomy=self._tissue().options(brain > 0, affine),
         )  # fmt: skip
+        self._check_directions()
         with Execution(inputs.scheduler, memory=inputs.memory, scratch=runtime.cwd) as execution:
             placed = to_subject_frame(
                 self._scans(), affine, brain.shape, total=inputs.method == "single-step", keep=execution.keep
@@ -112,6 +115,17 @@ class FitSusceptibility(Chi33Interface):
         given = inputs.white_matter_file if isdefined(inputs.white_matter_file) else inputs.white_matter
         fibre = inputs.fibre_file if isdefined(inputs.fibre_file) else None
         return TissueFiles(str(given), fibre, inputs.prior_correlation)
+
+    def _check_directions(self) -> None:
+        """Raise InputError where nothing tells how the heads lay to B0."""
+        inputs = self.inputs
+        images = [open_image(Path(path)) for path in inputs.field_files]
+        transforms = [read_transform(Path(path)) for path in inputs.transform_files]
+        problem = shared_direction_problem(
+            [(image.shape[:3], image.affine) for image in images], transforms, inputs.b0_directions
+        )
+        if problem:
+            raise InputError(problem)
 
     def _scans(self) -> Iterator[ScanField]:
         inputs = self.inputs

@@ -21,6 +21,7 @@ from ..pipeline import frames
 from ..pipeline.background import BACKGROUND_METHODS, remove_background, vsharp_radii
 from ..pipeline.brain_mask import brain_mask
 from ..pipeline.echoes import Combination, combine_echoes
+from ..pipeline.learned_mask import learned_brain_mask
 from ..pipeline.masks import clean_mask
 from ..pipeline.phase.filtered import field_spread, filter_warnings
 from ..pipeline.phase.repairs import repair_phase
@@ -65,6 +66,23 @@ class BrainMask(Chi33Interface):
         magnitude, affine = read_image(Path(self.inputs.in_file))
         found = brain_mask(magnitude, affine, fractional_threshold=self.inputs.frac)
         self._save(runtime, "mask_file", found, affine, np.uint8)
+        return runtime
+
+
+class _LearnedMaskInputs(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="magnitude of the first echo")
+    version = traits.Str(desc="of deepbet; another one runs anew")
+
+
+class LearnedMask(Chi33Interface):
+    """deepbet's brain mask (pipeline.learned_mask)."""
+
+    input_spec = _LearnedMaskInputs
+    output_spec = _MaskOutputs
+
+    def _run_interface(self, runtime: Any) -> Any:
+        magnitude, affine = read_image(Path(self.inputs.in_file))
+        self._save(runtime, "mask_file", learned_brain_mask(magnitude, affine), affine, np.uint8)
         return runtime
 
 
@@ -241,4 +259,13 @@ class Export(Chi33Interface):
         return runtime
 
 
-__all__ = ["BrainMask", "Chi33Interface", "CleanMask", "Export", "LocalFieldMap", "TotalField", "read_volume"]
+__all__ = [
+    "BrainMask",
+    "Chi33Interface",
+    "CleanMask",
+    "Export",
+    "LearnedMask",
+    "LocalFieldMap",
+    "TotalField",
+    "read_volume",
+]

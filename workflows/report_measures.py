@@ -150,7 +150,9 @@ def measure_scan(scan: ScanFiles) -> ScanMeasures:
         planes=planes,
         unfinished=unfinished,
         repaired=mask_record.get("MaskRepaired"),
-        notes=tuple(scan.record(found["total"]).get("Warnings") or ()),
+        notes=tuple(
+            one for record in (scan.record(found["total"]), pair_record) for one in record.get("Warnings") or ()
+        ),
         tesla=_field_strength(scan),
         histogram=None if chi33 is None else np.histogram(np.clip(chi33, CHI_BINS[0], CHI_BINS[-1]), CHI_BINS)[0],
         echo=scan.echo if scan.has(scan.echo) else None,

@@ -118,8 +118,13 @@ def _mask(provenance: Mapping[str, Any]) -> str:
         return ""
     if lookup(provenance, "masks"):
         return "Brain masks were given."
-    threshold = lookup(provenance, "bet_threshold")
-    said = f"The brain was masked in each scan with {tool} {{bet}}" + _given("fractional threshold", threshold) + "."
+    if lookup(provenance, "mask_method") == "deepbet":
+        version = (lookup(provenance, "tools") or {}).get("deepbet", "")
+        said = f"The brain was masked in each scan with the networks of {f'deepbet {version}'.strip()} {{deepbet}}."
+    else:
+        threshold = lookup(provenance, "bet_threshold")
+        said = f"The brain was masked in each scan with {tool} {{bet}}" + _given("fractional threshold", threshold)
+        said += "."
     if lookup(provenance, "mask_consensus") and len(lookup(provenance, "scans") or ()) >= LEAST_SCANS:
         said += " Masks that disagreed with the majority of the other scans were replaced by it in the subject frame."
     return said
@@ -157,6 +162,7 @@ def _background(provenance: Mapping[str, Any], kind: str) -> str:
         used = f"V-SHARP {{sharp,spheres,vsharp}} ({', '.join(details)})"
     else:
         used = {"resharp": "RESHARP {resharp}", "pdf": "projection onto dipole fields {pdf}",
+                "ismv": "the iterative spherical mean value method {ismv}",
                 "lbv": "the Laplacian boundary value method {lbv}"}[method]  # fmt: skip
     if kind == "single-step":
         return f"Local fields, which the fit did not use, were made with {used}."

@@ -10,9 +10,10 @@ from nipype.pipeline import engine as pe
 
 from ..files.headers import stated_length_unit
 from ..pipeline.errors import InputError
+from ..pipeline.learned_mask import PACKAGE, deepbet_version
 from .config import RunConfig
 from .frame_interfaces import GivenMask
-from .interfaces import BrainMask, CleanMask, LocalFieldMap, TotalField
+from .interfaces import BrainMask, CleanMask, LearnedMask, LocalFieldMap, TotalField
 from .raw import RawScan
 
 SCAN_OUTPUTS = (
@@ -26,8 +27,8 @@ def init_brain_mask_wf(
 ) -> pe.Workflow:
     """Return the workflow that masks the brain of a scan's first-echo magnitude.
 
-    Outputs: mask_file. backend: "fsl" (BET) or "builtin" (BET's algorithm by brainextractor); given: the user's mask,
-    which is taken as it is.
+    Outputs: mask_file. backend: "fsl" (BET) or "builtin" (BET's algorithm by brainextractor), unless the config says
+    deepbet; given: the user's mask, which is taken as it is.
     """
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(niu.IdentityInterface(["in_file"]), name="inputnode")
@@ -37,6 +38,12 @@ def init_brain_mask_wf(
         taken = pe.Node(GivenMask(given_file=str(given)), name="given_mask")
         workflow.connect(
             [(inputnode, taken, [("in_file", "in_file")]), (taken, outputnode, [("mask_file", "mask_file")])]
+        )
+        return workflow
+    if config.mask_method == "deepbet":
+        learned = pe.Node(LearnedMask(version=deepbet_version() or ""), name=PACKAGE)
+        workflow.connect(
+            [(inputnode, learned, [("in_file", "in_file")]), (learned, outputnode, [("mask_file", "mask_file")])]
         )
         return workflow
     if backend == "fsl" and (unit := stated_length_unit(scan.magnitude[0])) in ("meter", "micron"):
@@ -58,6 +65,11 @@ def init_brain_mask_wf(
         ]
     )
     return workflow
+
+
+def learned_by(config: RunConfig) -> str | None:
+    """Return the name and version of what makes learned brain masks; None where they are not learned."""
+    return f"{PACKAGE} {deepbet_version()}" if config.mask_method == "deepbet" else None
 
 
 def init_scan_wf(scan: RawScan, config: RunConfig, *, trim: bool = True, name: str = "scan_wf") -> pe.Workflow:

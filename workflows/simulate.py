@@ -7,23 +7,25 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from ..pipeline.errors import InputError
-from ..pipeline.phantom.acquisition import Coil, Contrast, Protocol, contrast, simulate_echoes
-from ..pipeline.phantom.anatomy import build_head
+from ..pipeline.phantom.acquisition import Protocol
+from ..pipeline.phantom.living.effects import IDEAL, Effects, Preset, hyphened
+from ..pipeline.phantom.living.tilts import managed_orientations
 from ..pipeline.phantom.poses import HeadPose, ScanGrid, head_orientations, scan_grid
-from ..pipeline.phantom.subjects import HeadParameters
-from ..pipeline.phantom.truth import SmoothedHead, brain_centred_grid_centre, scan_truth, smooth_head
+from ..pipeline.phantom.truth import brain_centred_grid_centre
 from .derivatives import check_free_space, read_json, write_dataset_description
-from .simulate_files import write_echo, write_scan_truth, write_subject_truth
+from .simulate_files import write_echo, write_record, write_scan_truth, write_subject_truth
+from .simulate_scans import SimulatedScan, Subject, prepared_subject
 from .simulate_vendors import StoredImage, Vendor, bytes_per_voxel, digitised, stored_images
 
 Report = Callable[[str], None]
+Record = dict[str, Any]
 Format = Literal["nifti", "dicom", "both"]
 _BYTES_PER_VOXEL = 3.8  # of an echo's magnitude and phase on disk, compressed
 _TRUTH_BYTES_PER_VOXEL = 30
@@ -37,7 +39,8 @@ class Simulation:
     posterior-anterior, inferior-superior, taken in turn by the orientations; max_angle, oblique: degrees; matrix:
     voxels along those axes (default: a field of view of 210 x 224 x 160 mm); axcodes: directions of the array axes;
     isotropic: no white-matter anisotropy; seed: of all; format: of the raw scans; vendor: in whose numbers, whatever
-    the format. The polarity of all phase is the protocol's, whatever the vendor.
+    the format. The polarity of all phase is the protocol's, whatever the vendor. preset: where the effects come from;
+    effects: of a living head and a real scanner, with their strengths.
     """
 
     subjects: int = 1
@@ -52,13 +55,16 @@ class Simulation:
     seed: int = 0
     format: Format = "nifti"
     vendor: Vendor = "siemens"
+    preset: Preset = "ideal"
+    effects: Effects = IDEAL
 
     def __post_init__(self) -> None:
         if self.subjects < 1:
             raise InputError(f"the number of subjects must be at least 1, got {self.subjects}.")
         if self.seed < 0:
             raise InputError(f"seed must be at least 0, got {self.seed}.")
-        for name, value, choices in (("format", self.format, Format), ("vendor", self.vendor, Vendor)):
+        choices_of = (("format", self.format, Format), ("vendor", self.vendor, Vendor), ("preset", self.preset, Preset))
+        for name, value, choices in choices_of:
             if value not in get_args(choices):
                 raise InputError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}.")
         if not self.voxels:
@@ -70,6 +76,11 @@ class Simulation:
             )
         for count in self.scans_by_subject:
             head_orientations(count, self.max_angle, self.seed)
+        if self.isotropic and (needed := [n for n in ("myelin", "tracts") if n in self.effects.names]):
+            raise InputError(
+                f"isotropic leaves out the fibres that {' and '.join(needed)} need{'s' if len(needed) == 1 else ''}: "
+                f"leave isotropic out, or switch off what needs them (--without {','.join(map(hyphened, needed))})."
+            )
         for voxel in self.voxels:
             self.grid_at(voxel, np.zeros(3), 0.0)
 
@@ -78,6 +89,12 @@ class Simulation:
         return scan_grid(
             voxel, centre, matrix=self.matrix, oblique=self.oblique, oblique_azimuth=azimuth, axcodes=self.axcodes
         )
+
+    def poses(self, count: int, seed: tuple[int, ...]) -> list[HeadPose]:
+        """Return the poses of a subject's scans: an even ring, or the uneven tilts that people manage."""
+        if self.effects.tilts:
+            return managed_orientations(count, self.max_angle, self.effects.tilts, seed)
+        return head_orientations(count, self.max_angle, seed)
 
     @property
     def scans_by_subject(self) -> tuple[int, ...]:
@@ -118,55 +135,57 @@ def simulate_dataset(out: Path, simulation: Simulation, *, overwrite: bool = Fal
         participants = "participant_id\n" + "".join(f"sub-{label}\n" for label in labels)
         (folder / "participants.tsv").write_text(participants, encoding="utf-8")
         (folder / "README").write_text(_readme(simulation), encoding="utf-8")
-        for number in range(simulation.subjects):
-            _simulate_subject(folder, truth, number, simulation, report)
+        records = [
+            _simulate_subject(folder, truth, number, simulation, report) for number in range(simulation.subjects)
+        ]
+        write_record(truth, simulation.preset, simulation.effects, records)
     return out
 
 
-def _simulate_subject(folder: Path, truth_folder: Path, subject: int, simulation: Simulation, report: Report) -> None:
-    label, seed = f"{subject + 1:02d}", (simulation.seed, subject)
-    before, scans = sum(simulation.scans_by_subject[:subject]), simulation.scans_by_subject[subject]
-    parameters = HeadParameters.from_seed(seed)
+def _simulate_subject(folder: Path, truth_folder: Path, number: int, simulation: Simulation, report: Report) -> Record:
+    label, seed = f"{number + 1:02d}", (simulation.seed, number)
+    before, scans = sum(simulation.scans_by_subject[:number]), simulation.scans_by_subject[number]
     report(f"sub-{label}: building the head")
-    head = build_head(parameters.isotropic() if simulation.isotropic else parameters)
-    poses = head_orientations(scans, simulation.max_angle, seed)
-    coil = Coil.from_seed(seed)
+    subject = prepared_subject(seed, simulation.protocol, simulation.effects, isotropic=simulation.isotropic)
+    poses = simulation.poses(scans, seed)
     azimuth = float(np.random.default_rng([*seed, 505]).uniform(0, 360))
-    prepared: dict[float, tuple[SmoothedHead, Contrast]] = {}
-    for number, pose in enumerate(poses):
-        voxel = simulation.voxels[number % len(simulation.voxels)]
-        edge = max(min(voxel), 1.0)
-        if edge not in prepared:
-            smooth = smooth_head(head, edge)
-            prepared[edge] = smooth, contrast(smooth, simulation.protocol)
+    events = []
+    for scan, pose in enumerate(poses):
+        voxel = simulation.voxels[scan % len(simulation.voxels)]
         frame = simulation.grid_at(voxel, np.zeros(3), azimuth).frame
-        grid = simulation.grid_at(voxel, brain_centred_grid_centre(head, pose, frame), azimuth)
-        rng = np.random.default_rng([*seed, 606, number])
-        _simulate_scan(
-            folder, truth_folder, (label, number), prepared[edge], (pose, poses[0], grid), simulation, coil, rng
-        )
-        report(f"[{before + number + 1}/{simulation.scans}] sub-{label}: scan {number + 1} of {scans}")
+        grid = simulation.grid_at(voxel, brain_centred_grid_centre(subject.head, pose, frame), azimuth)
+        simulated = subject.scan(scan, pose, grid, max(min(voxel), 1.0))
+        _write_scan(folder, truth_folder, (label, scan), simulated, poses[0], simulation)
+        events.append({"Scan": f"acq-ori{scan + 1:02d}", **simulated.events})
+        report(f"[{before + scan + 1}/{simulation.scans}] sub-{label}: scan {scan + 1} of {scans}")
+    return _subject_record(label, subject, events)
 
 
-def _simulate_scan(
+def _subject_record(label: str, subject: Subject, events: list[Record]) -> Record:
+    parameters = asdict(subject.head.parameters)
+    return {
+        "Subject": f"sub-{label}",
+        "Head": {name: value for name, value in parameters.items() if name != "seed"},
+        "Effects": {hyphened(name): value for name, value in asdict(subject.effects).items()},
+        "Scans": events,
+    }
+
+
+def _write_scan(
     folder: Path,
     truth_folder: Path,
     name: tuple[str, int],
-    prepared: tuple[SmoothedHead, Contrast],
-    placed: tuple[HeadPose, HeadPose, ScanGrid],
+    simulated: SimulatedScan,
+    reference: HeadPose,
     simulation: Simulation,
-    coil: Coil,
-    rng: np.random.Generator,
 ) -> None:
     label, number = name
-    pose, reference, grid = placed
-    protocol = simulation.protocol
-    truth = scan_truth(prepared[0], pose, grid)
+    truth, grid, protocol = simulated.truth, simulated.truth.grid, simulation.protocol
+    scan = f"acq-ori{number + 1:02d}"
     stored: list[StoredImage] = []
-    for echo in simulate_echoes(*prepared, truth, protocol, coil, rng):
+    for echo in simulated.echoes:
         images = list(stored_images(echo, simulation.vendor))
         if simulation.format != "dicom":
-            scan = f"acq-ori{number + 1:02d}"
             write_echo(folder, label, scan, digitised(echo, images, simulation.vendor), grid, protocol)
         if simulation.format != "nifti":
             stored += images
@@ -175,7 +194,8 @@ def _simulate_scan(
 
         header = ScanHeader(simulation.vendor, label, simulation.seed, number, grid, protocol)
         write_dicom_scan(folder / "sourcedata" / f"sub-{label}", header, stored)
-    write_scan_truth(truth_folder, label, f"acq-ori{number + 1:02d}", truth, pose.transform_to(reference), protocol)
+    transform = truth.pose.transform_to(reference)
+    write_scan_truth(truth_folder, label, scan, truth, transform, protocol, simulated.extra)
     if number == 0:
         write_subject_truth(truth_folder, label, truth, protocol)
 
@@ -222,5 +242,12 @@ def _readme(simulation: Simulation) -> str:
         f"{simulation.max_angle:g} degrees, voxels of {sizes} mm, slices {simulation.oblique:g} degrees oblique, "
         f"{simulation.protocol.b0:g} T, signal-to-noise ratio {simulation.protocol.snr:g}, seed {simulation.seed}.\n"
         "The anatomy follows the ICBM 152 2009a template. What is true of each scan lies in derivatives/truth.\n"
+        + _effects_line(simulation.effects)
         + ("" if simulation.format == "nifti" else f"The DICOM files, as {simulation.vendor}, lie in sourcedata.\n")
     )
+
+
+def _effects_line(effects: Effects) -> str:
+    if not effects.names:
+        return ""
+    return f"Effects of a living head and a real scanner: {', '.join(map(hyphened, effects.names))}.\n"

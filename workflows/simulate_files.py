@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +13,8 @@ from numpy.typing import NDArray
 
 from ..pipeline.phantom.acquisition import Echo, Protocol
 from ..pipeline.phantom.anatomy import ROI_LABELS
+from ..pipeline.phantom.living.effects import EFFECTS, Effects, hyphened
+from ..pipeline.phantom.living.lesions import LESION_LABELS
 from ..pipeline.phantom.poses import ScanGrid
 from ..pipeline.phantom.truth import ScanTruth
 from ..pipeline.tensors import eigenvalues, principal_eigenvector
@@ -56,11 +61,18 @@ def _write_raw(path: Path, values: NDArray, affine: NDArray, slope: float = 1.0)
 
 
 def write_scan_truth(
-    folder: Path, subject: str, scan: str, truth: ScanTruth, transform: NDArray, protocol: Protocol
+    folder: Path,
+    subject: str,
+    scan: str,
+    truth: ScanTruth,
+    transform: NDArray,
+    protocol: Protocol,
+    extra: Mapping[str, tuple[NDArray, str]],
 ) -> None:
     """Write masks, fields, labels, regions and the transform to the reference scan's world of one scan.
 
-    The maps in ppm are zero outside the brain; transform: world to world (4, 4), moving to reference.
+    The maps in ppm are zero outside the brain; transform: world to world (4, 4), moving to reference; extra: more
+    fields in ppm by the name of their desc, each with its description.
     """
     files = Derivatives(folder, subject)
     affine, mask = truth.grid.affine, truth.brain_mask
@@ -76,6 +88,7 @@ def write_scan_truth(
         ("deltab", "fieldmap"): (truth.delta_b, "deltaB', the part of the local field that chi33 does not explain"),
         ("chi33", "Chimap"): (truth.chi33, "apparent susceptibility along B0, against the mean over the brain"),
         ("cosmos", "Chimap"): (truth.mms, "mean magnetic susceptibility, against the mean over the brain"),
+        **{(desc, "fieldmap"): described for desc, described in extra.items()},
     }
     for (desc, suffix), (values, description) in maps.items():
         path = files.path(scan, suffix=suffix, desc=desc)
@@ -83,14 +96,24 @@ def write_scan_truth(
         write_image(path, values * mask, affine, content)
     regions = files.path(scan, suffix="dseg", desc="rois")
     write_image(regions, truth.labels, affine, {**sidecar, "Description": "tissues and nuclei"}, dtype=np.uint8)
-    _write_region_names(regions)
+    lesions = {label: name for label, name in LESION_LABELS.items() if (truth.labels == label).any()}
+    _write_region_names(regions, {**ROI_LABELS, **lesions})
     write_transform(files.transform(scan), transform)
 
 
-def _write_region_names(regions: Path) -> None:
-    lines = ["index\tname", *(f"{index}\t{name}" for index, name in ROI_LABELS.items())]
+def _write_region_names(regions: Path, names: Mapping[int, str]) -> None:
+    lines = ["index\tname", *(f"{index}\t{name}" for index, name in names.items())]
     path = regions.with_name(regions.name.removesuffix(".nii.gz") + ".tsv")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_record(folder: Path, preset: str, effects: Effects, subjects: list[dict[str, Any]]) -> None:
+    """Write what was simulated: the preset, the strength of every effect, and of each subject what it drew."""
+    strengths = {
+        hyphened(name): {"Strength": value, "Unit": EFFECTS[name].unit, "Description": EFFECTS[name].what}
+        for name, value in asdict(effects).items()
+    }
+    write_json(folder / "simulation.json", {"Preset": preset, "Effects": strengths, "Subjects": subjects})
 
 
 def write_subject_truth(folder: Path, subject: str, truth: ScanTruth, protocol: Protocol) -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..pipeline.config import read_config
 from ..pipeline.errors import InputError
 from ..pipeline.phantom.acquisition import Protocol
+from ..pipeline.phantom.living.effects import Effects, Preset, effects_from_table, preset_effects, switched
+from ..pipeline.phantom.living.tilts import MANAGED_ANGLE
 from .simulate import Format, Simulation
 from .simulate_vendors import Vendor, phase_sign_of
 
+_LARGEST_TILT = 35.0  # degrees
 _ECHO_SPACING = 0.005
 _FIRST_ECHO, _FIRST_ECHO_HIGH_FIELD, _HIGH_FIELD = 0.0077, 0.004, 5.0  # s, s, T
 _REPETITION_TIME, _AFTER_LAST_ECHO = 0.045, 0.008
@@ -27,18 +34,26 @@ def simulation_from_text(
     phase_sign: int | None,
     subjects: int,
     orientations: str,
-    max_angle: float,
+    max_angle: float | None,
     oblique: float,
     axcodes: str,
     isotropic: bool,
     seed: int,
     format: Format = "nifti",
     vendor: Vendor | None = None,
+    preset: Preset | None = None,
+    on: Sequence[str] = (),
+    off: Sequence[str] = (),
+    config: Path | None = None,
 ) -> Simulation:
     """Return the simulation of options as `chi33 simulate` takes them (mm, degrees, ms, T); InputError on bad ones.
 
-    phase_sign: None for the vendor's own; vendor: None for Siemens.
+    phase_sign: None for the vendor's own; vendor: None for Siemens; max_angle: None for 35, or 25 with uneven tilts;
+    preset, on, off: of the effects, before those of the file `config`.
     """
+    chosen, effects = chosen_effects(preset, on, off, config)
+    if max_angle is None:
+        max_angle = MANAGED_ANGLE if effects.tilts else _LARGEST_TILT
     if phase_sign is None:
         phase_sign = 1 if vendor is None else phase_sign_of(vendor)
     times = default_echo_times(echoes, field_strength) if echo_times is None else parse_echo_times(echo_times)
@@ -62,7 +77,27 @@ def simulation_from_text(
         seed=seed,
         format=format,
         vendor=vendor or "siemens",
+        preset=chosen,
+        effects=effects,
     )
+
+
+@dataclass(frozen=True)
+class EffectsFile:
+    """A file of effects: the preset they start from, and each effect as true, false or a strength."""
+
+    preset: Preset = "ideal"
+    effects: dict[str, Any] = field(default_factory=dict)
+
+
+def chosen_effects(
+    preset: Preset | None, on: Sequence[str], off: Sequence[str], config: Path | None
+) -> tuple[Preset, Effects]:
+    """Return the preset and the effects of the options and a TOML file; options win. Raises InputError on bad ones."""
+    file = EffectsFile() if config is None else read_config(EffectsFile, config)
+    chosen = file.preset if preset is None else preset
+    effects = effects_from_table(preset_effects(chosen), file.effects, str(config))
+    return chosen, switched(effects, on, off)
 
 
 def default_echo_times(echoes: int, field_strength: float) -> tuple[float, ...]:

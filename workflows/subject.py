@@ -22,7 +22,7 @@ from .labels import init_fit_wf, init_scan_labels_wf
 from .raw import RawScan, RawSubject, raise_problems
 from .raw_names import names_scan
 from .registration import init_registration_wf
-from .scan import init_brain_mask_wf, init_scan_wf
+from .scan import init_brain_mask_wf, init_scan_wf, learned_by
 
 
 @dataclass(frozen=True)
@@ -324,11 +324,12 @@ def _scan_facts(scan: RawScan, config: RunConfig, product: _Product) -> dict[str
         **scan.field_facts,
         "PhaseSign": config.phase_sign or scan.phase_sign,
     }
-    if removal := _background_removal(config, product):
-        facts["BackgroundRemoval"] = removal
-    if scan.b0_direction is not None:
-        facts["B0_dir"] = list(scan.b0_direction)
-    return facts
+    more = {
+        "BackgroundRemoval": _background_removal(config, product),
+        "BrainMaskMethod": learned_by(config) if product.output == "brain_mask" else None,
+        "B0_dir": scan.b0_direction and list(scan.b0_direction),
+    }
+    return facts | {key: value for key, value in more.items() if value is not None}
 
 
 def _background_removal(config: RunConfig, product: _Product) -> str | None:

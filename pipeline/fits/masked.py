@@ -29,7 +29,7 @@ from .noise import (
 from .prior import Prior
 from .result import Fit
 from .tissue import TissueOptions, TissuePrior, tissue_prior
-from .tissue_slope import expected_slope
+from .tissue_slope import expected_slope, filter_power
 
 FIRST_NOISE = 2e-3  # ppm, until the data have told
 _NOISE_ITERATIONS = 4  # after which the noise is estimated
@@ -358,7 +358,8 @@ def fit_problem(
     shares = noise_shares(problem.grid.directions, used_prior, solved.noises)
     left = [one / seen.level for one, seen in zip(residuals, solved.problem.observations, strict=True)]
     record["ReducedChiSquare"] = reduced_chi_square(left, shares @ solved.noises**2)
-    slope = expected_slope(problem.grid, used_prior, solved.noise, problem.support, solved.problem.tissue)
+    power, used = filter_power(solved.problem.observations, problem.filters), solved.problem.tissue
+    slope = expected_slope(problem.grid, used_prior, solved.noise, problem.support, used, power)
     record["ExpectedSlopeDeltaB"] = round(slope, 3)
     tensor, cosmos = problem.grid.embed(solved.tensor.maps), problem.grid.embed(solved.cosmos.maps[0])
     fit = Fit(

@@ -91,15 +91,27 @@ class Echo:
     phase: Float32Array
 
 
+def tissue_signals(protocol: Protocol) -> dict[str, float]:
+    """Return the steady-state signal of each of TISSUES at TE = 0 (Ernst)."""
+    angle, growth = np.radians(protocol.flip_angle), protocol.b0 / 3
+    signals = {}
+    for name in TISSUES:
+        e1 = np.exp(-protocol.repetition_time / (_T1[name] * growth**_T1_GROWTH))
+        signals[name] = _PROTONS[name] * np.sin(angle) * (1 - e1) / (1 - np.cos(angle) * e1)
+    return signals
+
+
+def r2star_growth(b0: float) -> float:
+    """Return R2* at a field strength in tesla over that at 3 T."""
+    return (b0 / 3) ** _R2STAR_GROWTH
+
+
 def contrast(smooth: SmoothedHead, protocol: Protocol) -> Contrast:
     """Return the maps that a protocol weights a head with: Ernst's steady state per tissue, and R2*."""
-    angle, growth = np.radians(protocol.flip_angle), protocol.b0 / 3
     signal = np.zeros(smooth.head.brain.shape, np.float32)
-    for index, name in enumerate(TISSUES):
-        e1 = np.exp(-protocol.repetition_time / (_T1[name] * growth**_T1_GROWTH))
-        steady = _PROTONS[name] * np.sin(angle) * (1 - e1) / (1 - np.cos(angle) * e1)
+    for index, steady in enumerate(tissue_signals(protocol).values()):
         signal += smooth.head.fractions[index] * np.float32(steady / 255)
-    r2star = smooth.head.r2star * np.float32(growth**_R2STAR_GROWTH)
+    r2star = smooth.head.r2star * np.float32(r2star_growth(protocol.b0))
     return Contrast(smooth.map_of(signal), smooth.map_of(r2star))
 
 
@@ -111,16 +123,14 @@ def simulate_echoes(
     smooth, maps: the head and its contrast, prepared for the voxel size; rng: of the noise.
     """
     density, decay = _sampled_maps(smooth.head, maps, smooth, truth.pose, truth.grid)
-    shading, offset = _coil_maps(coil, truth.grid)
+    shading, offset = coil_maps(coil, truth.grid)
     density *= shading
-    spread = [np.abs(np.gradient(truth.total_field, axis=axis)) for axis in range(3)]
+    spread = field_steps(truth.total_field)
     noise = 0.0
     mean = 1.0
     for number, echo_time in enumerate(protocol.echo_times, start=1):
         magnitude = density * np.exp(-np.float32(echo_time) * decay)
-        cycles = np.float32(GYROMAGNETIC_RATIO * protocol.b0 * echo_time)
-        for gradient in spread:
-            magnitude *= np.abs(np.sinc(np.minimum(cycles * gradient, 1)))
+        dephase(magnitude, spread, protocol.b0, echo_time)
         if number == 1:
             mean = float(magnitude[truth.brain_mask].mean(dtype=np.float64))
             noise = mean / protocol.snr
@@ -130,9 +140,28 @@ def simulate_echoes(
         if noise > 0:
             real += np.float32(noise) * rng.standard_normal(real.shape, dtype=np.float32)
             imaginary += np.float32(noise) * rng.standard_normal(real.shape, dtype=np.float32)
-        phase = np.arctan2(imaginary, real)
-        phase[phase >= np.float32(np.pi)] = -np.float32(np.pi)
-        yield Echo(number, echo_time, np.hypot(real, imaginary) / np.float32(mean), phase)
+        yield echo_of(number, echo_time, real, imaginary, mean)
+
+
+def echo_of(number: int, echo_time: float, real: Float32Array, imaginary: Float32Array, mean: float) -> Echo:
+    """Return an echo of its complex signal (x, y, z); mean: the brain's mean magnitude in the first echo."""
+    phase = np.arctan2(imaginary, real)
+    phase[phase >= np.float32(np.pi)] = -np.float32(np.pi)
+    magnitude = np.hypot(real, imaginary)
+    magnitude /= np.float32(mean)
+    return Echo(number, echo_time, magnitude, phase)
+
+
+def field_steps(field: Float32Array) -> list[Float32Array]:
+    """Return how much a field in ppm changes from voxel to voxel along each axis."""
+    return [np.abs(np.gradient(field, axis=axis)) for axis in range(3)]
+
+
+def dephase(magnitude: Float32Array, steps: Sequence[Float32Array], b0: float, echo_time: float) -> None:
+    """Weaken, in place, a magnitude (x, y, z) where the field changes by field_steps ppm within a voxel."""
+    cycles = np.float32(GYROMAGNETIC_RATIO * b0 * echo_time)
+    for step in steps:
+        magnitude *= np.abs(np.sinc(np.minimum(cycles * step, 1)))
 
 
 def _sampled_maps(
@@ -146,7 +175,8 @@ def _sampled_maps(
     return density, decay
 
 
-def _coil_maps(coil: Coil, grid: ScanGrid) -> tuple[Float32Array, Float32Array]:
+def coil_maps(coil: Coil, grid: ScanGrid) -> tuple[Float32Array, Float32Array]:
+    """Return the receive sensitivity (x, y, z) and the phase in radians (x, y, z) of a coil on a grid."""
     x, y, z = polynomial_coordinates(grid)
     second = [x, y, z, x * y, x * z, y * z, x * x, y * y, z * z]
     third = [*second, x * x * y, y * y * z, z * z * x]

@@ -18,13 +18,15 @@ Float32Array = NDArray[np.float32]
 _SHIM_SCALE = 100.0  # mm
 
 
-def background_field(head: Head, pose: HeadPose, grid: ScanGrid) -> Float32Array:
+def background_field(head: Head, pose: HeadPose, grid: ScanGrid, field: Float32Array | None = None) -> Float32Array:
     """Return the unshimmed field in ppm of everything but the brain's own contrast, on the grid of a scan.
 
     It is computed on the 2 mm grid of the head's exterior for the B0 direction of the pose. Inside the brain it has
-    no sources, so it is smooth there and cubic interpolation is exact enough.
+    no sources, so it is smooth there and cubic interpolation is exact enough. field: that of the exterior on its own
+    grid, where it is known already.
     """
-    field = free_space_field(head.exterior, pose.b0_direction_in_head)
+    if field is None:
+        field = free_space_field(head.exterior, pose.b0_direction_in_head)
     mapping = np.linalg.solve(head.exterior_affine, np.linalg.solve(pose.matrix, grid.affine))
     return sample_grid(spline_coefficients(field, 3), mapping, grid.shape, order=3)
 
@@ -64,10 +66,19 @@ def polynomial_coordinates(grid: ScanGrid, centre: Sequence[float] = (0.0, 0.0, 
 
 def shim_field(field: NDArray, mask: NDArray[np.bool_], grid: ScanGrid) -> Float32Array:
     """Return the field in ppm of the shim that fits `field` best inside the mask (least squares); subtract it."""
+    return field_of_shim(shim_weights(field, mask, grid), grid)
+
+
+def shim_weights(field: NDArray, mask: NDArray[np.bool_], grid: ScanGrid) -> NDArray[np.float64]:
+    """Return the weights of the solid harmonics, about the isocentre, that fit `field` best inside the mask."""
     coordinates = polynomial_coordinates(grid)
     inside = np.stack([h[mask] for h in solid_harmonics([c.astype(np.float64) for c in coordinates])])
-    weights = np.linalg.solve(inside @ inside.T, inside @ field[mask].astype(np.float64))
+    return np.linalg.solve(inside @ inside.T, inside @ field[mask].astype(np.float64))
+
+
+def field_of_shim(weights: NDArray[np.float64], grid: ScanGrid) -> Float32Array:
+    """Return the field in ppm of a shim of these weights on any grid."""
     total = np.zeros(grid.shape, np.float32)
-    for weight, harmonic in zip(weights, solid_harmonics(coordinates), strict=True):
+    for weight, harmonic in zip(weights, solid_harmonics(polynomial_coordinates(grid)), strict=True):
         total += np.float32(weight) * harmonic
     return total

@@ -18,7 +18,6 @@ Float32Array = NDArray[np.float32]
 AIR_TO_TISSUE, AIR_TO_BONE, AIR_TO_FAT = -9.4, -11.6, -8.8
 COARSE = 2  # mm, edge of the voxels of the exterior
 NECK_EXTENSION = 100  # mm of neck below the maps, fading to air
-_CSF_RIM = 2.0  # mm between the hull of the brain and the skull
 _CLEARANCE = 4.5  # mm of tissue between the hull and any air
 _FAT_LAYER = 4.0
 
@@ -56,9 +55,9 @@ def compartments(
     """
     x, y, z = np.abs(points[0]), points[1], points[2]
     canal = np.maximum(np.sqrt(x**2 + (y + 41 + 0.1 * (z + 70)) ** 2) - 9, z + 62)
-    inside = soft_inside(np.minimum(hull - _CSF_RIM, canal))
+    inside = soft_inside(np.minimum(hull - parameters.csf_rim, canal))
     thickness = parameters.skull * (1 + 0.15 * smooth_noise(rng, MAP_SHAPE, 30.0))
-    skull_edge = hull - _CSF_RIM - thickness
+    skull_edge = hull - parameters.csf_rim - thickness
     surface = (skull_edge - parameters.scalp).astype(np.float32)
     _cut_in(surface, _FACE, (x, y, z), parameters)
     neck = (np.sqrt((x / 56) ** 2 + ((y + 30) / 60) ** 2) - 1) * 57
@@ -67,7 +66,7 @@ def compartments(
     bone = soft_inside(np.minimum(skull_edge, spine))
     head = soft_inside(surface)
     eyes = soft_inside(_cut_in(np.full_like(hull, 9), _EYE, (x, y, z), parameters))
-    eyes *= 1 - soft_inside(hull - _CSF_RIM - 2)
+    eyes *= 1 - soft_inside(hull - parameters.csf_rim - 2)
     tissue = 1 - _air(parameters, hull, (x, y, z), rng)
     lean = soft_inside(surface + _FAT_LAYER)
     bone = bone * head * (1 - eyes)

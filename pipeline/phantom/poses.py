@@ -71,13 +71,7 @@ def head_orientations(n: int, max_angle: float = 35.0, seed: int | Sequence[int]
     max_angle: largest rotation in degrees, at most 60; about half of the tilts reach it, the others 55 to 80 % of it.
     Raises InputError for n < 1 or an angle outside (0, 60].
     """
-    if n < 1:
-        raise InputError(f"the number of orientations must be at least 1, got {n}.")
-    if not 0 < max_angle <= LARGEST_ANGLE:
-        raise InputError(
-            f"max_angle must be above 0 and at most {LARGEST_ANGLE:g} degrees, which is what a neck can do, "
-            f"got {max_angle:g}."
-        )
+    check_orientations(n, max_angle)
     rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), 303])
     poses = [HeadPose(np.eye(3), rng.uniform(-_SHIFT, _SHIFT, 3) / 2)]
     azimuths = 2 * np.pi * (np.arange(n - 1) + rng.uniform(-0.12, 0.12, n - 1)) / max(n - 1, 1) + rng.uniform(
@@ -91,6 +85,17 @@ def head_orientations(n: int, max_angle: float = 35.0, seed: int | Sequence[int]
         vector = np.radians(tilt) * axis + [0, 0, np.radians(yaw)]
         poses.append(HeadPose(Rotation.from_rotvec(vector).as_matrix(), rng.uniform(-_SHIFT, _SHIFT, 3)))
     return poses
+
+
+def check_orientations(n: int, max_angle: float) -> None:
+    """Raise InputError for n < 1 poses or a largest rotation outside (0, 60] degrees."""
+    if n < 1:
+        raise InputError(f"the number of orientations must be at least 1, got {n}.")
+    if not 0 < max_angle <= LARGEST_ANGLE:
+        raise InputError(
+            f"max_angle must be above 0 and at most {LARGEST_ANGLE:g} degrees, which is what a neck can do, "
+            f"got {max_angle:g}."
+        )
 
 
 def scan_grid(

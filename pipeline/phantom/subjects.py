@@ -35,7 +35,8 @@ class HeadParameters:
 
     scale: head size relative to MNI152 along x, y, z; warp: RMS in mm of the smooth displacement along each axis;
     chi: ppm against CSF per tissue; anisotropy: MSA in ppm of white matter; skull, scalp: thickness in mm;
-    sinus: size of the air cavities relative to the average; seed: of vessels, fibres, warp and texture.
+    sinus: size of the air cavities relative to the average; csf_rim: mm between the hull of the brain and the skull;
+    seed: of vessels, fibres, warp and texture.
     """
 
     seed: tuple[int, ...]
@@ -46,6 +47,7 @@ class HeadParameters:
     skull: float = 6.0
     scalp: float = 5.5
     sinus: float = 1.0
+    csf_rim: float = 2.0
 
     @classmethod
     def from_seed(cls, seed: int | Sequence[int]) -> HeadParameters:

@@ -14,7 +14,8 @@ from ..frames import b0_direction_from_affine
 from ..tensor_field import PADDING, delta_b_prime, dipole_field
 from ..tensors import DIAGONAL, chi33, rotate_components
 from .anatomy import Head
-from .background import background_field, shim_field
+from .background import background_field, field_of_shim, shim_weights
+from .living.field import HeadField
 from .poses import HeadPose, ScanGrid
 from .sampling import sample_grid, sample_points, spline_coefficients, subvoxel_offsets, transform_points
 
@@ -65,7 +66,8 @@ class ScanTruth:
     brain_mask: bool; tensor: (6, x, y, z) along the array's axes, relative to the mean over the head's brain;
     chi33, delta_b: labels of this scan (delta_b = deltaB', everywhere on the grid); local_field: field of the brain's
     tensor, everywhere on the grid, = D * chi33 + deltaB' in free space; total_field: local + shimmed background,
-    everywhere on the grid; labels: uint8 of ROI_LABELS; b0_direction: (3,) in the voxel frame.
+    everywhere on the grid; shim: weights of the solid harmonics (9,) that total_field has lost; labels: uint8 of
+    ROI_LABELS; b0_direction: (3,) in the voxel frame.
     """
 
     grid: ScanGrid
@@ -77,6 +79,7 @@ class ScanTruth:
     delta_b: Float32Array
     local_field: Float32Array
     total_field: Float32Array
+    shim: NDArray[np.float64]
     labels: NDArray[np.uint8]
 
     @property
@@ -90,18 +93,33 @@ class ScanTruth:
         return rotate_components(self.tensor, self.grid.frame)
 
 
-def scan_truth(smooth: SmoothedHead, pose: HeadPose, grid: ScanGrid) -> ScanTruth:
-    """Return the truth of a scan of a head in a pose; raises InputError where the grid misses most of the brain."""
+def scan_truth(smooth: SmoothedHead, pose: HeadPose, grid: ScanGrid, field: HeadField | None = None) -> ScanTruth:
+    """Return the truth of a scan of a head in a pose; raises InputError where the grid misses most of the brain.
+
+    field: of the head in this pose as it is between the voxels, which local_field and delta_b then sample; without it
+    they are the field of the voxels' own tensor.
+    """
     h = np.asarray(b0_direction_from_affine(grid.affine), dtype=np.float64)
     mask = _brain_mask(smooth, pose, grid)
     tensor = _voxel_tensor(smooth, pose, grid, mask)
     along = chi33(tensor, h).astype(np.float32)
-    across = delta_b_prime(tensor, grid.voxel_size, h, padding=PADDING)
-    local = dipole_field(along, grid.voxel_size, h, padding=PADDING) + across
-    total = background_field(smooth.head, pose, grid) + local
-    total -= shim_field(total, mask, grid)
+    if field is None:
+        across = delta_b_prime(tensor, grid.voxel_size, h, padding=PADDING)
+        local = dipole_field(along, grid.voxel_size, h, padding=PADDING) + across
+    else:
+        local, across = (sampled_map(smooth, part, pose, grid) for part in (field.local, field.delta_b))
+    total = background_field(smooth.head, pose, grid, None if field is None else field.background) + local
+    shim = shim_weights(total, mask, grid)
+    total -= field_of_shim(shim, grid)
     labels = _nearest_labels(smooth.head, pose, grid, mask)
-    return ScanTruth(grid, pose, h, mask, tensor, along, across, local, total, labels)
+    return ScanTruth(grid, pose, h, mask, tensor, along, across, local, total, shim, labels)
+
+
+def sampled_map(smooth: SmoothedHead, values: Float32Array, pose: HeadPose, grid: ScanGrid) -> Float32Array:
+    """Return a 1 mm map of the head, smoothed for the voxel as the tensor is, on the grid of a scan."""
+    mapping = head_mapping(smooth.head.affine, pose, grid)
+    coefficients = spline_coefficients(smooth.map_of(values), 3)
+    return sample_grid(coefficients, mapping, grid.shape, order=3, subsamples=smooth.subsamples(grid))
 
 
 def head_mapping(affine: NDArray, pose: HeadPose, grid: ScanGrid) -> NDArray[np.float64]:

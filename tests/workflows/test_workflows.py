@@ -214,6 +214,9 @@ def test_parameters_reach_their_steps(subject: RawSubject) -> None:
     assert (local.largest_radius, local.smallest_radius, local.threshold) == (15.0, 6.0, 0.05)
     assert (local.method, local.b0_direction) == ("pdf", None)
     assert init_brain_mask_wf(scan, config, "builtin").get_node("bet").inputs.frac == 0.3
+    for backend in ("builtin", "fsl"):
+        learned = init_brain_mask_wf(scan, RunConfig(mask_method="deepbet"), backend).get_node("deepbet")
+        assert type(learned.interface).__name__ == "LearnedMask"
     given = RunConfig(
         prior_iso=0.1, noise=0.001, fit="masked", iterations=7, draws=3, jackknife=4, dask="local", fit_memory=2.5,
         device="cuda",
