@@ -170,6 +170,11 @@ class FieldModel:
         """The weights of all scans (box each)."""
         return [one.weight for one in self._observations]
 
+    def known(self, scan: int) -> NDArray[np.bool_]:
+        """Return where a scan's field enters (box), the voxels of its residual."""
+        one = self._observations[scan]
+        return one.weight > 0 if one.shells is None else (one.weight > 0) & (one.shells > 0)
+
     def _filter_power(self) -> Float32Array:
         """Return the mean of (weight x filter)^2 at each k (half): what the closed form of the problem holds."""
         if self._filters is None:
@@ -257,9 +262,7 @@ class FieldModel:
             _residual_of_scan, [shared] * n, chosen, [self.grid] * n, self.scans, observations, filters
         ):
             for index, part in zip(range(batch.start, batch.stop), parts, strict=True):
-                one = observations[index]
-                known = (one.weight > 0) & (True if one.shells is None else one.shells > 0)
-                left.append((part * one.weight)[known])
+                left.append((part * observations[index].weight)[self.known(self.scans[index])])
         return left
 
     def precondition(self, maps: Float32Array, noise: float, prior: Prior) -> Float32Array:
