@@ -22,6 +22,7 @@ from .labels import init_fit_wf, init_scan_labels_wf
 from .products import (
     DEVIATION_PRODUCTS,
     ECHO_PICTURE,
+    FIELD_OF_FIT,
     LABEL_PRODUCTS,
     MEAN_PRODUCT,
     SCAN_PRODUCTS,
@@ -291,7 +292,7 @@ def _background_removal(config: RunConfig, product: Product) -> str | None:
     """How the background of what a file shows was removed; None where it holds it still, or is no field or label."""
     if product.output in ("local_field", "local_mask"):
         return config.background
-    if product in (*LABEL_PRODUCTS, *DEVIATION_PRODUCTS):
+    if product in (*LABEL_PRODUCTS, FIELD_OF_FIT, *DEVIATION_PRODUCTS):
         return SINGLE_STEP if config.fit == "single-step" else config.background
     return None
 
