@@ -11,7 +11,7 @@ DEMO ?= demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt __init__.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[test,lint]
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[test,lint,deepbet]
 	touch $@
 
 demo: $(VENV)/.installed

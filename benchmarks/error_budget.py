@@ -18,6 +18,7 @@ import numpy as np
 from chi33.pipeline.background import vsharp
 from chi33.pipeline.echoes import OFFSET_SMOOTHING, combine_echoes
 from chi33.pipeline.fits.methods import FitOptions, fit_fields
+from chi33.pipeline.fits.tissue import TissueOptions
 from chi33.pipeline.frames import b0_direction_from_affine, radians_per_ppm, voxel_size
 from chi33.pipeline.labels import scan_labels
 from chi33.pipeline.phase_offset import remove_phase_offset
@@ -139,7 +140,8 @@ def label_scores(scans: list[Scan], given: list[Given], method: str) -> list[tup
     ]  # fmt: skip
     affine, shape = scans[0].affine, given[0].mask.shape
     placed = to_subject_frame(fields, affine, shape, total=total)
-    fit, _ = fit_fields(placed.fields, placed.weights, voxel_size(affine), placed.directions, FitOptions(method=method))
+    options = FitOptions(method=method, anatomy=TissueOptions())
+    fit, _ = fit_fields(placed.fields, placed.weights, voxel_size(affine), placed.directions, options)
     scores = []
     for scan, one in zip(scans, given, strict=True):
         labels = scan_labels(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from .store_options import bounds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +26,7 @@ def convert(
     acq: str | None = None,
     map: Path | None = None,
     plan: bool = False,
-    phase_range: tuple[float, float] | None = None,
+    phase_range: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     phase_sign: Literal[1, -1] | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -65,8 +69,8 @@ def convert(
     plan
         Show what would go where, and write it to the file of --map, but convert nothing.
     phase_range
-        The two stored values that mean -pi and +pi radians, for scanners that do not state them, e.g. 0 4096; they are
-        those after the DICOM's own scale.
+        The two stored values that mean -pi and +pi radians, for scanners that do not state them, e.g. 0,4096; they
+        are those after the DICOM's own scale.
     phase_sign
         -1 where the scanner's phase falls with a rising field; recorded in the sidecars as PhaseSign. By default -1
         for GE and 1 for the others.
@@ -105,7 +109,7 @@ def convert(
                 session=session,
                 acq=acq,
                 map_path=map,
-                phase_range=phase_range,
+                phase_range=bounds("--phase-range", phase_range),
                 phase_sign=phase_sign,
                 overwrite=overwrite,
             )

@@ -27,12 +27,16 @@ def fit(
     te: float | None = None,
     prior_iso: float = 0.03,
     prior_aniso: float = 0.004,
+    prior_correlation: float = 3.0,
+    white_matter: str = "auto",
+    fibre: Path | None = None,
     noise: float | None = None,
     iterations: int | None = None,
     tolerance: float | None = None,
     radii: Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")] = None,
     draws: int = 0,
     jackknife: int = 0,
+    score: int = 0,
     seed: int = 0,
     dask: str = "threads",
     memory: float | None = None,
@@ -85,6 +89,14 @@ def fit(
         Prior standard deviation of the isotropic susceptibility, ppm; inf for none.
     prior_aniso
         Prior standard deviation of the traceless part of the tensor, ppm; inf for none.
+    prior_correlation
+        Distance over which the traceless parts of neighbours are alike before the data, mm; 3 by default, 0 for none.
+    white_matter
+        Where the tensor is anisotropic: auto (found in the data; the default), none (the same prior everywhere), or a
+        map of probabilities from 0 to 1 in the world of the first scan, on any grid. Outside, prior_aniso is halved.
+    fibre
+        Map of unit vectors along the fibres (such as V1 of a DTI; along the world's axes RAS+, 0 where unknown) on the
+        grid of the first field: the tensor is then held to be nearly symmetric about them. For few scans.
     noise
         Standard deviation of the fields, ppm; estimated from the data by default.
     iterations
@@ -97,6 +109,9 @@ def fit(
         Perturb-and-solve draws of the uncertainty (2 or more, each as long as a fit); 0: none.
     jackknife
         Groups of scans left out in turn for the uncertainty; 0: none.
+    score
+        Groups of scans held out in turn, whose fields a fit of the others predicts; the share that it misses is in the
+        sidecars; 0: none.
     seed
         Seed of the draws.
     dask
@@ -126,18 +141,21 @@ def fit(
     from ..pipeline.fits.prior import Prior
     from ..workflows.external_fit import fit_files
     from ..workflows.fit_inputs import method_for
+    from ..workflows.tissue_files import TissueFiles
     from .progress import latest_line
 
     method = method_for(total, fit)
     options = FitOptions(
         method=method, prior=Prior(prior_iso, prior_aniso), noise=noise, iterations=iterations, tolerance=tolerance,
         radii=tuple(radii) if radii else None, draws=draws, jackknife=jackknife, seed=seed,
+        score=score,
     )  # fmt: skip
     with latest_line("fit") as progress:
         written = fit_files(
             prefix, field, mask, b0_directions=b0_directions, transforms=transform, weights=weights,
             given=Given(units, b0, None if te is None else te / 1000), total=method == "single-step", options=options,
             dask=dask, memory=memory, device=device, overwrite=overwrite, progress=progress,
+            tissue=TissueFiles(white_matter, None if fibre is None else str(fibre), prior_correlation),
         )  # fmt: skip
     for path in written:
         print(path)

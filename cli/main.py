@@ -12,6 +12,7 @@ from .. import __version__
 from ..pipeline.errors import Chi33Warning
 from . import failures, streams
 from .command_help import describe
+from .store_options import joined_bounds
 
 COMMANDS = {
     "simulate": "Simulate multi-orientation scans of heads, with their truth.",
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 0, 1 (a step failed), 2 (bad input) or 130 (interrupted)."""
     warnings.showwarning = _show_warning
     streams.make_tolerant()
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    words = joined_bounds(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in words if not word.startswith("-")), "")
     try:
         try:

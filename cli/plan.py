@@ -20,6 +20,7 @@ def plan(
     /,
     *,
     angles: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    b0_directions: Path | None = None,
     max_angle: float = 35.0,
     noise: float = 0.001,
     prior_iso: float = 0.03,
@@ -36,10 +37,15 @@ def plan(
     unit vector of B0 along the array axes, where it is stated; else B0 is along +z of the scan's world, as the header
     has it. Angles are in degrees, noise and priors in ppm.
 
+    A noise gain is the standard deviation of the fit without a prior per unit of white noise in every field. COSMOS is
+    good where errors of the fields grow no more than 5-fold at the worst k, fair to 8-fold, poor to 20-fold.
+
     Parameters
     ----------
     dataset
         Derivatives folder with transforms (from-orig_to-subject), or a raw data set with derivatives inside.
+    b0_directions
+        Text file, one unit vector a line: B0 of each scan along the axes of the head or of one grid (x, y, z).
     angles
         Head positions as "pitch,roll" or "pitch,roll,yaw" in degrees, joined by semicolons: "0,0;25,0;-25,0;0,25".
         Positive pitch tilts the head back, positive roll towards the right shoulder.
@@ -70,9 +76,14 @@ def plan(
     from ..pipeline.fits.prior import Prior
     from ..pipeline.orientation_design import plan_orientations
 
-    if (dataset is None) == (angles is None):
-        raise InputError('give either --angles "0,0;25,0;0,25" or a folder with transforms, not both or neither.')
-    named = {"": directions_from_angles(angles)} if angles else directions_from_transforms(Path(dataset))  # type: ignore[arg-type]
+    if sum(one is not None for one in (dataset, angles, b0_directions)) != 1:
+        raise InputError(
+            'give one of --angles "0,0;25,0;0,25", --b0-directions FILE and a folder with transforms, not more or none.'
+        )
+    if dataset is not None:
+        named = directions_from_transforms(dataset)
+    else:
+        named = {"": directions_from_angles(angles) if angles is not None else _directions_in(b0_directions)}
     if figure is not None:
         _check_figure(figure, list(named), overwrite)
     for subject, directions in named.items():
@@ -85,6 +96,13 @@ def plan(
             from ..workflows.plan_figure import save_plan_figure
 
             print(save_plan_figure(found, figure, title=f"sub-{subject}" if subject else "", overwrite=overwrite))
+
+
+def _directions_in(path: Path | None) -> list[np.ndarray]:
+    from ..workflows.given_directions import read_directions
+
+    assert path is not None
+    return [np.array(h) for _, h in read_directions(path)]
 
 
 def _check_figure(path: Path, subjects: list[str], overwrite: bool) -> None:
@@ -106,9 +124,16 @@ def _print_plan(found: OrientationPlan) -> None:
     _print(_scan_table(found))
     print(f"  largest angle between two: {report.spread:.1f} degrees")
     ratio, gain = _number(report.cosmos_ratio, ".1f"), _number(report.cosmos_noise_gain, ".2f")
-    print(f"  COSMOS: max/min of summed squared kernels {ratio}, noise gain {gain}")
+    worst = _number(report.cosmos_worst_gain, ".2f")
+    print(
+        f"  COSMOS: {report.cosmos_grade} (max/min of summed squared kernels {ratio}, noise gain {gain}, "
+        f"at the worst k {worst})"
+    )
     condition, gain = _number(report.sti_condition, ".1f"), _number(report.sti_noise_gain, ".2f")
-    print(f"  tensor: rank {report.sti_rank} of 6, condition number {condition}, noise gain {gain}")
+    print(
+        f"  tensor without a prior: {report.sti_grade} (rank {report.sti_rank} of 6, condition number {condition}, "
+        f"noise gain {gain})"
+    )
     print()
     for sentence in plan_sentences(found):
         print(f"  {sentence}")
@@ -204,15 +229,12 @@ def directions_from_angles(text: str) -> list[np.ndarray]:
 def directions_from_transforms(folder: Path) -> dict[str, list[np.ndarray]]:
     """Return the B0 directions in the subject frame by subject, from the transforms under a folder.
 
-    A scan's B0 is along its world's +z, or where the B0_dir of its maps' sidecars says.
+    A scan's B0 is along its world's +z, or where the B0_dir of its maps' sidecars says. Without transforms, raw scans
+    on one grid tell it by their B0_dir.
     """
-    from ..pipeline.errors import InputError
-    from ..workflows.scan_directions import scan_directions
+    from ..workflows.scan_directions import raw_directions, scan_directions
 
     found = scan_directions(folder)
     if not found:
-        raise InputError(
-            f"{folder} holds no transforms (…_from-orig_to-subject_mode-image_xfm.txt): run `chi33 run` first, or give "
-            "--angles."
-        )
+        return raw_directions(folder)
     return {subject: [scan.direction for scan in scans] for subject, scans in found.items()}

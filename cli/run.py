@@ -33,12 +33,14 @@ def run(
     config: Path | None = None,
     print_config: Annotated[bool, _Flag] = False,
     backend: Literal["auto", "fsl", "builtin"] | None = None,
+    mask_method: Literal["auto", "bet", "deepbet"] | None = None,
     unwrap: Literal["romeo", "laplacian"] | None = None,
     combination: Literal["fit", "average"] | None = None,
-    background: Literal["vsharp", "resharp", "pdf", "lbv"] | None = None,
+    background: Literal["vsharp", "resharp", "ismv", "pdf", "lbv"] | None = None,
     fit: Literal["closed", "masked", "single-step", "none"] | None = None,
     phase_sign: Literal["1", "-1"] | None = None,
     phase_range: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    b0_directions: Path | None = None,
     reference: str | None = None,
     masks: Path | None = None,
     mask_consensus: bool | None = None,
@@ -47,11 +49,15 @@ def run(
     b0: float | None = None,
     prior_iso: float | None = None,
     prior_aniso: float | None = None,
+    prior_correlation: float | None = None,
+    white_matter: str | None = None,
+    fibre: Path | None = None,
     noise: float | None = None,
     iterations: int | None = None,
     weights: Literal["magnitude", "mask"] | None = None,
     draws: int | None = None,
     jackknife: int | None = None,
+    score: int | None = None,
     dask: str | None = None,
     fit_memory: float | None = None,
     device: str | None = None,
@@ -90,12 +96,15 @@ def run(
         Print all parameters as such a file, with what they mean, and end; with --config and options, as they set them.
     backend
         Which tools estimate masks and transforms: fsl, builtin, or auto (FSL where installed).
+    mask_method
+        Brain masks: deepbet (learned; needs pip install 'chi33[deepbet]'), bet, or auto (the default: deepbet where
+        installed, BET with --backend fsl).
     unwrap
         Phase unwrapping.
     combination
         Of the echoes: fit (a weighted line, the default) or average (the plain mean of their fields).
     background
-        Removal of the background field from the local fields: V-SHARP (the default), RESHARP, PDF or LBV.
+        Removal of the background field from the local fields: V-SHARP (the default), RESHARP, iSMV, PDF or LBV.
     fit
         Susceptibility fit: single-step (of total fields, the default), masked (of local fields, each in its mask),
         closed (of local fields, closed form), or none: masks, fields and transforms alone, also of a single scan.
@@ -103,11 +112,16 @@ def run(
         -1 where the scanner's phase falls with a rising field and paramagnetic tissue comes out dark.
     phase_range
         The two stored values that mean -pi and +pi, joined by a comma (0,4095), of phase images that state no units.
+    b0_directions
+        Text file of the unit vector of B0 along the array axes of each scan, for scans whose affines do not tell it
+        (resampled to one grid): three numbers a line in the order of the scans' names, or a scan's name (acq-ori01) and
+        three numbers. Wins over B0_dir of the sidecars; by default these, else the affines.
     reference
         Scan whose world is the subject frame, e.g. ori02 or acq-ori02; the first by default; mean: the mean of all
         scans.
     masks
-        Folder of your own brain masks, named sub-01_acq-ori01_desc-brain_mask.nii.gz, instead of BET's.
+        Folder of your own brain masks, named sub-01_acq-ori01_desc-brain_mask.nii.gz, instead of those that
+        are made.
     mask_consensus
         Repair brain masks that disagree with those of the other scans (on by default, from three scans on).
     rois
@@ -121,6 +135,15 @@ def run(
         Prior standard deviation of the isotropic susceptibility, ppm.
     prior_aniso
         Prior standard deviation of the traceless part of the tensor, ppm.
+    prior_correlation
+        Distance over which the traceless parts of neighbours are alike before the data, mm; 3 by default, 0 for none.
+    white_matter
+        Where the tensor is anisotropic: auto (found in the data; the default), none (the same prior everywhere), or a
+        map of probabilities from 0 to 1 in the world of the reference scan, on any grid. Outside, prior_aniso is
+        halved.
+    fibre
+        Map of unit vectors along the fibres (such as V1 of a DTI; along the world's axes RAS+, 0 where unknown) on the
+        grid of the reference scan: the tensor is then held to be nearly symmetric about them. For few scans.
     noise
         Standard deviation of the fields, ppm; estimated from the data by default.
     iterations
@@ -131,6 +154,9 @@ def run(
         Perturb-and-solve draws of the uncertainty (2 or more, each as long as a fit); 0 by default: none.
     jackknife
         Groups of scans left out in turn for the uncertainty; 0 by default: none.
+    score
+        Groups of scans held out in turn: how much of a scan's field a fit without it misses, for the tensor and for
+        COSMOS, in the report and the sidecars (each group takes as long as a fit); 0 by default: none.
     dask
         Where the fit runs: threads, local (processes), or the address of a Dask scheduler, tcp://host:8786.
     fit_memory
@@ -164,17 +190,22 @@ def run(
     """
     from ..pipeline.config import override, read_config
     from ..workflows.config import RunConfig
+    from ..workflows.tissue_files import absolute_map
 
     base = read_config(RunConfig, config) if config else RunConfig()
     options = {
-        "backend": backend, "unwrap": unwrap, "combination": combination, "background": background, "fit": fit,
+        "backend": backend, "mask_method": mask_method, "unwrap": unwrap, "combination": combination,
+        "background": background, "fit": fit,
         "phase_sign": int(phase_sign) if phase_sign else None, "phase_range": bounds("--phase-range", phase_range),
+        "b0_directions": str(b0_directions.absolute()) if b0_directions else None,
         "reference": reference, "masks": str(masks.absolute()) if masks else None, "mask_consensus": mask_consensus,
         "rois": str(rois.absolute()) if rois else None,
         "echo_times": _seconds(te) if te else None, "field_strength": b0,
         "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
-        "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "dask": dask,
-        "fit_memory": fit_memory, "device": device,
+        "prior_correlation": prior_correlation, "white_matter": absolute_map(white_matter),
+        "fibre": str(fibre.absolute()) if fibre else None,
+        "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "score": score,
+        "dask": dask, "fit_memory": fit_memory, "device": device,
     }  # fmt: skip
     settings = override(base, options)
     if print_config:

@@ -1,9 +1,9 @@
-"""Options and words that the commands which build a store share."""
+"""Options and words that several commands share."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,28 @@ def parse_grid(text: str | None) -> tuple[int, int, int] | None:
     if len(words) != 3 or not all(word.isdigit() for word in words):
         raise InputError(f"--patch-grid must be three counts joined by commas, such as 6,8,7, got {text!r}.")
     return int(words[0]), int(words[1]), int(words[2])
+
+
+_BOUNDS = ("--phase-range", "--augment-snr", "--augment-scale")
+
+
+def joined_bounds(words: Sequence[str]) -> list[str]:
+    """Return a command line with `--phase-range LOW HIGH`, and its like, as `--phase-range LOW,HIGH`."""
+    joined: list[str] = []
+    for word in words:
+        if joined[-2:-1] and joined[-2] in _BOUNDS and _is_number(joined[-1]) and _is_number(word):
+            joined[-1] += f",{word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def bounds(option: str, text: str | None) -> tuple[float, float] | None:

@@ -23,7 +23,7 @@ from ..pipeline.frames import FloatArray, check_b0_direction, voxel_frame
 from ..pipeline.labels import reference_to_mask
 from ..pipeline.magnetisation_field import magnetisation_fields
 from ..pipeline.spline_maps import evaluate, spline_maps
-from ..pipeline.tensors import rotation_of_components, to_matrix
+from ..pipeline.tensors import magnetisation_of_components, rotation_of_components
 from .named_draws import named_generator
 from .volume import FIELD, LABELS, MASK, Geometry, ScalarVolume, TensorVolume, Volume
 
@@ -152,15 +152,10 @@ def reorient(tensor: TensorVolume, b0_direction: ArrayLike, name: str) -> Volume
     h = check_b0_direction(b0_direction)
     frame = voxel_frame(tensor.geometry.affine)
     chi = reference_to_mask(tensor.chi, tensor.mask)
-    magnetisation = np.tensordot(_applied_to(frame.T, h).astype(np.float32), chi, axes=1)
+    magnetisation = np.tensordot(magnetisation_of_components(frame.T, h).astype(np.float32), chi, axes=1)
     geometry = replace(tensor.geometry, b0_direction=frame.T @ h)
     channels = _fields(magnetisation, np.asarray(tensor.mask) != 0, geometry)
     return _augmented(tensor.subject, name, channels, geometry, f"/tensors/sub-{tensor.subject}", np.eye(3))
-
-
-def _applied_to(frame: FloatArray, h: FloatArray) -> FloatArray:
-    """Return the (3, 6) matrix from the components of chi to Q chi h."""
-    return np.einsum("ij,cjk,k->ic", frame, to_matrix(np.eye(6)), h)
 
 
 def turn_scalar(scalar: ScalarVolume, rotation: FloatArray, name: str, *, labels: Sequence[str]) -> Volume:

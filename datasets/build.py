@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
+from ..files.field_units import conversions
 from ..files.os_errors import os_error_words
 from ..pipeline.errors import Chi33Warning, InputError, StepError
 from ..pipeline.threads import available_processors
@@ -58,11 +59,17 @@ def build_store(
     n_procs: int | None = 1,
     scheduler: str | None = None,
 ) -> BuildSummary:
-    """Write the store `path` from the label maps under `derivatives`; see build_from."""
+    """Write the store `path` from the label maps under `derivatives`; see build_from.
+
+    Warns of maps that are converted to ppm, with the factor.
+    """
     remove_leftovers(path)
     check_target(path, overwrite=overwrite)
+    sources = sources_of(derivatives)
+    for said in conversions(scaling for source in sources for scaling in source.scalings()):
+        warnings.warn(said, Chi33Warning, stacklevel=2)
     return build_from(
-        sources_of(derivatives),
+        sources,
         path,
         config,
         overwrite=overwrite,
@@ -200,6 +207,8 @@ class _Build:
         in_train = [one.rows for task, one in made if self.plan.split(task) == "train" and one.rows is not None]
         if not any(len(rows) for rows in in_train):
             raise InputError(refused[0])
+        for said in dict.fromkeys(said for _, one in made for said in one.remarks):
+            warnings.warn(said, Chi33Warning, stacklevel=4)
         for message in refused:
             warnings.warn(f"Left out, {message}", Chi33Warning, stacklevel=4)
         return [(task, one) for task, one in made if one.part is not None]

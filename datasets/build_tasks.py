@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,15 @@ class VolumeTask:
 
 @dataclass(frozen=True)
 class Made:
-    """What came of a VolumeTask: the patch table and, where it is empty, the sentence why; no part without a map."""
+    """What came of a VolumeTask: the patch table and, where it is empty, the sentence why; no part without a map.
+
+    remarks: sentences on what was made of the files that were read.
+    """
 
     rows: NDArray[Any] | None
     refused: str | None
     part: Path | None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def make_volume(task: VolumeTask) -> Made:
     _check_unchanged(task)
     made = _with_patches(task, volume.mask)
     write_part(task.part, volume)
-    return made
+    return replace(made, remarks=volume.remarks)
 
 
 def make_patches(task: PatchesTask) -> Path:

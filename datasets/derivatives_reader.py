@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files.b0_direction import b0_direction_of
 from ..files.field_strength import field_strength_of
-from ..files.field_units import in_ppm
-from ..files.nifti import open_image, read_data
+from ..files.field_units import Quantity, Scaling, scaling_of
+from ..files.masks import inside_of
+from ..files.nifti import empty_volume, open_image, read_data
 from ..files.sidecars import read_sidecar, sidecar_path
 from ..pipeline.errors import InputError
-from ..pipeline.frames import FloatArray, b0_direction_from_affine, check_affine, check_b0_direction
+from ..pipeline.frames import FloatArray, check_affine
 from .volume import FIELD, LABELS, MASK, PLAIN_SCAN, Float32Array, Geometry, ScalarVolume, TensorVolume, Volume
 
 
@@ -52,22 +54,26 @@ class SubjectFiles:
 
 
 def read_scan(files: ScanFiles) -> Volume:
-    """Return the maps of one scan; raises InputError where a file is unreadable, not finite, or on another grid."""
-    mask, geometry = _read_mask(files.paths[MASK])
+    """Return the maps of one scan in ppm.
+
+    Raises InputError where a file is unreadable, not finite, or on another grid, where the mask is none, and where
+    nothing tells where B0 points.
+    """
+    mask, affine, said = _read_mask(files.paths[MASK])
     channels: dict[str, NDArray[Any]] = {}
     for name, path in files.paths.items():
         if name != MASK:
-            channels[name] = _read_on_grid(path, mask.shape, geometry.affine, files.paths[MASK])
+            channels[name] = _read_on_grid(path, mask.shape, affine, files.paths[MASK])
     channels[MASK] = mask
-    geometry = _geometry(files.paths[FIELD], geometry.affine)
-    return Volume(files.id, files.subject, channels, geometry)
+    geometry = _geometry(files.paths[FIELD], affine)
+    return Volume(files.id, files.subject, channels, geometry, remarks=(said,) if said else ())
 
 
 def read_tensor(files: SubjectFiles) -> TensorVolume:
     """Return a subject's tensor with components first; without a mask file, the mask is where the tensor is not 0."""
     path = files.space["tensor"]
     chi, affine = read_map(path, axes=4)
-    chi = in_ppm(chi, path, "susceptibility")
+    chi = scaling_in(path).apply(chi)
     if chi.shape[-1] == 6:
         chi = np.ascontiguousarray(np.moveaxis(chi, -1, 0))
     if chi.shape[0] != 6:
@@ -78,8 +84,8 @@ def read_tensor(files: SubjectFiles) -> TensorVolume:
         if not mask.any():
             raise InputError(f"{path} is zero everywhere: repeat `chi33 run` for sub-{files.subject}.")
     else:
-        mask, geometry = _read_mask(mask_path)
-        _check_grid(mask_path, mask.shape, geometry.affine, chi.shape[1:], affine, path)
+        mask, mask_affine, _ = _read_mask(mask_path)
+        _check_grid(mask_path, mask.shape, mask_affine, chi.shape[1:], affine, path)
     return TensorVolume(files.subject, chi, mask, _geometry(path, affine))
 
 
@@ -92,9 +98,9 @@ def read_cosmos(files: SubjectFiles) -> ScalarVolume | None:
         if scan is None:
             return None
         path, mask_path, source = scan.paths["cosmos"], scan.paths[MASK], scan.id
-    mask, geometry = _read_mask(mask_path)
-    chi = _read_on_grid(path, mask.shape, geometry.affine, mask_path)
-    return ScalarVolume(source, files.subject, chi, mask, _geometry(path, geometry.affine))
+    mask, affine, _ = _read_mask(mask_path)
+    chi = _read_on_grid(path, mask.shape, affine, mask_path)
+    return ScalarVolume(source, files.subject, chi, mask, _geometry(path, affine))
 
 
 def map_shape(path: Path) -> tuple[int, ...]:
@@ -119,18 +125,23 @@ def read_map(path: Path, *, axes: int = 3) -> tuple[Float32Array, FloatArray]:
     return np.ascontiguousarray(values), check_affine(image.affine, f"the affine of {path}")
 
 
-def _read_mask(path: Path) -> tuple[NDArray[np.uint8], Geometry]:
+def scaling_in(path: Path) -> Scaling:
+    """Return how the values of a map become ppm, by its name and its sidecar; InputError where that cannot be told."""
+    quantity: Quantity = "susceptibility" if "_Chimap." in path.name else "field"
+    return scaling_of(path, read_sidecar(path), quantity)
+
+
+def _read_mask(path: Path) -> tuple[NDArray[np.uint8], FloatArray, str]:
+    """Return a mask, its affine, and a sentence on what was made of it, empty for zeros and ones."""
     values, affine = read_map(path)
-    mask = (values > 0.5).astype(np.uint8)
-    if not mask.any():
-        raise InputError(f"the mask {path} is empty: repeat the step that wrote it, or give another mask.")
-    return mask, Geometry(affine, b0_direction_from_affine(affine), float("nan"))
+    inside, said = inside_of(values, f"the mask {path}")
+    return inside.astype(np.uint8), affine, said
 
 
 def _read_on_grid(path: Path, shape: tuple[int, ...], affine: FloatArray, reference: Path) -> Float32Array:
     values, own_affine = read_map(path)
     _check_grid(path, values.shape, own_affine, shape, affine, reference)
-    return in_ppm(values, path, "susceptibility" if "_Chimap." in path.name else "field")
+    return scaling_in(path).apply(values)
 
 
 def _check_grid(
@@ -156,13 +167,11 @@ def _check_grid(
 def _geometry(path: Path, affine: FloatArray) -> Geometry:
     """The geometry of a map; its sidecar's B0_dir (voxel frame) overrides the direction the affine gives."""
     entries = read_sidecar(path)
-    direction = entries.get("B0_dir")
-    stated = f"B0_dir of {sidecar_path(path)}"
-    h = b0_direction_from_affine(affine) if direction is None else check_b0_direction(direction, stated)
+    h, _ = b0_direction_of(empty_volume(path), entries)
     strength = field_strength_of(entries)
     if strength is None and entries.get("MagneticFieldStrength") is not None:
         raise InputError(
             f"MagneticFieldStrength of {sidecar_path(path)} must be a positive number in tesla, got "
             f"{entries['MagneticFieldStrength']!r}: correct it."
         )
-    return Geometry(affine, np.asarray(h, np.float64), float("nan") if strength is None else strength.tesla)
+    return Geometry(affine, h, float("nan") if strength is None else strength.tesla)

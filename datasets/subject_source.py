@@ -10,12 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
+from ..files.field_units import Scaling
 from ..files.map_sizes import plausible_names, size_problem
 from ..files.sidecars import sidecar_path
 from ..pipeline.errors import InputError
 from .derivatives_finder import find_derivatives
-from .derivatives_reader import SubjectFiles, map_shape, read_cosmos, read_scan, read_tensor
-from .volume import FIELD, ScalarVolume, TensorVolume, Volume
+from .derivatives_reader import SubjectFiles, map_shape, read_cosmos, read_scan, read_tensor, scaling_in
+from .volume import FIELD, MASK, ScalarVolume, TensorVolume, Volume
 
 
 class SubjectSource(Protocol):
@@ -103,6 +104,12 @@ class DerivativesSource:
     def read_cosmos(self) -> ScalarVolume | None:
         """Return the COSMOS map, None where there is none."""
         return read_cosmos(self.files)
+
+    def scalings(self) -> list[tuple[Path, Scaling]]:
+        """Return how every map that states its unit becomes ppm; raises InputError where that cannot be told."""
+        scans = [path for scan in self.files.scans for name, path in scan.paths.items() if name != MASK]
+        space = [self.files.space[name] for name in ("tensor", "cosmos") if name in self.files.space]
+        return [(path, scaling_in(path)) for path in [*scans, *space]]
 
     def fingerprint(self) -> str:
         """Return the hash of the subject's files and their sidecars."""

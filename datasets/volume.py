@@ -44,7 +44,7 @@ class Volume:
     id is `sub-01/acq-ori01`; source is "acquired" or "augmented"; an augmented volume names the group it was turned
     from (parent) and its rotation (3, 3), world to world. snr: root mean square of the field inside the mask over the
     standard deviation of the noise that was added, infinite where none was; susceptibility_scale: what the
-    susceptibilities and the field were multiplied with.
+    susceptibilities and the field were multiplied with. remarks: sentences on what was made of its files.
     """
 
     id: str
@@ -56,6 +56,7 @@ class Volume:
     rotation: FloatArray | None = None
     snr: float = float("inf")
     susceptibility_scale: float = 1.0
+    remarks: tuple[str, ...] = ()
 
     @property
     def mask(self) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..pipeline.errors import InputError
 from ..pipeline.frames import GYROMAGNETIC_RATIO
 from .field_strength import LARGEST_FIELD_STRENGTH, FieldStrength, field_strength_of
-from .sidecars import read_sidecar, sidecar_path
+from .sidecars import sidecar_path
 
 Quantity = Literal["field", "susceptibility"]
 _LARGEST_ECHO_TIME = 0.5  # s
@@ -162,11 +162,6 @@ def scaling_of(
         hertz = unit.scale / (2 * pi * echo_time)
     factor = hertz / (GYROMAGNETIC_RATIO * strength.tesla)
     return Scaling(unit, factor, stated, strength, echo_time, contradictions)
-
-
-def in_ppm(values: NDArray[np.float32], path: Path, quantity: Quantity = "field") -> NDArray[np.float32]:
-    """Return the values of a file in ppm by the sidecar beside it; InputError as `scaling_of`."""
-    return scaling_of(path, read_sidecar(path), quantity).apply(values)
 
 
 def conversions(scalings: Iterable[tuple[Path, Scaling]]) -> list[str]:

@@ -76,6 +76,18 @@ class NiftiVolume:
     direction_problem: str = ""
 
 
+def empty_volume(path: Path) -> NiftiVolume:
+    """Return what the header of a file says of where it lies, without its voxels."""
+    image = open_image(path)
+    nothing = np.zeros((0, 0, 0), np.float32)
+    affine = np.asarray(image.affine, dtype=np.float64)
+    return NiftiVolume(Path(path), nothing, affine, _oriented(image), direction_problem(image))
+
+
+def _oriented(image: nib.Nifti1Image) -> bool:
+    return bool(image.header["sform_code"] > 0 or image.header["qform_code"] > 0)
+
+
 def read_volume(path: Path) -> NiftiVolume:
     """Read one volume; axes of length 1 after the third are dropped.
 
@@ -85,7 +97,6 @@ def read_volume(path: Path) -> NiftiVolume:
     shape = image.shape
     if len(shape) < 3 or any(size != 1 for size in shape[3:]):
         raise InputError(f"{path} has shape {shape}: give one 3-D volume.")
-    oriented = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
     values = read_data(image, path).reshape(shape[:3])
     affine = np.asarray(image.affine, dtype=np.float64)
-    return NiftiVolume(Path(path), values, affine, bool(oriented), direction_problem(image))
+    return NiftiVolume(Path(path), values, affine, _oriented(image), direction_problem(image))

@@ -60,10 +60,8 @@ def brain_mask(
     Raises InputError for an image without contrast, StepError where no brain is found. Source: Smith 2002
     (brainextractor).
     """
-    image = np.asarray(magnitude, np.float32)
+    image = check_magnitude(magnitude)
     matrix = check_affine(affine)
-    if image.ndim != 3 or not np.isfinite(image).all() or np.ptp(image) == 0:
-        raise InputError(f"the magnitude (shape {image.shape}) has no contrast, so no brain can be found in it.")
     if not 0 < fractional_threshold < 1:
         raise InputError(f"fractional_threshold must lie between 0 and 1, got {fractional_threshold}.")
     size = np.round(voxel_size(matrix), _DIGITS)
@@ -71,12 +69,25 @@ def brain_mask(
     core = _plausible(coarse, _upwards(matrix), fractional_threshold, timeout)
     soft = resample(core.astype(np.float32), np.diag(_COARSE), np.diag([*size, 1.0]), image.shape, order=1)
     mask = clean_mask(soft >= 0.5, size, opening=_OPENING)
-    volume = float(mask.sum() * np.prod(size) / 1000)
+    check_volume(mask, size)
+    return mask
+
+
+def check_magnitude(magnitude: ArrayLike) -> NDArray[np.float32]:
+    """Return an image (x, y, z) to look for a brain in as float32; raises InputError where it has no contrast."""
+    image = np.asarray(magnitude, np.float32)
+    if image.ndim != 3 or not np.isfinite(image).all() or np.ptp(image) == 0:
+        raise InputError(f"the magnitude (shape {image.shape}) has no contrast, so no brain can be found in it.")
+    return image
+
+
+def check_volume(mask: NDArray[np.bool_], size: ArrayLike) -> None:
+    """Raise StepError for a mask (x, y, z) that is smaller than any brain; size: voxel size (3,) mm."""
+    volume = float(mask.sum() * np.prod(np.asarray(size, np.float64)) / 1000)
     if volume < _MINIMUM_VOLUME:
         raise StepError(
             f"brain extraction found {volume:.0f} ml, less than any brain: check the magnitude, or give masks yourself."
         )
-    return mask
 
 
 def _plausible(

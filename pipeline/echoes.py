@@ -13,7 +13,6 @@ from scipy import ndimage
 from .dipole import check_grid
 from .errors import InputError
 from .frames import radians_per_ppm
-from .masks import clean_mask
 from .unwrap import check_echoes
 
 Combination = Literal["fit", "average"]
@@ -42,29 +41,6 @@ def smooth_inside(values: NDArray, weight: NDArray, voxel_size: ArrayLike, sigma
     total = ndimage.gaussian_filter(np.asarray(weight, np.float32), widths, mode="constant")
     smooth = ndimage.gaussian_filter(np.asarray(values * weight, np.float32), widths, mode="constant")
     return np.divide(smooth, total, out=np.zeros_like(smooth), where=total > 1e-6 * max(float(total.max()), 1e-30))
-
-
-def reliable_mask(
-    mask: ArrayLike, field_map: FieldMap, voxel_size: ArrayLike, *, residual_limit: float = RESIDUAL_LIMIT
-) -> NDArray[np.bool_]:
-    """Return the mask less the voxels whose echoes do not lie on a line, cleaned; enclosed voxels stay.
-
-    Left out is a residual above residual_limit (radians), or above three times its median where noise is larger.
-    This takes off the skull and the air-near edge that a brain mask may hold. mask: (x, y, z); voxel_size: (3,) mm.
-    """
-    inside = np.asarray(mask, bool)
-    if not inside.any():
-        raise InputError("the mask is empty, so no field can be judged: check the brain mask.")
-    if not residual_limit > 0:
-        raise InputError(f"residual_limit must be a positive number of radians, got {residual_limit}.")
-    limit = max(residual_limit, 3 * float(np.median(field_map.residual[inside])))
-    kept = clean_mask(inside & (field_map.residual <= limit), voxel_size)
-    if not kept.any():
-        raise InputError(
-            f"no voxel of the mask has echoes on a line (median residual {limit / 3:.2f} rad): check that magnitude "
-            "and phase are not exchanged, and the echo times."
-        )
-    return kept
 
 
 def _line(phase: NDArray, weight: NDArray, x: NDArray, sums: tuple[NDArray, ...]) -> tuple[NDArray, NDArray]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from .background.conjugate_gradients import conjugate_gradients
 from .dipole import (
     Float32Array,
     check_finite,
@@ -120,18 +121,8 @@ def _solve_sources(
     response = apply(origin)
     seen = inverse_fft(forward_fft(weight**2, grid) * forward_fft(response**2, grid), grid)
     scale = np.where(allowed, 1 / (np.maximum(seen, 0) + ridge), 0).astype(np.float32)
-    sources, left = np.zeros(grid, np.float32), apply(weight**2 * data) * allowed
-    guess = scale * left
-    step, size = guess, float(np.vdot(left, guess))
-    for _ in range(iterations):
-        if not size > 0:
-            break
-        image = (apply(weight**2 * apply(step)) + ridge * step) * allowed
-        length = np.float32(size / float(np.vdot(step, image)))
-        sources += length * step
-        left -= length * image
-        guess = scale * left
-        next_size = float(np.vdot(left, guess))
-        step = guess + np.float32(next_size / size) * step
-        size = next_size
-    return sources
+    return conjugate_gradients(
+        lambda step: (apply(weight**2 * apply(step)) + ridge * step) * allowed,
+        (apply(weight**2 * data) * allowed).astype(np.float32),
+        iterations=iterations, tolerance=0.0, precondition=lambda left: scale * left,
+    ).volume  # fmt: skip

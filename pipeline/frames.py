@@ -13,7 +13,8 @@ from scipy.linalg import polar
 from .errors import InputError
 
 GYROMAGNETIC_RATIO = 42.577478518  # MHz/T, of the proton
-SCALE_TOLERANCE = 0.03
+SCALE_TOLERANCE = 0.03  # by which a similarity or its inverse may enlarge
+_STRETCH_TOLERANCE = 0.01
 _SHEAR_TOLERANCE = 1e-3
 
 FloatArray = NDArray[np.float64]
@@ -51,6 +52,20 @@ def voxel_size(affine: ArrayLike) -> FloatArray:
     return np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
 
 
+def voxel_mapping(
+    affine: ArrayLike, target_affine: ArrayLike, transform: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Return the 4x4 from target voxels to source voxels: affine^-1 transform^-1 target_affine."""
+    source = check_affine(affine)
+    target = check_affine(target_affine, "target_affine")
+    world = np.eye(4) if transform is None else np.asarray(transform, dtype=np.float64)
+    if world.shape != (4, 4) or not np.isfinite(world).all() or np.linalg.matrix_rank(world) < 4:
+        raise InputError(
+            f"transform must be an invertible 4x4 matrix, world to world, got {world.tolist()} of shape {world.shape}."
+        )
+    return np.linalg.solve(source, np.linalg.solve(world, target))
+
+
 def voxel_frame(affine: ArrayLike) -> FloatArray:
     """Return Q (3, 3): its columns are the array's axes as unit vectors in world. v_world = Q v_voxel."""
     matrix = check_affine(affine)
@@ -80,8 +95,9 @@ def check_b0_direction(direction: ArrayLike, name: str = "b0_direction") -> Floa
 def rotation_and_scale(transform: ArrayLike, name: str = "transform") -> tuple[FloatArray, float]:
     """Split a world-to-world similarity (4, 4), moving to reference, into its rotation R (3, 3) and scale s.
 
-    R is the polar factor of the 3x3 part s R. Raises InputError where the determinant is negative, the part is
-    not a rotation times one scale (to 1 %), or |s - 1| > 0.03.
+    R is the polar factor of the 3x3 part s R, s the cube root of its determinant. Raises InputError where the
+    determinant is negative, the part is not a rotation times one scale (to 1 %), or |log s| > log 1.03. A similarity
+    and its inverse are both accepted or both refused.
     """
     matrix = np.asarray(transform, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
@@ -94,14 +110,14 @@ def rotation_and_scale(transform: ArrayLike, name: str = "transform") -> tuple[F
             "world-to-world matrix (convert FLIRT matrices with their images)."
         )
     rotation, stretch = polar(linear)
-    scale = float(np.trace(stretch) / 3)
-    if abs(scale - 1) > SCALE_TOLERANCE:
+    scale = float(np.cbrt(determinant))
+    if abs(np.log(scale)) > np.log1p(SCALE_TOLERANCE) + 1e-9:
         raise InputError(
-            f"{name} scales by {scale:.4f}, more than {SCALE_TOLERANCE:.0%} from 1: check that it maps millimetres "
-            "to millimetres and that both scans are of the same head."
+            f"{name} scales by {scale:.4f}, more than {SCALE_TOLERANCE:.0%} from 1 one way or back: check that it maps "
+            "millimetres to millimetres and that both scans are of the same head."
         )
-    departure = float(np.abs(stretch / scale - np.eye(3)).max())
-    if departure > 0.01:
+    departure = float(np.abs(np.log(np.linalg.eigvalsh(stretch) / scale)).max())
+    if departure > _STRETCH_TOLERANCE:
         raise InputError(
             f"{name} is no rotation times one scale (departs by {departure:.3g}): estimate it with 7 degrees of "
             "freedom."

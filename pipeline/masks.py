@@ -150,11 +150,11 @@ def depth_inside(mask: ArrayLike, size: ArrayLike) -> NDArray[np.float64]:
 
 
 def continued(field: ArrayLike, mask: ArrayLike, size: ArrayLike) -> NDArray[np.float32]:
-    """Return a field (x, y, z) with the nearest value of a mask outside of it; size: voxel size (3,) mm."""
+    """Return a field (..., x, y, z) with the nearest value of a mask outside of it; size: voxel size (3,) mm."""
     outside = ~np.asarray(mask, bool)
     spacing = np.asarray(size, np.float64)
     nearest = ndimage.distance_transform_edt(outside, sampling=spacing, return_distances=False, return_indices=True)
-    return np.ascontiguousarray(np.asarray(field, np.float32)[tuple(nearest)])
+    return np.ascontiguousarray(np.asarray(field, np.float32)[(..., *nearest)])
 
 
 def bounding_box(mask: ArrayLike, margin: ArrayLike = 0) -> tuple[slice, slice, slice]:

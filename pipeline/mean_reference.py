@@ -115,6 +115,8 @@ def mean_reference(
         )
         transforms = to_mean_frame([one.transform for one in found], centre)
         mean = _mean(scans, scaled, transforms, tuple(one.quality for one in found))
+    for number, one in enumerate(transforms, start=1):
+        rotation_and_scale(one, f"the transform of scan {number} to the mean frame")
     return mean
 
 

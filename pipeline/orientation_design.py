@@ -23,9 +23,10 @@ from .orientations import (
     OrientationReport,
     assess_orientations,
     check_directions,
-    second_order_products,
+    cosmos_noise_gain,
     sphere_points,
     summed_kernel_range,
+    tensor_noise_gain,
 )
 from .tensor_field import tensor_kernel
 
@@ -45,9 +46,9 @@ class Quality:
     """How noisy the fits to a set of directions are.
 
     condition: condition number of the tensor (inf: singular); tensor_noise, cosmos_noise: standard deviation per unit
-    of field noise of the tensor's components (root mean square over six) and of COSMOS at its worst k, without a prior
-    (inf: not determined); chi33: expected standard deviation of chi33 in ppm with the prior, root mean square over
-    scans and k.
+    of field noise of the tensor's components (root mean square over six) and of COSMOS, root mean square over k,
+    without a prior (inf: not determined, of COSMOS: somewhere in k-space); chi33: expected standard deviation of chi33
+    in ppm with the prior, root mean square over scans and k.
     """
 
     condition: float
@@ -219,17 +220,6 @@ def _chi33_rows(h: FloatArray) -> FloatArray:
     return np.stack([x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z], axis=1)
 
 
-def _tensor_noise(h: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the noise of the tensor (...) and its condition number (...) for sets of unit vectors (..., N, 3)."""
-    matrix = second_order_products(h)
-    normal = np.swapaxes(matrix, -1, -2) @ matrix if matrix.shape[-2] < 6 else matrix
-    values = np.linalg.svd(normal, compute_uv=False)
-    determined = (values[..., 5] > 1e-9 * values[..., 0]) & (matrix.shape[-2] >= 6)
-    safe = np.where(determined[..., None], values, 1.0)
-    noise = np.sqrt((1 / safe**2).mean(axis=-1))
-    return np.where(determined, noise, np.inf), np.where(determined, safe[..., 0] / safe[..., 5], np.inf)
-
-
 def assess_quality(
     b0_directions: Directions,
     *,
@@ -239,12 +229,12 @@ def assess_quality(
 ) -> Quality:
     """Return how noisy fits to B0 directions (N, 3) are; arguments as of expected_chi33_noise."""
     h = check_directions(b0_directions)
-    tensor, condition = _tensor_noise(h)
+    tensor, condition = tensor_noise_gain(h)
     lowest, _ = summed_kernel_range(h)
     chi33 = expected_chi33_noise(h, noise=noise, prior=prior, along=along)
     return Quality(
         condition=float(condition), tensor_noise=float(tensor),
-        cosmos_noise=float(1 / np.sqrt(lowest)) if lowest > 0 else np.inf, chi33=_root_mean_square(chi33),
+        cosmos_noise=cosmos_noise_gain(h, lowest), chi33=_root_mean_square(chi33),
     )  # fmt: skip
 
 
@@ -268,7 +258,8 @@ def plan_orientations(
     quality = assess_quality(h, noise=_checked_noise(noise), prior=used)
     positions = _whole_degrees(max_angle)
     candidates = direction_from_pitch_roll(positions[:, 0], positions[:, 1])
-    ranked_by = "tensor_noise" if _tensor_noise(_with_each(h, candidates))[1].min() < SINGULAR_CONDITION else "chi33"
+    best_condition = tensor_noise_gain(_with_each(h, candidates))[1].min()
+    ranked_by = "tensor_noise" if best_condition < SINGULAR_CONDITION else "chi33"
     values = noise_with_one_more(h, candidates, ranked_by, noise=noise, prior=used)
     chi33_sd = expected_chi33_noise(h, noise=noise, prior=used)
     best = [positions[i] for i in _best_apart(candidates, values, np.abs(positions).sum(axis=1))]
@@ -295,7 +286,7 @@ def noise_with_one_more(
     """
     h = check_directions(b0_directions)
     if name == "tensor_noise":
-        return _tensor_noise(_with_each(h, candidates))[0]
+        return tensor_noise_gain(_with_each(h, candidates))[0]
     used = prior or Prior()
     finite = used if np.isfinite([used.iso, used.aniso]).all() else Prior()
     return _Posterior(h, noise, finite).chi33_with(candidates, h)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,8 +19,14 @@ from .frames import check_b0_direction
 
 SINGULAR_CONDITION = 150.0
 WEAK_CONDITION = 60.0
-COSMOS_MIN_SPREAD = 5.0  # degrees
-COSMOS_WEAK_RATIO = 1000.0
+# Two or more scans within 7.5 degrees leave 3/4 of the directions of k unknown that a single scan leaves (where the
+# mean of D^2 is below 0.005), however many they are.
+COSMOS_MIN_SPREAD = 7.5  # degrees
+# A field is right to some 10 ppb, tissues differ by 30 to 50 ppb: what errors grow by at the worst k, and how far the
+# best and the worst k differ.
+COSMOS_GRADES = (("good", 5.0, 30.0), ("fair", 8.0, 100.0), ("poor", 20.0, 1000.0))  # gain, ratio, at most
+TENSOR_GRADES = (("good", 30.0), ("fair", WEAK_CONDITION), ("poor", SINGULAR_CONDITION))  # condition number, at most
+_K_NODES = 96  # of Gauss and Legendre along z, and of azimuths over half a turn
 _VANISHES = 1e-9  # a sum of squared kernels below this part of its largest is 0
 _SAME_DIRECTION = 1.0  # degrees
 _SMALL_SPREAD = 30.0  # degrees between two directions, below which larger tilts help most
@@ -34,10 +41,11 @@ class OrientationReport:
     """How well a set of B0 directions determines the two fits.
 
     spread: largest angle between two directions, degrees; sti_condition: condition number of the N x 6 matrix
-    (inf where rank-deficient); sti_noise_gain: mean standard deviation of the six components per unit of field
-    noise, against N repeats of an ideal set; cosmos_ratio: max/min over k of sum D^2; cosmos_noise_gain:
-    1/sqrt(min sum D^2), both inf where every kernel vanishes at some k, as always with two scans; messages: what a
-    user should know, in sentences.
+    (inf where rank-deficient); sti_noise_gain, cosmos_noise_gain: standard deviation of the fit without a prior per
+    unit of white noise in every field, root mean square over k (and the tensor's xx, sqrt2 xy, ...); cosmos_worst_gain:
+    that of COSMOS at its worst k, 1/sqrt(min sum D^2); cosmos_ratio: max/min over k of sum D^2. The three of COSMOS
+    are inf where every kernel vanishes at some k, as always with two scans. messages: what a user should know, in
+    sentences.
     """
 
     n: int
@@ -47,6 +55,7 @@ class OrientationReport:
     sti_noise_gain: float
     cosmos_ratio: float
     cosmos_noise_gain: float
+    cosmos_worst_gain: float
     messages: tuple[str, ...]
 
     @property
@@ -58,6 +67,24 @@ class OrientationReport:
     def cosmos_determined(self) -> bool:
         """Whether COSMOS is determined but for single directions of k, which the regularisation then fills."""
         return self.n >= 2 and self.spread >= COSMOS_MIN_SPREAD
+
+    @property
+    def cosmos_grade(self) -> str:
+        """How well COSMOS is determined: good, fair, poor or bad."""
+        if not self.cosmos_determined:
+            return "bad"
+        return cosmos_grade(self.cosmos_worst_gain, self.cosmos_ratio)
+
+    @property
+    def sti_grade(self) -> str:
+        """How well the tensor is determined without a prior: good, fair, poor or bad (singular)."""
+        found = (name for name, condition in TENSOR_GRADES if self.sti_condition <= condition)
+        return next(found, "bad") if self.sti_determined else "bad"
+
+
+def cosmos_grade(worst_gain: float, ratio: float) -> str:
+    """Return how well COSMOS is determined, from its noise gain at the worst k and max/min of the summed kernels."""
+    return next((name for name, gain, range_ in COSMOS_GRADES if worst_gain <= gain and ratio <= range_), "bad")
 
 
 @dataclass(frozen=True)
@@ -114,6 +141,52 @@ def summed_kernel_range(h: FloatArray) -> tuple[float, float]:
     lowest = _polished(np.concatenate([lattice[np.argsort(summed)[:20]], spaced]), h, 1.0).min()
     highest = -_polished(lattice[np.argsort(summed)[-20:]], h, -1.0).min()
     return (float(lowest) if lowest > _VANISHES * highest else 0.0), float(highest)
+
+
+def cosmos_noise_gain(h: FloatArray, lowest: float) -> float:
+    """Return sqrt(mean over k of 1 / sum D^2) for unit vectors (N, 3), inf where lowest, the least of the sum, is 0.
+
+    It is the standard deviation of COSMOS without a prior per unit of white noise in every field, all directions of k
+    counted alike; the corners of cubic voxels' k-space, at the magic angle, add some per cent.
+    """
+    if not lowest > 0:
+        return np.inf
+    k, weights = _sphere_rule()
+    return float(np.sqrt((weights / np.maximum(_summed(k, h), lowest)).sum()))
+
+
+@cache
+def _sphere_rule() -> tuple[FloatArray, FloatArray]:
+    """Unit vectors (K, 3) over half the sphere and their weights (K,), whose sum is 1 (product Gauss rule)."""
+    nodes, weights = np.polynomial.legendre.leggauss(_K_NODES)
+    azimuth = np.pi * (np.arange(_K_NODES) + 0.5) / _K_NODES
+    radius = np.sqrt(1 - nodes**2)
+    k = np.stack(
+        [np.outer(radius, np.cos(azimuth)), np.outer(radius, np.sin(azimuth)),
+         np.repeat(nodes[:, None], _K_NODES, axis=1)], axis=-1,
+    )  # fmt: skip
+    return k.reshape(-1, 3), np.repeat(weights / 2 / _K_NODES, _K_NODES)
+
+
+def tensor_noise_gain(h: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the noise gain (...) of the tensor and its condition number (...) for sets of unit vectors (..., N, 3).
+
+    The gain is the standard deviation of a component (xx, sqrt2 xy, ...) without a prior per unit of white noise in
+    every field, root mean square over the six and k; both are inf where six components are not determined.
+    """
+    # The field at k is H L(k) chi, H the second-order products and L(k) chi = chi / 3 - sym(k k^T chi), whose
+    # eigenvalues are -2/3 (along kk), -1/6 (twice, across) and 1/3 (three times). Over all k the mean of L^-2 is
+    # therefore 18.9 on traceless tensors and 6.75 on isotropic ones, and the variance that of trace((H^T H)^-1 L^-2).
+    matrix = second_order_products(h)
+    if matrix.shape[-2] < 6:
+        nothing = np.full(matrix.shape[:-2], np.inf)
+        return nothing, nothing
+    _, values, vectors = np.linalg.svd(matrix, full_matrices=False)
+    determined = values[..., 5] > 1e-9 * values[..., 0]
+    safe = np.where(determined[..., None], values, 1.0)
+    isotropic = vectors[..., [0, 3, 5]].sum(axis=-1) ** 2 / 3
+    gain = np.sqrt(((18.9 - 12.15 * isotropic) / safe**2).mean(axis=-1))
+    return np.where(determined, gain, np.inf), np.where(determined, safe[..., 0] / safe[..., 5], np.inf)
 
 
 def _summed(k: FloatArray, h: FloatArray) -> FloatArray:
@@ -201,7 +274,7 @@ def _departure_from_cross(h: FloatArray) -> float:
     return float(np.degrees(np.arcsin(np.clip(np.abs(h @ normals.T).min(axis=1).max(), 0, 1))))
 
 
-def _cosmos_message(n: int, spread: float, ratio: float) -> str | None:
+def _cosmos_message(n: int, spread: float, ratio: float, gains: tuple[float, float]) -> str | None:
     if spread < COSMOS_MIN_SPREAD:
         return (
             f"All B0 directions lie within {spread:.1f} degrees of one another: COSMOS and the tensor are not "
@@ -213,10 +286,13 @@ def _cosmos_message(n: int, spread: float, ratio: float) -> str | None:
             f"COSMOS is not determined at some points of k-space, where the dipole kernels of {scans} vanish: the "
             "prior (its regularisation) fills the rest; add a scan tilted about another axis."
         )
-    if ratio > COSMOS_WEAK_RATIO:
+    usual, worst = gains
+    grade = cosmos_grade(worst, ratio)
+    if grade in ("poor", "bad"):
         return (
-            f"COSMOS is weakly determined (max/min of the summed squared dipole kernels {ratio:.0f}): add a scan "
-            "tilted about another axis or farther."
+            f"COSMOS is {'weakly' if grade == 'poor' else 'badly'} determined: errors of the fields grow by up to "
+            f"{worst:.1f} at the worst points of k-space and white noise by {usual:.1f} (max/min of the summed squared "
+            f"dipole kernels {ratio:.0f}); add a scan tilted about another axis or farther."
         )
     return None
 
@@ -267,14 +343,15 @@ def assess_orientations(b0_directions: Directions) -> OrientationReport:
     singular[: len(values)] = values
     rank = int((singular > singular[0] / SINGULAR_CONDITION).sum())
     condition = float(singular[0] / singular[5]) if singular[5] > 1e-9 * singular[0] else float("inf")
-    gain = float(np.sqrt((1 / singular**2).mean() * len(h) / 6)) if rank == 6 else float("inf")
+    gain = float(tensor_noise_gain(h)[0]) if rank == 6 else float("inf")
     lowest, highest = summed_kernel_range(h)
-    ratio, cosmos_gain = (highest / lowest, 1 / np.sqrt(lowest)) if lowest > 0 else (np.inf, np.inf)
+    ratio, worst = (highest / lowest, 1 / np.sqrt(lowest)) if lowest > 0 else (np.inf, np.inf)
+    usual = cosmos_noise_gain(h, lowest)
     spread = _spread(h)
-    messages = (_cosmos_message(len(h), spread, ratio), _tensor_message(h, spread, rank, condition))
+    messages = (_cosmos_message(len(h), spread, ratio, (usual, worst)), _tensor_message(h, spread, rank, condition))
     return OrientationReport(
         n=len(h), spread=spread, sti_rank=rank, sti_condition=condition, sti_noise_gain=gain,
-        cosmos_ratio=float(ratio), cosmos_noise_gain=float(cosmos_gain),
+        cosmos_ratio=float(ratio), cosmos_noise_gain=usual, cosmos_worst_gain=float(worst),
         messages=tuple(message for message in messages if message),
     )  # fmt: skip
 
@@ -282,8 +359,8 @@ def assess_orientations(b0_directions: Directions) -> OrientationReport:
 def require_orientations(b0_directions: Directions, *, tensor_prior: bool = True) -> OrientationReport:
     """Return the report of assess_orientations, or raise InputError where the fits are not determined.
 
-    Refused: one orientation; all directions within 5 degrees; without a tensor prior also a singular STI set. With
-    one, the report's messages say what makes a set singular.
+    Refused: one orientation; all directions within COSMOS_MIN_SPREAD; without a tensor prior also a singular STI set.
+    With one, the report's messages say what makes a set singular.
     """
     report = assess_orientations(b0_directions)
     if report.n < 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,11 +15,13 @@ from scipy.spatial.transform import Rotation
 from .echoes import smooth_inside
 from .errors import InputError, StepError
 from .frames import check_affine, rotation_and_scale, voxel_size
+from .registration_check import LARGEST_SHIFT, misplacement
 from .registration_refinement import Side, agreement, refine, side
 from .resample import resample
 
-# Three simulated heads: right transforms 0.95 or more; 5 degrees or 2 mm off 0.84-0.95, which passes; 10 degrees off
-# 0.69-0.81, 5 mm off 0.50-0.73, 20 degrees off and wrong optima 0.65 or less, another head 0.69.
+# Three simulated heads: right transforms 0.95 or more; 5 degrees or 2 mm off 0.84-0.95, which passes but is noticed
+# (registration_check); 10 degrees off 0.69-0.81, 5 mm off 0.50-0.73, 20 degrees off and wrong optima 0.65 or less,
+# another head 0.69.
 MINIMUM_QUALITY = 0.8
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TILTS = (-35.0, 0.0, 35.0)  # degrees about x and y, tried on the coarsest level
@@ -31,6 +33,7 @@ _SHADING_WIDTH = 15.0  # mm
 _DECAY_WIDTH = 1.5  # voxels
 _MASK_MARGIN = 4.0  # mm
 SPACINGS = (8.0, 4.0)  # mm, of the levels of mutual information
+_AS_GOOD = 0.02  # of the quality, which shading moves more than a millimetre does
 _QUALITY_RESOLUTION = 4.0  # mm; noise, and what differs between fields of view, hardly matter there
 
 
@@ -41,7 +44,7 @@ class Registration:
     mutual_information: Mattes mutual information on the 4 mm grid in nats (higher is better); correlation: of the two
     magnitudes in the head after registration; quality: correlation of the two images, without shading, in the brain
     at 4 mm, at most 1, which is near 0 where a registration failed; overlap: share of the reference's brain that the
-    moving scan holds.
+    moving scan holds; warning: what is doubtful about it, a clause, "" for nothing.
     """
 
     transform: NDArray[np.float64]
@@ -49,6 +52,7 @@ class Registration:
     correlation: float
     quality: float = float("nan")
     overlap: float = float("nan")
+    warning: str = ""
 
 
 class RegistrationFailed(StepError):
@@ -266,13 +270,21 @@ def assess(
 ) -> Registration:
     """Return how well a world-to-world similarity (4, 4) from elsewhere fits two scans, measured as register does.
 
-    The other arguments and the errors are those of `register`.
+    Where the scans fit better more than LARGEST_SHIFT away, that better similarity is returned, with a warning that
+    says how far off the one given is. The other arguments and the errors are those of `register`.
     """
     fixed = _scan("reference", reference, reference_affine, reference_mask, reference_steady)
     floating = _scan("moving", moving, moving_affine, moving_mask, moving_steady)
     world = check_affine(transform, "transform")
     with _one_thread():
-        return _checked(_measured(fixed, floating, world, _coarse_sides(fixed, floating)), minimum_quality)
+        sides = _coarse_sides(fixed, floating)
+        given = _checked(_measured(fixed, floating, world, sides), minimum_quality)
+        better = _finished(fixed, floating, world, sides)
+    off = misplacement(world, better.transform, sides[1].points)
+    if not off.exceeds(LARGEST_SHIFT) or better.quality < given.quality - _AS_GOOD:
+        return given
+    said = f"the transform given is {off.words} from where the brains fit best: the better one is used"
+    return replace(_checked(better, minimum_quality), warning=said)
 
 
 def _checked(found: Registration, minimum_quality: float) -> Registration:
@@ -344,7 +356,7 @@ def _starts(fixed: _Scan, moving: _Scan, tilts: Sequence[float]) -> list[sitk.Si
         centred.SetCenter((fixed.centre * [-1, -1, 1]).tolist())
         centred.SetTranslation(((moving.centre - fixed.centre) * [-1, -1, 1]).tolist())
     found = [_optimise(*pair, _tilted(centred, pitch, roll), SPACINGS[0], 60) for pitch in tilts for roll in tilts]
-    plausible = [one for one in found if abs(one[0].GetScale() - 1) < 0.1] or found
+    plausible = [one for one in found if abs(np.log(one[0].GetScale())) < 0.1] or found
     return [one for one, _ in sorted(plausible, key=lambda one: -one[1])]
 
 
@@ -354,8 +366,11 @@ def _follow(fixed: _Scan, moving: _Scan, start: sitk.Similarity3DTransform) -> R
     for spacing in SPACINGS:
         pair = _at_spacing(fixed.image, spacing), _at_spacing(moving.image, spacing)
         transform, _ = _optimise(*pair, transform, spacing, 240)
-    world = _to_world(transform)
-    sides = _coarse_sides(fixed, moving)
+    return _finished(fixed, moving, _to_world(transform), _coarse_sides(fixed, moving))
+
+
+def _finished(fixed: _Scan, moving: _Scan, world: NDArray[np.float64], sides: tuple[Side, Side]) -> Registration:
+    """Return the registration of a transform within some millimetres, refined."""
     world = refine(*sides, world, degree=2, tolerance=0.03)
     finest = _finest(fixed, moving)
     world = refine(moving.side(finest, flat=False), fixed.side(finest, flat=False), world)

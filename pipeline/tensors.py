@@ -41,10 +41,16 @@ def rotation_of_components(rotation: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(from_matrix(np.einsum("ij,cjk,lk->cil", r, units, r)), np.float64)
 
 
+def magnetisation_of_components(frame: ArrayLike, b0_direction: ArrayLike) -> NDArray[np.float64]:
+    """Return the (3, 6) matrix that maps the components of chi to Q chi h, for Q (3, 3) and a unit vector h (3,)."""
+    units = to_matrix(np.eye(6))
+    return np.einsum("ij,cjk,k->ic", np.asarray(frame, np.float64), units, check_b0_direction(b0_direction))
+
+
 def rotate_components(tensor: ArrayLike, rotation: ArrayLike) -> NDArray[np.floating]:
     """Return R chi R^T (6, ...): the components of a tensor (6, ...) along axes turned by R (3, 3).
 
-    Only the components turn; resample_tensor moves the voxels as well. The type of the tensor is kept.
+    Only the components turn, not the voxels. The type of the tensor is kept.
     """
     array = check_tensor(tensor)
     return np.tensordot(rotation_of_components(rotation).astype(array.dtype), array, axes=1)

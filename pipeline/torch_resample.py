@@ -15,9 +15,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional
 
-from .frames import FloatArray
-from .resample import voxel_mapping
-from .spline_maps import TIE, SplineMaps
+from .frames import FloatArray, voxel_mapping
+from .spline_maps import TIE, SplineMaps, box_samples
 
 _POINTS = {"cpu": 1 << 15, "cuda": 1 << 18}  # whose 64 taps are held at once, 900 bytes each
 _PLANES = 1 << 21  # voxels of the target whose positions are held at once, 100 bytes each
@@ -74,12 +73,17 @@ class TorchSplineMaps:
         The other arguments and results are those of spline_maps.evaluate, on the device.
         """
         mapping = voxel_mapping(self.affine, target_affine, transform)
+        samples = box_samples(self.affine, target_affine, transform)
         shape = tuple(int(n) for n in target_shape)
-        inside = self._mask_on(mapping, shape)
+        inside = self._mask_on(mapping, samples, shape)
         voxels = torch.nonzero(inside.flatten()).squeeze(1)
         values = torch.zeros((coefficients.shape[1], inside.numel()), dtype=torch.float32, device=self.level.device)
         for part in voxels.split(_POINTS[self.level.device.type]):
-            values[:, part] = self._values_at(coefficients, self._positions(mapping, part, shape)).T
+            positions = self._positions(mapping, part, shape)
+            total = self._values_at(coefficients, _shifted(positions, samples[0]))
+            for sample in samples[1:]:
+                total += self._values_at(coefficients, _shifted(positions, sample))
+            values[:, part] = total.T / len(samples)
         return values.view(-1, *shape), inside
 
     def _positions(self, mapping: FloatArray, flat: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
@@ -92,11 +96,12 @@ class TorchSplineMaps:
         ]
 
     def _values_at(self, coefficients: Tensor, positions: list[Tensor]) -> Tensor:
-        """Return the maps (n, maps) at positions that lie in the mask, so that all 64 taps lie in the box."""
+        """Return the maps (n, maps) at positions, continued beyond the box."""
         _, y, z = self.shape
+        positions = [at.clamp(1, n - 2) for at, n in zip(positions, self.shape, strict=True)]
         steps = torch.arange(4, device=self.level.device)
         taps = (steps.view(4, 1, 1) * y + steps.view(4, 1)) * z + steps
-        base = [position.floor() for position in positions]
+        base = [at.floor().clamp_(max=n - 3) for at, n in zip(positions, self.shape, strict=True)]
         x_of, y_of, z_of = (_bspline((at - low).float()) for at, low in zip(positions, base, strict=True))
         first = ((base[0].long() - 1) * y + base[1].long() - 1) * z + base[2].long() - 1
         weights = (x_of[:, :, None, None] * y_of[:, None, :, None] * z_of[:, None, None, :]).flatten(1)
@@ -104,7 +109,7 @@ class TorchSplineMaps:
             first[:, None] + taps.flatten(), coefficients, mode="sum", per_sample_weights=weights
         )
 
-    def _mask_on(self, mapping: FloatArray, shape: tuple[int, ...]) -> Tensor:
+    def _mask_on(self, mapping: FloatArray, samples: FloatArray, shape: tuple[int, ...]) -> Tensor:
         """Return the mask on a grid (x, y, z), a slab of planes at a time."""
         device = self.level.device
         inside = torch.zeros(shape, dtype=torch.bool, device=device)
@@ -115,27 +120,47 @@ class TorchSplineMaps:
             positions = [
                 (x * row[0] + axes[1][:, None] * row[1]) + (axes[2] * row[2] + row[3]) for row in mapping[:3].tolist()
             ]
-            inside[start : start + planes] = self._mask_at(positions)
+            inside[start : start + planes] = self._mask_at(positions, samples)
         return inside
 
-    def _mask_at(self, positions: list[Tensor]) -> Tensor:
-        """Return where the level, interpolated linearly, is above 0; only cells across the mask's surface need it."""
-        (_, y, z), shape = self.shape, positions[0].shape
-        clipped = [at.flatten().clamp(0, n - 1) for at, n in zip(positions, self.shape, strict=True)]
-        base = [at.floor().clamp_(max=n - 2) for at, n in zip(clipped, self.shape, strict=True)]
-        first = ((base[0] * y + base[1]) * z + base[2]).long()
+    def _mask_at(self, positions: list[Tensor], samples: FloatArray) -> Tensor:
+        """Return where the mean of the level, interpolated linearly, is above 0; few cells are across the surface."""
+        shape = positions[0].shape
+        flat = [at.flatten() for at in positions]
+        if len(samples) > 1:
+            total = torch.zeros_like(flat[0])
+            for sample in samples:
+                total += self._level_at(*self._cells_at(_shifted(flat, sample)))
+            return (total >= TIE * len(samples)).view(shape)
+        first, near = self._cells_at(flat)
         cells = self.cells[first]
         edge = torch.nonzero(cells == _EDGE).squeeze(1)
-        near = [(at[edge] - low[edge]) for at, low in zip(clipped, base, strict=True)]
+        inside = cells == _INSIDE
+        inside[edge] = self._level_at(first[edge], [at[edge] for at in near]) >= TIE
+        return inside.view(shape)
+
+    def _cells_at(self, positions: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return the first voxel (flat index) of the cells that hold positions, and how far along the cells' axes."""
+        _, y, z = self.shape
+        clipped = [at.clamp(0, n - 1) for at, n in zip(positions, self.shape, strict=True)]
+        base = [at.floor().clamp_(max=n - 2) for at, n in zip(clipped, self.shape, strict=True)]
+        first = ((base[0] * y + base[1]) * z + base[2]).long()
+        return first, [at - low for at, low in zip(clipped, base, strict=True)]
+
+    def _level_at(self, first: Tensor, near: list[Tensor]) -> Tensor:
+        """Return the level, interpolated linearly in cells."""
+        _, y, z = self.shape
         level = torch.zeros_like(near[0])
         for i, j, k in np.ndindex(2, 2, 2):
             weight = torch.ones_like(level)
             for part, upper in zip(near, (i, j, k), strict=True):
                 weight *= part if upper else 1 - part
-            level += weight * self.level[first[edge] + int((i * y + j) * z + k)]
-        inside = cells == _INSIDE
-        inside[edge] = level >= TIE
-        return inside.view(shape)
+            level += weight * self.level[first + int((i * y + j) * z + k)]
+        return level
+
+
+def _shifted(positions: list[Tensor], sample: FloatArray) -> list[Tensor]:
+    return [at + shift for at, shift in zip(positions, sample.tolist(), strict=True)]
 
 
 def _bspline(t: Tensor) -> Tensor:

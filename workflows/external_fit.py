@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from ..pipeline.fits.methods import FitOptions, fit_fields
 from ..pipeline.fits.result import Fit
 from ..pipeline.fits.uncertainty import Uncertainty
 from ..pipeline.frames import voxel_frame, voxel_size
-from ..pipeline.labels import reference_to_mask, scan_labels
-from ..pipeline.resample import resample
+from ..pipeline.labels import reference_to_mask, scan_deviations, scan_labels
 from ..pipeline.tensors import rotate_components
 from .derivatives import sidecar_path, write_image
 from .fit_files import GivenFiles, GivenScan, read_given
-from .fit_inputs import ScanField, SubjectFields, fit_sidecar, to_subject_frame
+from .fit_inputs import ScanField, SubjectFields, fit_sidecar, fit_warnings, to_subject_frame
+from .tissue_files import TissueFiles
 
+TISSUE_FROM_DATA = TissueFiles()
 _PLAUSIBLE = (0.004, 0.1)  # ppm, of the standard deviation of a brain's susceptibility
 
 
@@ -46,6 +47,7 @@ def fit_files(
     device: str = "cpu",
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
+    tissue: TissueFiles = TISSUE_FROM_DATA,
 ) -> list[Path]:
     """Fit fields in files and write maps beside `prefix`; return the paths written.
 
@@ -53,7 +55,8 @@ def fit_files(
     are known, one a field or one for all; b0_directions: text file of unit vectors along the array axes of the first
     field (one grid for all), or transforms: world-to-world 4x4 files, moving to reference; with neither, fields on one
     grid whose sidecars state B0_dir; weights: one a field, proportional to 1 / standard deviation; total: the fields
-    hold the background (single-step fit); options: method, prior and the rest; dask, memory (GB), device: where the fit
+    hold the background (single-step fit); options: method, prior and the rest; tissue: what its prior is told of white
+    matter and fibres; dask, memory (GB), device: where the fit
     runs. Raises InputError where files, grids, units and counts do not fit, where transforms do not bring the scans
     onto one another, or files exist and overwrite is False.
     """
@@ -63,6 +66,7 @@ def fit_files(
     if weights and used.method == "closed":
         raise InputError("the closed fit counts all voxels the same: leave out --weights, or give --fit masked.")
     check_device(device)
+    tissue.check(used.method)
     files = GivenFiles(fields, masks, b0_directions, transforms, weights)
     files.check()
     deviations = bool(used.draws or used.jackknife)
@@ -75,11 +79,12 @@ def fit_files(
         _tell(said, scans, progress)
         affine = scans[0].input.affine
         placed = _place(scans, total, execution.keep)
+        used = replace(used, anatomy=tissue.options(placed.determined, affine))
         found, uncertainty = fit_fields(
             placed.fields, placed.weights, voxel_size(affine), placed.directions, used, execution=execution,
             names=[str(path) for path in fields], device=device, progress=progress,
         )  # fmt: skip
-    for message in found.orientations.messages:
+    for message in fit_warnings(found, [scan.input.path.name for scan in scans]):
         warnings.warn(message, Chi33Warning, stacklevel=2)
     _write_all(prefix, scans, placed, found, uncertainty, own_grids=bool(transforms))
     return planned
@@ -111,7 +116,7 @@ def _write_all(
     outputs.write("cosmos", cosmos)
     outputs.write("tensor", tensor, {"Components": ["xx", "xy", "xz", "yy", "yz", "zz"]})
     if own_grids:
-        _write_labels(outputs, scans, tensor, cosmos)
+        _write_labels(outputs, scans, tensor, cosmos, placed.determined)
     if uncertainty is not None:
         outputs.write("cosmossd", uncertainty.cosmos * placed.determined)
         _write_deviations(outputs, scans, uncertainty, placed.determined, own_grids=own_grids)
@@ -196,12 +201,14 @@ def _planned(prefix: Path, count: int, *, labels: bool, deviations: bool) -> lis
     return [_path(prefix, name) for name in names]
 
 
-def _write_labels(outputs: _Outputs, scans: Sequence[GivenScan], tensor: NDArray, cosmos: NDArray) -> None:
+def _write_labels(
+    outputs: _Outputs, scans: Sequence[GivenScan], tensor: NDArray, cosmos: NDArray, brain: NDArray[np.bool_]
+) -> None:
     for index, scan in enumerate(scans):
         own = scan.input
         found = scan_labels(
             tensor, cosmos, outputs.affine, own.affine, own.field.shape, scan.transform, own.field, own.mask,
-            b0_direction=own.b0_direction,
+            b0_direction=own.b0_direction, brain=brain,
         )  # fmt: skip
         for name, volume in (("chi33", found.chi33), ("deltab", found.delta_b), ("cosmos", found.cosmos)):
             outputs.write_scan(index, name, volume, scan, own.affine)
@@ -216,10 +223,9 @@ def _write_deviations(
     own_grids: bool,
 ) -> None:
     for index, scan in enumerate(scans):
-        affine, shape = scan.input.affine, scan.input.field.shape
-        for name, volume in (("chi33sd", uncertainty.chi33[index]), ("deltabsd", uncertainty.delta_b[index])):
-            volume = volume * determined
-            if own_grids:
-                back = np.linalg.inv(scan.transform)
-                volume = resample(volume, outputs.affine, affine, shape, back, order=1)
+        affine = scan.input.affine
+        found = np.stack([uncertainty.chi33[index], uncertainty.delta_b[index]]) * determined
+        if own_grids:
+            found = scan_deviations(found, outputs.affine, affine, scan.transform, scan.input.mask)
+        for name, volume in zip(("chi33sd", "deltabsd"), found, strict=True):
             outputs.write_scan(index, name, volume, scan, affine if own_grids else outputs.affine)

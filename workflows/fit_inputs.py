@@ -14,10 +14,11 @@ from ..pipeline.errors import InputError
 from ..pipeline.exterior_sources import exterior_field
 from ..pipeline.fits.masked import Keep
 from ..pipeline.fits.methods import FitOptions, Method
+from ..pipeline.fits.noise import outstanding_scans
 from ..pipeline.fits.result import Fit
 from ..pipeline.fits.uncertainty import LEFT_OUT, Uncertainty
 from ..pipeline.frames import b0_direction_from_affine, check_b0_direction, rotation_and_scale, voxel_frame, voxel_size
-from ..pipeline.resample import resample, resample_inside
+from ..pipeline.resample import resample_inside
 
 SMALLEST_OVERLAP = 0.2
 _LARGEST_WEIGHT = 2.0
@@ -116,7 +117,7 @@ def _weight(scan: ScanField, known: NDArray[np.bool_], affine: NDArray, shape: t
     typical = float(np.median(scan.weight[scan.mask]))
     if not typical > 0:
         raise InputError(f"the weights of {scan.label} are zero in most of its mask: give positive weights.")
-    moved = resample(scan.weight / typical, scan.affine, affine, shape, scan.transform, order=1)
+    moved, _ = resample_inside(scan.weight / typical, scan.mask, scan.affine, affine, shape, scan.transform)
     return np.clip(moved, 0, _LARGEST_WEIGHT) * known
 
 
@@ -137,6 +138,7 @@ def fit_sidecar(
     record: dict[str, Any] = {
         "Fit": fit.method,
         "FieldNoisePpm": fit.noise,
+        "ScanNoisePpm": [float(f"{noise:.4g}") for noise in fit.scan_noises],
         "PriorIsoPpm": number(fit.prior.iso),
         "PriorAnisoPpm": number(fit.prior.aniso),
         "Weights": "mask" if fit.method == "closed" else weights,
@@ -148,8 +150,11 @@ def fit_sidecar(
         "TensorNoiseGain": number(report.sti_noise_gain),
         "CosmosRatio": number(report.cosmos_ratio),
         "CosmosNoiseGain": number(report.cosmos_noise_gain),
+        "CosmosWorstNoiseGain": number(report.cosmos_worst_gain),
+        "CosmosConditioning": report.cosmos_grade,
+        "TensorConditioning": report.sti_grade,
         "LargestAngleDegrees": report.spread,
-        "Warnings": list(report.messages),
+        "Warnings": fit_warnings(fit, labels),
     }
     if uncertainty is not None:
         record["UncertaintyDraws"] = uncertainty.draws
@@ -157,6 +162,19 @@ def fit_sidecar(
         record["UncertaintySeed"] = uncertainty.seed
         record["UncertaintyLeavesOut"] = LEFT_OUT[fit.method]
     return record
+
+
+def fit_warnings(fit: Fit, labels: Sequence[str]) -> list[str]:
+    """Return what a user should read of a fit: of its head orientations, and of scans that stand out by their noise."""
+    noises = np.array(fit.scan_noises)
+    said = list(fit.orientations.messages)
+    for scan, times in (outstanding_scans(noises) if noises.size else {}).items():
+        said.append(
+            f"What the fit leaves of the field of {labels[scan]} is {noises[scan]:.2g} ppm, {times:.1f} times that of "
+            f"the median scan ({fit.noise:.2g} ppm), so that it counts 1/{times**2:.0f} of that scan: look at its "
+            "phase (noise, movement, drift among its echoes) and at its registration, or leave it out."
+        )
+    return said
 
 
 def method_for(total: bool, method: Method | None) -> Method:
@@ -172,5 +190,5 @@ def method_for(total: bool, method: Method | None) -> Method:
     return method or ("single-step" if total else "masked")
 
 
-__all__ = ["FitOptions", "ScanField", "SubjectFields", "fit_sidecar", "method_for", "scan_b0_direction",
+__all__ = ["FitOptions", "ScanField", "SubjectFields", "fit_sidecar", "fit_warnings", "method_for", "scan_b0_direction",
            "subject_b0_direction", "to_subject_frame"]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,17 +12,23 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, InputMultiPath, TraitedSpec, isdefined, traits
 from numpy.typing import NDArray
 
+from ..pipeline.dipole import Float32Array
+from ..pipeline.errors import InputError
+from ..pipeline.exterior_sources import exterior_field
 from ..pipeline.fits.execution import Execution
 from ..pipeline.fits.methods import FitOptions, fit_fields
 from ..pipeline.fits.prior import Prior
 from ..pipeline.fits.result import Fit
+from ..pipeline.fits.single_step import through_spheres
+from ..pipeline.fits.tissue import CORRELATION
 from ..pipeline.frames import voxel_frame, voxel_size
-from ..pipeline.labels import reference_to_mask, scan_labels
-from ..pipeline.resample import resample
+from ..pipeline.labels import Labels, reference_to_mask, scan_deviations, scan_labels
 from ..pipeline.tensors import rotate_components
 from .derivatives import open_image, read_image, read_transform
 from .fit_inputs import ScanField, fit_sidecar, scan_b0_direction, to_subject_frame
+from .given_directions import shared_direction_problem
 from .interfaces import Chi33Interface
+from .tissue_files import WHITE_MATTER, TissueFiles
 
 
 class _FitInputs(BaseInterfaceInputSpec):
@@ -40,10 +47,15 @@ class _FitInputs(BaseInterfaceInputSpec):
     method = traits.Enum("single-step", "masked", "closed", usedefault=True, desc="single-step takes total fields")
     prior_iso = traits.Float(mandatory=True, desc="ppm")
     prior_aniso = traits.Float(mandatory=True, desc="ppm")
+    prior_correlation = traits.Float(CORRELATION, usedefault=True, desc="mm, of the tensor's traceless part")
+    white_matter = traits.Enum(*WHITE_MATTER, usedefault=True, desc="where the traceless part is larger")
+    white_matter_file = File(exists=True, desc="probability 0-1, instead of that")
+    fibre_file = File(exists=True, desc="unit vectors along the world's axes, subject grid")
     noise = traits.Either(None, traits.Float, usedefault=True, desc="ppm; None: from the data")
     iterations = traits.Either(None, traits.Int, usedefault=True, desc="None: the method's own")
     draws = traits.Int(0, usedefault=True, desc="of the posterior; 0: none")
     jackknife = traits.Int(0, usedefault=True, desc="groups of scans left out; 0: none")
+    score = traits.Int(0, usedefault=True, desc="groups of scans held out for the held-out score; 0: none")
     scheduler = traits.Str(
         "threads", usedefault=True, nohash=True, desc="threads, local, or the address of a Dask scheduler"
     )
@@ -76,7 +88,9 @@ class FitSusceptibility(Chi33Interface):
         options = FitOptions(
             method=inputs.method, prior=Prior(inputs.prior_iso, inputs.prior_aniso), noise=inputs.noise,
             iterations=inputs.iterations, draws=inputs.draws, jackknife=inputs.jackknife,
+            score=inputs.score, anatomy=self._tissue().options(brain > 0, affine),
         )  # fmt: skip
+        self._check_directions()
         with Execution(inputs.scheduler, memory=inputs.memory, scratch=runtime.cwd) as execution:
             placed = to_subject_frame(
                 self._scans(), affine, brain.shape, total=inputs.method == "single-step", keep=execution.keep
@@ -95,6 +109,23 @@ class FitSusceptibility(Chi33Interface):
         sidecar = fit_sidecar(fit, inputs.labels, world, weights=weighted, uncertainty=uncertainty)
         self._save_json(runtime, "sidecar_file", sidecar)
         return runtime
+
+    def _tissue(self) -> TissueFiles:
+        inputs = self.inputs
+        given = inputs.white_matter_file if isdefined(inputs.white_matter_file) else inputs.white_matter
+        fibre = inputs.fibre_file if isdefined(inputs.fibre_file) else None
+        return TissueFiles(str(given), fibre, inputs.prior_correlation)
+
+    def _check_directions(self) -> None:
+        """Raise InputError where nothing tells how the heads lay to B0."""
+        inputs = self.inputs
+        images = [open_image(Path(path)) for path in inputs.field_files]
+        transforms = [read_transform(Path(path)) for path in inputs.transform_files]
+        problem = shared_direction_problem(
+            [(image.shape[:3], image.affine) for image in images], transforms, inputs.b0_directions
+        )
+        if problem:
+            raise InputError(problem)
 
     def _scans(self) -> Iterator[ScanField]:
         inputs = self.inputs
@@ -132,13 +163,16 @@ class _LabelInputs(BaseInterfaceInputSpec):
     b0_direction = traits.Either(None, traits.Tuple(traits.Float, traits.Float, traits.Float), usedefault=True)
     uncertainty_file = File(exists=True, desc="of the fit")
     number = traits.Int(0, usedefault=True, desc="of the scan in the uncertainty, from 0")
+    total_file = File(exists=True, desc="total field of the scan, of a single-step fit, ppm; with the next two")
+    known_file = File(exists=True, desc="where it is known")
+    fit_file = File(exists=True, desc="JSON of the fit, whose spheres the residual passes")
 
 
 class _LabelOutputs(TraitedSpec):
     chi33_file = File(desc="ppm")
     deltab_file = File(desc="delta B', ppm of B0")
     cosmos_file = File(desc="ppm")
-    residual_file = File(desc="ppm of B0")
+    residual_file = File(desc="ppm of B0: what the labels leave of the field that the fit saw")
     chi33sd_file = File(desc="standard deviation of chi33, ppm")
     deltabsd_file = File(desc="standard deviation of delta B', ppm of B0")
     cosmossd_file = File(desc="standard deviation of COSMOS, ppm")
@@ -162,17 +196,32 @@ class ScanLabels(Chi33Interface):
         )  # fmt: skip
         for output, volume in (
             ("chi33_file", found.chi33), ("deltab_file", found.delta_b),
-            ("cosmos_file", found.cosmos), ("residual_file", found.residual),
+            ("cosmos_file", found.cosmos), ("residual_file", self._residual(found, affine)),
         ):  # fmt: skip
             self._save(runtime, output, volume, affine)
         if isdefined(inputs.uncertainty_file):
-            self._save_deviations(runtime, subject_affine, affine, field.shape)
+            self._save_deviations(runtime, subject_affine, affine, mask > 0)
         return runtime
 
-    def _save_deviations(self, runtime: Any, subject_affine: NDArray, affine: NDArray, shape: tuple[int, ...]) -> None:
+    def _residual(self, found: Labels, affine: NDArray) -> Float32Array:
+        """What the labels leave of the local field, or through the spheres of a single-step fit of the total one."""
+        inputs = self.inputs
+        if not isdefined(inputs.total_file):
+            return found.residual
+        radii = json.loads(Path(inputs.fit_file).read_text())["RadiiMm"]
+        known = read_image(Path(inputs.known_file))[0] > 0
+        total = read_image(Path(inputs.total_file))[0] * known
+        h, size = scan_b0_direction(affine, inputs.b0_direction), voxel_size(affine)
+        left = total - exterior_field(total, known, size, h) - found.explained
+        return through_spheres(left, known, size, radii)[0]
+
+    def _save_deviations(
+        self, runtime: Any, subject_affine: NDArray, affine: NDArray, local_mask: NDArray[np.bool_]
+    ) -> None:
         image = open_image(Path(self.inputs.uncertainty_file))
-        back = np.linalg.inv(read_transform(Path(self.inputs.transform_file)))
         first = 2 * self.inputs.number
-        for output, index in (("chi33sd_file", first), ("deltabsd_file", first + 1), ("cosmossd_file", -1)):
-            volume = np.asarray(image.dataobj[..., index % image.shape[3]], np.float32)
-            self._save(runtime, output, resample(volume, subject_affine, affine, shape, back, order=1), affine)
+        own = [np.asarray(image.dataobj[..., index], np.float32) for index in (first, first + 1, image.shape[3] - 1)]
+        transform = read_transform(Path(self.inputs.transform_file))
+        found = scan_deviations(np.stack(own), subject_affine, affine, transform, local_mask)
+        for output, volume in zip(("chi33sd_file", "deltabsd_file", "cosmossd_file"), found, strict=True):
+            self._save(runtime, output, volume, affine)

@@ -20,11 +20,13 @@ from nipype.interfaces.base import (
 from ..pipeline import frames
 from ..pipeline.background import BACKGROUND_METHODS, remove_background, vsharp_radii
 from ..pipeline.brain_mask import brain_mask
-from ..pipeline.echoes import Combination, combine_echoes, reliable_mask
+from ..pipeline.echoes import Combination, combine_echoes
+from ..pipeline.learned_mask import learned_brain_mask
 from ..pipeline.masks import clean_mask
 from ..pipeline.phase.filtered import field_spread, filter_warnings
 from ..pipeline.phase.repairs import repair_phase
 from ..pipeline.phase_offset import remove_phase_offset
+from ..pipeline.reliability import GROWTH, grown, reliable_mask, trimmed_brain
 from ..pipeline.unwrap import unwrap_laplacian, unwrap_romeo
 from .derivatives import read_image, write_image
 from .export import export_file
@@ -67,6 +69,23 @@ class BrainMask(Chi33Interface):
         return runtime
 
 
+class _LearnedMaskInputs(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="magnitude of the first echo")
+    version = traits.Str(desc="of deepbet; another one runs anew")
+
+
+class LearnedMask(Chi33Interface):
+    """deepbet's brain mask (pipeline.learned_mask)."""
+
+    input_spec = _LearnedMaskInputs
+    output_spec = _MaskOutputs
+
+    def _run_interface(self, runtime: Any) -> Any:
+        magnitude, affine = read_image(Path(self.inputs.in_file))
+        self._save(runtime, "mask_file", learned_brain_mask(magnitude, affine), affine, np.uint8)
+        return runtime
+
+
 class _CleanMaskInputs(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="mask of another program")
 
@@ -95,13 +114,16 @@ class _TotalFieldInputs(BaseInterfaceInputSpec):
     combination = traits.Enum(*get_args(Combination), usedefault=True)
     offset_smoothing = traits.Float(4.0, usedefault=True, desc="mm")
     residual_limit = traits.Float(0.3, usedefault=True, desc="rad")
+    growth = traits.Float(GROWTH, usedefault=True, desc="mm around the brain where a field may be trusted")
+    trim = traits.Bool(True, usedefault=True, desc="take faint tissue off the brain mask's edge")
     filtered = traits.Str("", usedefault=True, desc="what the sidecar says of a filter")
 
 
 class _TotalFieldOutputs(TraitedSpec):
     field_file = File(desc="total field, ppm of B0")
     residual_file = File(desc="departure of the echoes from a line, rad")
-    reliable_file = File(desc="mask of the voxels whose field can be trusted")
+    brain_file = File(desc="brain mask, without faint tissue at its edge where asked for")
+    reliable_file = File(desc="mask of the voxels whose field can be trusted, which may exceed the brain")
     weight_file = File(desc="proportional to 1 / standard deviation of the field")
     record_file = File(desc="JSON: what was found and taken out of the phase, with warnings")
     echo_file = File(desc="picture of one echo: phase as measured and unwrapped, and weight")
@@ -116,17 +138,18 @@ class TotalField(Chi33Interface):
     def _run_interface(self, runtime: Any) -> Any:
         inputs = self.inputs
         mask, affine = read_image(Path(inputs.mask_file))
-        inside, size = mask > 0, frames.voxel_size(affine)
+        brain, size = mask > 0, frames.voxel_size(affine)
         magnitude = np.stack([read_volume(path) for path in inputs.magnitude_files])
+        inside = grown(brain, size, inputs.growth) & (magnitude.min(axis=0) > 0) | brain
         phase = np.stack(
             [
                 inputs.phase_sign * PhaseScale(limits[0], limits[1], stated=True).to_radians(read_volume(path))
                 for path, limits in zip(inputs.phase_files, inputs.phase_ranges, strict=True)
             ]
         )
-        shown = shown_echo(len(phase))
-        measured = phase[shown].astype(np.float32)
-        repaired = repair_phase(phase, magnitude, inputs.echo_times, inside)
+        picture = shown_echo(len(phase))
+        measured = phase[picture].astype(np.float32)
+        repaired = repair_phase(phase, magnitude, inputs.echo_times, brain)
         phase = repaired.phase
         if inputs.unwrap == "romeo":
             phase = remove_phase_offset(
@@ -136,19 +159,21 @@ class TotalField(Chi33Interface):
         else:
             unwrapped = unwrap_laplacian(phase, size)
         del phase
-        echo = EchoSlices.of(inside, affine, measured, unwrapped[shown], magnitude[shown] ** 2)
+        echo = EchoSlices.of(brain, affine, measured, unwrapped[picture], magnitude[picture] ** 2)
         echo_path = Path(runtime.cwd) / "echo.jpg"
         self._results["echo_file"] = str(write_echo_figure(echo_path, echo))
         found = combine_echoes(
             unwrapped, magnitude, inputs.echo_times, inputs.field_strength, inside, size,
             offset_smoothing=inputs.offset_smoothing, method=inputs.combination,
         )  # fmt: skip
-        self._save(runtime, "field_file", found.field, affine)
-        self._save(runtime, "residual_file", found.residual, affine)
-        self._save(runtime, "weight_file", found.weight, affine)
-        reliable = reliable_mask(inside, found, size, residual_limit=inputs.residual_limit)
+        reliable = reliable_mask(inside, found, size, brain=brain, residual_limit=inputs.residual_limit)
+        shown = brain | reliable
+        for name, volume in (("field", found.field), ("residual", found.residual), ("weight", found.weight)):
+            self._save(runtime, f"{name}_file", volume * shown, affine)
         self._save(runtime, "reliable_file", reliable, affine, np.uint8)
-        spread = field_spread(found.field, reliable)
+        kept = trimmed_brain(brain, magnitude[0], size) if inputs.trim else brain
+        self._save(runtime, "brain_file", kept, affine, np.uint8)
+        spread = field_spread(found.field, reliable & brain)
         warnings = [*repaired.warnings, *filter_warnings(spread, inputs.filtered)]
         record = {**repaired.record, "FieldSpreadPpm": round(spread, 4), "Warnings": warnings}
         self._save_json(runtime, "record_file", record)
@@ -164,6 +189,7 @@ def read_volume(path: str) -> np.ndarray:
 class _LocalFieldInputs(BaseInterfaceInputSpec):
     field_file = File(exists=True, mandatory=True, desc="total field, ppm")
     mask_file = File(exists=True, mandatory=True, desc="where it is known")
+    brain_file = File(exists=True, desc="brain mask, outside which the local field is not given")
     method = traits.Enum(*BACKGROUND_METHODS, usedefault=True)
     largest_radius = traits.Float(mandatory=True, desc="mm, of V-SHARP")
     smallest_radius = traits.Float(mandatory=True, desc="mm, of V-SHARP")
@@ -198,8 +224,11 @@ class LocalFieldMap(Chi33Interface):
         stated = self.inputs.b0_direction
         h = frames.b0_direction_from_affine(affine) if stated is None else frames.check_b0_direction(stated)
         local = remove_background(self.inputs.method, field, mask > 0, size, b0_direction=h, **settings)
-        self._save(runtime, "field_file", local.field, affine)
-        self._save(runtime, "mask_file", local.mask, affine, np.uint8)
+        valid = local.mask
+        if isdefined(self.inputs.brain_file):
+            valid = valid & (read_image(Path(self.inputs.brain_file))[0] > 0)
+        self._save(runtime, "field_file", local.field * valid, affine)
+        self._save(runtime, "mask_file", valid, affine, np.uint8)
         return runtime
 
 
@@ -230,4 +259,13 @@ class Export(Chi33Interface):
         return runtime
 
 
-__all__ = ["BrainMask", "Chi33Interface", "CleanMask", "Export", "LocalFieldMap", "TotalField", "read_volume"]
+__all__ = [
+    "BrainMask",
+    "Chi33Interface",
+    "CleanMask",
+    "Export",
+    "LearnedMask",
+    "LocalFieldMap",
+    "TotalField",
+    "read_volume",
+]

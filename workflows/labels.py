@@ -10,6 +10,7 @@ from nipype.pipeline import engine as pe
 from .config import RunConfig
 from .fit_interfaces import FitSusceptibility, ScanLabels
 from .raw import RawScan
+from .tissue_files import WHITE_MATTER
 
 FIT_OUTPUTS = (
     "tensor_file", "cosmos_file", "mms_file", "msa_file", "pev_file", "mask_file", "sidecar_file", "uncertainty_file",
@@ -36,8 +37,9 @@ def init_fit_wf(scans: Sequence[RawScan], config: RunConfig, *, name: str = "fit
         FitSusceptibility(
             labels=[scan.name for scan in scans], b0_directions=[scan.b0_direction for scan in scans],
             method=config.fit, prior_iso=config.prior_iso, prior_aniso=config.prior_aniso, noise=config.noise,
-            iterations=config.iterations, draws=config.draws, jackknife=config.jackknife, scheduler=config.dask,
-            memory=config.fit_memory, device=config.device,
+            iterations=config.iterations, draws=config.draws, jackknife=config.jackknife, score=config.score,
+            scheduler=config.dask, memory=config.fit_memory, device=config.device,
+            prior_correlation=config.prior_correlation, **_tissue_inputs(config),
         ),
         name="fit",
     )  # fmt: skip
@@ -50,16 +52,26 @@ def init_fit_wf(scans: Sequence[RawScan], config: RunConfig, *, name: str = "fit
     return workflow
 
 
+def _tissue_inputs(config: RunConfig) -> dict[str, str]:
+    """Return what the fit is told of tissue; raises InputError where a file cannot be used."""
+    tissue = config.tissue.check(config.fit)
+    auto = tissue.white_matter in WHITE_MATTER
+    found = {"white_matter" if auto else "white_matter_file": tissue.white_matter}
+    return found if tissue.fibre is None else {**found, "fibre_file": tissue.fibre}
+
+
 def init_scan_labels_wf(scan: RawScan, number: int = 0, *, name: str = "scan_labels_wf") -> pe.Workflow:
     """Return the workflow from a subject's fit to the labels of one scan on its own grid.
 
     number: of the scan among the fitted ones, from 0. Inputs: tensor_file, cosmos_file, uncertainty_file (subject
-    frame, the last may be missing), local_field, local_mask, transform_file. Outputs: LABEL_OUTPUTS.
+    frame, the last may be missing), local_field, local_mask, transform_file; of a single-step fit also total_field,
+    reliable_mask and sidecar_file. Outputs: LABEL_OUTPUTS.
     """
     workflow = pe.Workflow(name=name)
     inputs = {
         "tensor_file": "tensor_file", "cosmos_file": "cosmos_file", "local_field": "field_file",
         "local_mask": "mask_file", "transform_file": "transform_file", "uncertainty_file": "uncertainty_file",
+        "total_field": "total_file", "reliable_mask": "known_file", "sidecar_file": "fit_file",
     }  # fmt: skip
     inputnode = pe.Node(niu.IdentityInterface(list(inputs)), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(list(LABEL_OUTPUTS)), name="outputnode")

@@ -83,6 +83,7 @@ class RegisterSimilarity(Chi33Interface):
         quality = {
             "Quality": round(found.quality, 4), "MutualInformation": found.mutual_information,
             "Correlation": found.correlation, "Overlap": round(found.overlap, 4),
+            "Warnings": [f"Registration: {found.warning}."] if found.warning else [],
         }  # fmt: skip
         self._save_json(runtime, "quality_file", {**quality, **motion(found.transform)})
         return runtime

@@ -150,7 +150,9 @@ def measure_scan(scan: ScanFiles) -> ScanMeasures:
         planes=planes,
         unfinished=unfinished,
         repaired=mask_record.get("MaskRepaired"),
-        notes=tuple(scan.record(found["total"]).get("Warnings") or ()),
+        notes=tuple(
+            one for record in (scan.record(found["total"]), pair_record) for one in record.get("Warnings") or ()
+        ),
         tesla=_field_strength(scan),
         histogram=None if chi33 is None else np.histogram(np.clip(chi33, CHI_BINS[0], CHI_BINS[-1]), CHI_BINS)[0],
         echo=scan.echo if scan.has(scan.echo) else None,
@@ -226,6 +228,8 @@ def _statistics(desc: str, values: NDArray[np.float32]) -> dict[str, float]:
         known = values[values > 0]
         median, wide = (float(value) for value in np.percentile(known, (50, 95))) if known.size else (0.0, 0.0)
         return {f"{desc}_median": median, f"{desc}_p95": wide, f"{desc}_size": max(abs(low), abs(high))}
+    if desc == "echoes":
+        return {"echoes_median": float(np.median(values)), "echoes_size": max(abs(low), abs(high))}
     return {f"{desc}_std": spread, f"{desc}_p1": low, f"{desc}_p99": high, f"{desc}_size": max(abs(low), abs(high))}
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+import numpy as np
+
 from .. import __version__
 from ..pipeline.frames import GYROMAGNETIC_RATIO
 from ..pipeline.mask_consensus import LEAST_SCANS
@@ -116,8 +118,13 @@ def _mask(provenance: Mapping[str, Any]) -> str:
         return ""
     if lookup(provenance, "masks"):
         return "Brain masks were given."
-    threshold = lookup(provenance, "bet_threshold")
-    said = f"The brain was masked in each scan with {tool} {{bet}}" + _given("fractional threshold", threshold) + "."
+    if lookup(provenance, "mask_method") == "deepbet":
+        version = (lookup(provenance, "tools") or {}).get("deepbet", "")
+        said = f"The brain was masked in each scan with the networks of {f'deepbet {version}'.strip()} {{deepbet}}."
+    else:
+        threshold = lookup(provenance, "bet_threshold")
+        said = f"The brain was masked in each scan with {tool} {{bet}}" + _given("fractional threshold", threshold)
+        said += "."
     if lookup(provenance, "mask_consensus") and len(lookup(provenance, "scans") or ()) >= LEAST_SCANS:
         said += " Masks that disagreed with the majority of the other scans were replaced by it in the subject frame."
     return said
@@ -155,6 +162,7 @@ def _background(provenance: Mapping[str, Any], kind: str) -> str:
         used = f"V-SHARP {{sharp,spheres,vsharp}} ({', '.join(details)})"
     else:
         used = {"resharp": "RESHARP {resharp}", "pdf": "projection onto dipole fields {pdf}",
+                "ismv": "the iterative spherical mean value method {ismv}",
                 "lbv": "the Laplacian boundary value method {lbv}"}[method]  # fmt: skip
     if kind == "single-step":
         return f"Local fields, which the fit did not use, were made with {used}."
@@ -302,7 +310,25 @@ def fit_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     seeded = f" (seed {seed:.0f})" if seed is not None and draws else ""
     rows.append(("Draws of the posterior", f"{draws:.0f}{seeded}" if draws else ""))
     rows.append(("Jackknife groups", f"{groups:.0f}" if groups else ""))
+    rows += _score_rows(record)
     return [row for row in rows if row[1]]
+
+
+def _score_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The held-out score as rows: the median over scans, and its range."""
+    if not record.get("ScoreGroups"):
+        return []
+    rows = [("Groups of scans held out", f"{record['ScoreGroups']}")]
+    for key, title in (
+        ("ScoreTensor", "Missed of a held-out scan's field, tensor"),
+        ("ScoreCosmos", "The same, COSMOS"),
+        ("ScoreNoise", "The same, by the noise of the scan alone"),
+    ):
+        values = [float(one) for one in record.get(key) or ()]
+        if values:
+            told = f"{_per_cent(float(np.median(values)))} ({_per_cent(min(values))} to {_per_cent(max(values))})"
+            rows.append((title, told))
+    return rows
 
 
 def _listed(values: Any) -> list[str]:

@@ -45,8 +45,11 @@ def conditioning(report: OrientationReport) -> dict[str, Any]:
             ("Tensor: rank", f"{report.sti_rank} of 6"),
             ("Tensor: condition number", shown(report.sti_condition, 1)),
             ("Tensor: noise gain", shown(report.sti_noise_gain, 2)),
+            ("Tensor: conditioning without a prior", report.sti_grade),
             ("COSMOS: max/min of ΣD²", shown(report.cosmos_ratio, 1)),
             ("COSMOS: noise gain", shown(report.cosmos_noise_gain, 2)),
+            ("COSMOS: noise gain at the worst k", shown(report.cosmos_worst_gain, 2)),
+            ("COSMOS: conditioning", report.cosmos_grade),
         ],
         "messages": report.messages,
     }

@@ -73,6 +73,11 @@ REFERENCES = {
         ("Smith SM",), "Fast robust automated brain extraction", _BRAIN_MAPPING, 2002, "17", "143-155",
         "10.1002/hbm.10062",
     ),
+    "deepbet": Reference(
+        _people("Fisch L, Zumdick S, Barkhau C, others"),
+        "deepbet: Fast brain extraction of T1-weighted MRI using convolutional neural networks",
+        "Comput Biol Med", 2024, "179", "108845", "10.1016/j.compbiomed.2024.108845",
+    ),
     "romeo": Reference(
         _people("Dymerska B, Eckstein K, Bachrata B, others"),
         "Phase unwrapping with a rapid opensource minimum spanning tree algorithm (ROMEO)",
@@ -105,6 +110,11 @@ REFERENCES = {
         _people("Liu T, Khalidov I, de Rochefort L, others"),
         "A novel background field removal method for MRI using projection onto dipole fields (PDF)",
         _NBM, 2011, "24", "1129-1136", "10.1002/nbm.1670",
+    ),
+    "ismv": Reference(
+        _people("Wen Y, Zhou D, Liu T, Spincemaille P, Wang Y"),
+        "An iterative spherical mean value method for background field removal in MRI",
+        _MRM, 2014, "72", "1065-1071", "10.1002/mrm.24998",
     ),
     "lbv": Reference(
         _people("Zhou D, Liu T, Spincemaille P, Wang Y"),

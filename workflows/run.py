@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING
 from ..files.locks import hold
 from ..files.os_errors import os_error_words
 from ..pipeline.errors import InputError, InputProblems, StepError
-from .config import RunConfig
+from ..pipeline.learned_mask import deepbet_version, network_files
+from .config import BET_THRESHOLD, RunConfig
 from .derivatives import Derivatives, check_output_folder, write_dataset_description
 from .engine.finished import was_finished
+from .given_directions import with_directions
 from .raw import RawSubject, check_raw, find_subjects
 from .raw_names import subject_folders
 from .report_regions import simulated_regions
@@ -38,6 +41,18 @@ def choose_backend(config: RunConfig) -> str:
     if config.backend == "auto":
         return "builtin" if missing else "fsl"
     return config.backend
+
+
+def choose_masks(config: RunConfig) -> RunConfig:
+    """Return the config with "bet" or "deepbet" for mask_method "auto"; raises InputError where deepbet is missing."""
+    if config.masks is not None:
+        return config
+    if config.mask_method == "deepbet":
+        network_files()
+    if config.mask_method != "auto":
+        return config
+    asked = config.backend == "fsl" or config.bet_threshold != BET_THRESHOLD
+    return replace(config, mask_method="bet" if asked or deepbet_version() is None else "deepbet")
 
 
 def default_work_dir(bids_dir: Path, out_dir: Path) -> Path:
@@ -82,7 +97,9 @@ def run_participants(
     bids_dir, out_dir = Path(bids_dir).absolute(), Path(out_dir).absolute()
     with _os_errors():
         subjects = _find(bids_dir, participant_labels, config, session_labels, scans)
+        subjects = with_directions(subjects, Path(config.b0_directions) if config.b0_directions else None)
         backend = choose_backend(config)
+        config = choose_masks(config)
         os.environ.setdefault("FSLOUTPUTTYPE", "NIFTI_GZ")  # FSL's own default; Nipype warns where it is not set
         rois = Path(config.rois) if config.rois else simulated_regions(bids_dir)
         todo = []

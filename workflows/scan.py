@@ -10,9 +10,10 @@ from nipype.pipeline import engine as pe
 
 from ..files.headers import stated_length_unit
 from ..pipeline.errors import InputError
+from ..pipeline.learned_mask import PACKAGE, deepbet_version
 from .config import RunConfig
 from .frame_interfaces import GivenMask
-from .interfaces import BrainMask, CleanMask, LocalFieldMap, TotalField
+from .interfaces import BrainMask, CleanMask, LearnedMask, LocalFieldMap, TotalField
 from .raw import RawScan
 
 SCAN_OUTPUTS = (
@@ -26,8 +27,8 @@ def init_brain_mask_wf(
 ) -> pe.Workflow:
     """Return the workflow that masks the brain of a scan's first-echo magnitude.
 
-    Outputs: mask_file. backend: "fsl" (BET) or "builtin" (BET's algorithm by brainextractor); given: the user's mask,
-    which is taken as it is.
+    Outputs: mask_file. backend: "fsl" (BET) or "builtin" (BET's algorithm by brainextractor), unless the config says
+    deepbet; given: the user's mask, which is taken as it is.
     """
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(niu.IdentityInterface(["in_file"]), name="inputnode")
@@ -37,6 +38,12 @@ def init_brain_mask_wf(
         taken = pe.Node(GivenMask(given_file=str(given)), name="given_mask")
         workflow.connect(
             [(inputnode, taken, [("in_file", "in_file")]), (taken, outputnode, [("mask_file", "mask_file")])]
+        )
+        return workflow
+    if config.mask_method == "deepbet":
+        learned = pe.Node(LearnedMask(version=deepbet_version() or ""), name=PACKAGE)
+        workflow.connect(
+            [(inputnode, learned, [("in_file", "in_file")]), (learned, outputnode, [("mask_file", "mask_file")])]
         )
         return workflow
     if backend == "fsl" and (unit := stated_length_unit(scan.magnitude[0])) in ("meter", "micron"):
@@ -60,12 +67,18 @@ def init_brain_mask_wf(
     return workflow
 
 
-def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> pe.Workflow:
+def learned_by(config: RunConfig) -> str | None:
+    """Return the name and version of what makes learned brain masks; None where they are not learned."""
+    return f"{PACKAGE} {deepbet_version()}" if config.mask_method == "deepbet" else None
+
+
+def init_scan_wf(scan: RawScan, config: RunConfig, *, trim: bool = True, name: str = "scan_wf") -> pe.Workflow:
     """Return the workflow from a scan's raw echoes and brain mask to its local field, on the scan's own grid.
 
-    Inputs: brain_mask. Outputs: magnitude (first echo), brain_mask, total_field (ppm of B0), reliable_mask (where it
-    can be trusted), weight (proportional to 1 / its standard deviation), residual (rad), local_field (ppm of B0),
-    local_mask, echo (picture of one echo's phase and weight).
+    Inputs: brain_mask. Outputs: magnitude (first echo), brain_mask (without faint tissue at its edge if trim),
+    total_field (ppm of B0), reliable_mask (where it can be trusted, which may exceed the brain), weight (proportional
+    to 1 / its standard deviation), residual (rad), local_field (ppm of B0), local_mask, echo (picture of one echo's
+    phase and weight).
     """
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(niu.IdentityInterface(["magnitude", "brain_mask"]), name="inputnode")
@@ -84,6 +97,7 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
             offset_smoothing=config.offset_smoothing,
             residual_limit=config.residual_limit,
             filtered=scan.filtered,
+            trim=trim,
         ),
         name="total_field",
     )
@@ -100,8 +114,13 @@ def init_scan_wf(scan: RawScan, config: RunConfig, *, name: str = "scan_wf") -> 
     workflow.connect(
         [
             (inputnode, total, [("brain_mask", "mask_file")]),
-            (total, local, [("field_file", "field_file"), ("reliable_file", "mask_file")]),
-            (inputnode, outputnode, [("magnitude", "magnitude"), ("brain_mask", "brain_mask")]),
+            (
+                total,
+                local,
+                [("field_file", "field_file"), ("reliable_file", "mask_file"), ("brain_file", "brain_file")],
+            ),
+            (inputnode, outputnode, [("magnitude", "magnitude")]),
+            (total, outputnode, [("brain_file", "brain_mask")]),
             (total, outputnode, [("field_file", "total_field"), ("residual_file", "residual")]),
             (total, outputnode, [("reliable_file", "reliable_mask"), ("weight_file", "weight")]),
             (total, outputnode, [("record_file", "record"), ("echo_file", "echo")]),

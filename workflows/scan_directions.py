@@ -16,6 +16,8 @@ from ..files.sidecars import read_json
 from ..pipeline.errors import InputError
 from ..pipeline.frames import check_affine, rotation_and_scale, voxel_frame
 from .derivatives import read_transform
+from .given_directions import directions_of_aligned
+from .raw import find_subjects
 
 _TRANSFORM = "_from-orig_to-subject_mode-image_xfm.txt"
 _SAME = 1e-3
@@ -48,6 +50,25 @@ def scan_directions(folder: Path) -> dict[str, list[ScanDirection]]:
         seen[path.name] = path
         rotation, _ = rotation_and_scale(read_transform(path), str(path))
         found.setdefault(subject, []).append(ScanDirection(path, rotation @ _world_direction(path, sidecars)))
+    return found
+
+
+def raw_directions(folder: Path) -> dict[str, list[NDArray[np.float64]]]:
+    """Return the directions of B0 (3,) in the world of raw scans that share one grid and state B0_dir, by subject.
+
+    Raises InputError where a folder holds no raw scans either, or they are on grids of their own or state no B0_dir.
+    """
+    try:
+        subjects = find_subjects(Path(folder))
+    except InputError as error:
+        raise InputError(
+            f"{folder} holds no transforms (…_from-orig_to-subject_mode-image_xfm.txt): run `chi33 run` first, or give "
+            "--angles."
+        ) from error
+    found = {}
+    for subject in subjects:
+        images = [open_image(scan.magnitude[0]) for scan in subject.scans]
+        found[subject.label] = directions_of_aligned(subject, [(one.shape[:3], one.affine) for one in images])
     return found
 
 

@@ -22,7 +22,7 @@ from .labels import init_fit_wf, init_scan_labels_wf
 from .raw import RawScan, RawSubject, raise_problems
 from .raw_names import names_scan
 from .registration import init_registration_wf
-from .scan import init_brain_mask_wf, init_scan_wf
+from .scan import init_brain_mask_wf, init_scan_wf, learned_by
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class _Product:
 _SCAN_PRODUCTS = (
     _Product("magnitude", "MEGRE", "magnitude", "arbitrary", "Magnitude of the first echo"),
     _Product("brain_mask", "mask", "brain", None, "Brain"),
-    _Product("reliable_mask", "mask", "reliable", None, "Brain where the total field can be trusted"),
+    _Product("reliable_mask", "mask", "reliable", None, "Where the total field can be trusted, around the brain too"),
     _Product("local_mask", "mask", "local", None, "Where the local field is valid"),
     _Product("total_field", "fieldmap", "total", "ppm", "Total field, ppm of B0, paramagnetic positive"),
     _Product("local_field", "fieldmap", "local", "ppm", "Local field, ppm of B0"),
@@ -52,7 +52,7 @@ _LABEL_PRODUCTS = (
         "deltab_file", "fieldmap", "deltab", "ppm", "Field of the tensor components across B0 (delta B'), ppm of B0"
     ),
     _Product("cosmos_file", "Chimap", "cosmos", "ppm", "COSMOS susceptibility on this scan's grid"),
-    _Product("residual_file", "fieldmap", "residual", "ppm", "Local field less (dipole * chi33 + delta B')"),
+    _Product("residual_file", "fieldmap", "residual", "ppm", "What chi33 and delta B' leave of the field of the fit"),
 )
 _DEVIATION_PRODUCTS = (
     _Product("chi33sd_file", "Chimap", "chi33sd", "ppm", "Standard deviation of chi33 of this scan"),
@@ -121,7 +121,7 @@ def init_subject_wf(
     for index, scan in enumerate(subject.scans):
         tag = node_name(scan.name)
         mask, transform, quality, record = frame.of(workflow, index, tag)
-        scan_wf = init_scan_wf(scan, config, name=f"scan_{tag}_wf")
+        scan_wf = init_scan_wf(scan, config, trim=config.masks is None, name=f"scan_{tag}_wf")
         workflow.connect([(mask[0], scan_wf, [(mask[1], "inputnode.brain_mask")])])
         place = Derivatives(out_dir, subject.label, scan.session)
         scans.append(_PlacedScan(scan, scan_wf, transform, place))
@@ -165,8 +165,9 @@ def _add_fit(
     for index, scan in enumerate(scans):
         number, own, transform = f"in{index + 1}", scan.workflow, scan.transform
         labels_wf = init_scan_labels_wf(scan.raw, index, name=f"labels_{node_name(scan.raw.name)}_wf")
-        fitted = ("tensor_file", "cosmos_file", "uncertainty_file")
-        local = ("local_field", "local_mask")
+        whole = config.fit == "single-step"
+        fitted = ("tensor_file", "cosmos_file", "uncertainty_file", *(("sidecar_file",) if whole else ()))
+        local = ("local_field", "local_mask", *(("total_field", "reliable_mask") if whole else ()))
         workflow.connect(
             [
                 *((own, merges[one], [(f"outputnode.{source}", number)]) for one, source in sources.items()),
@@ -323,16 +324,17 @@ def _scan_facts(scan: RawScan, config: RunConfig, product: _Product) -> dict[str
         **scan.field_facts,
         "PhaseSign": config.phase_sign or scan.phase_sign,
     }
-    if removal := _background_removal(config, product):
-        facts["BackgroundRemoval"] = removal
-    if scan.b0_direction is not None:
-        facts["B0_dir"] = list(scan.b0_direction)
-    return facts
+    more = {
+        "BackgroundRemoval": _background_removal(config, product),
+        "BrainMaskMethod": learned_by(config) if product.output == "brain_mask" else None,
+        "B0_dir": scan.b0_direction and list(scan.b0_direction),
+    }
+    return facts | {key: value for key, value in more.items() if value is not None}
 
 
 def _background_removal(config: RunConfig, product: _Product) -> str | None:
     """How the background of what a file shows was removed; None where it holds it still, or is no field or label."""
-    if product.output in ("local_field", "local_mask", "residual_file"):
+    if product.output in ("local_field", "local_mask"):
         return config.background
     if product in (*_LABEL_PRODUCTS, *_DEVIATION_PRODUCTS):
         return _SINGLE_STEP if config.fit == "single-step" else config.background

@@ -82,7 +82,7 @@ def lbv(
     the local field in ppm in the peeled mask less its outermost voxels, which hold the boundary values. Raises
     InputError. Source: Zhou 2014.
     """
-    given = check_input(total_field, mask, voxel_size)
+    given = check_input(total_field, mask, voxel_size).less_harmonics()
     check_not_negative(peel, "peel", "mm")
     check_positive(tolerance, "tolerance", "")
     check_iterations(iterations)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..dipole import Float32Array, Shape, check_finite, check_grid
 from ..errors import InputError
+from ..exterior_sources import harmonic_part
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class CheckedInput:
     inside: NDArray[np.bool_]
     shape: Shape
     size: NDArray[np.float64]
+
+    def less_harmonics(self, believed: NDArray[np.bool_] | None = None) -> CheckedInput:
+        """Return the same less the solid harmonics of order 0 to 2 that fit the field best where it is believed.
+
+        A constant and a shim are background by what they are, and no method finds them as exactly as a fit of them.
+        """
+        where = self.inside if believed is None else believed
+        return replace(self, field=self.field - harmonic_part(np.where(where, self.field, 0), where, self.size))
 
 
 def check_input(total_field: ArrayLike, mask: ArrayLike, voxel_size: ArrayLike) -> CheckedInput:

@@ -31,8 +31,8 @@ from .local_field import (
 EXTERIOR = 1.0  # ppm, standard deviation of the susceptibility outside the mask
 INTERIOR = 0.03  # ppm, of that inside
 NOISE = 1e-3  # ppm, of the field
-EDGE = 3.0  # mm from the mask's edge where the field is not believed
-MARGIN = 4.5  # mm from the mask's edge where the local field is not valid
+EDGE = 2.0  # mm from the mask's edge where the field is not believed
+MARGIN = 4.0  # mm from the mask's edge where the local field is not valid
 PADDING = 60.0  # mm around the mask that holds sources
 ITERATIONS = 30
 COARSE_ITERATIONS = 60
@@ -147,6 +147,7 @@ def pdf(
             f"nothing of the mask ({int(given.inside.sum())} voxels) is left without its edge of {edge:g} mm and "
             f"margin of {margin:g} mm: use smaller ones or a larger mask."
         )
+    given = given.less_harmonics(known)
     settings = _Settings(h, exterior, interior, noise, iterations, tolerance, progress)
     box = bounding_box(given.inside)
     problem = _Problem(given.field[box], known[box], given.inside[box], given.size)

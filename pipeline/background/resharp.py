@@ -83,7 +83,7 @@ def resharp(
     progress: called with iteration and residual. Returns the local field in ppm where the sphere fits. Raises
     InputError. Source: Sun & Wilman 2014.
     """
-    given = check_input(total_field, mask, voxel_size)
+    given = check_input(total_field, mask, voxel_size).less_harmonics()
     used = resharp_radius(given.size) if radius is None else radius
     check_positive(used, "radius", "mm")
     check_positive(regularisation, "regularisation", "")

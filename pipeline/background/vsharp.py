@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..dipole import crop, forward_fft, inverse_fft, padded_shape
 from ..errors import InputError
-from ..masks import depth_inside
-from .local_field import LocalField, check_input
+from ..masks import bounding_box, continued, depth_inside
+from .local_field import LocalField, check_input, only_inside
 from .spheres import check_radii, sphere_kernel
 
 LARGEST_RADIUS = 18.0  # mm
-SMALLEST_RADIUS = 4.5  # mm: smaller spheres lose to the strong fields at the brain's edge
+SMALLEST_RADIUS = 4.0  # mm: smaller spheres lose to the strong fields at the brain's edge
 RADIUS_STEP = 1.5  # mm
-THRESHOLD = 0.15
+THRESHOLD = 0.1
 
 
 def vsharp_radii(
@@ -47,8 +47,8 @@ def vsharp(
     threshold: components of 1 - S(k) of the largest radius smaller than this are dropped. Returns the local field
     in ppm where the smallest sphere fits the mask. Raises InputError. Sources: Schweser 2011, Wu 2012.
     """
-    given = check_input(total_field, mask, voxel_size)
-    field, shape, size = given.field, given.shape, given.size
+    given = check_input(total_field, mask, voxel_size).less_harmonics()
+    field, size = given.field, given.size
     used = vsharp_radii(size) if radii is None else check_radii(radii)
     if not 0 < threshold < 1:
         raise InputError(f"threshold must lie between 0 and 1, got {threshold}.")
@@ -59,17 +59,34 @@ def vsharp(
             f"no sphere of {used[-1]:g} mm fits the mask ({int(given.inside.sum())} voxels): use smaller radii or a "
             "larger mask."
         )
-    grid = padded_shape(shape, size, 2 * used[0])
-    spectrum = forward_fft(np.where(given.inside, field, np.float32(0)), grid)
-    high_pass = np.zeros(shape, np.float32)
-    largest = next(r for r in used if (depth > r).any())
-    upper = np.inf
-    for radius in (r for r in used if r <= largest):
+    box = bounding_box(given.inside, margin=1)
+    # Discrete spheres reach half a voxel beyond the mask.
+    whole = continued(field[box], given.inside[box], size)
+    local = np.zeros(given.shape, np.float32)
+    local[box] = _deconvolved(whole, depth[box], size, used, threshold)
+    return only_inside(local, valid)
+
+
+def _deconvolved(
+    field: NDArray[np.float32],
+    depth: NDArray[np.float64],
+    size: NDArray[np.float64],
+    radii: Sequence[float],
+    threshold: float,
+) -> NDArray[np.float32]:
+    """Return the field less its spherical means of the largest radius that fits a depth (mm), deconvolved."""
+    largest = next(r for r in radii if (depth > r).any())
+    grid = padded_shape(field.shape, size, largest + float(size.max()))
+    spectrum = forward_fft(field, grid)
+    high_pass = np.zeros(field.shape, np.float32)
+    upper, deconvolution = np.inf, np.empty(0, np.float32)
+    for radius in (r for r in radii if r <= largest):
         shell = (depth > radius) & (depth <= upper)
         upper = radius
-        mean = crop(inverse_fft(spectrum * sphere_kernel(grid, size, radius), grid), shape)
+        kernel = sphere_kernel(grid, size, radius)
+        if radius == largest:
+            deconvolution = 1 - kernel
+        mean = crop(inverse_fft(spectrum * kernel, grid), field.shape)
         high_pass[shell] = field[shell] - mean[shell]
-    deconvolution = 1 - sphere_kernel(grid, size, largest)
     inverse = np.divide(1, deconvolution, out=np.zeros_like(deconvolution), where=np.abs(deconvolution) > threshold)
-    local = crop(inverse_fft(forward_fft(high_pass, grid) * inverse, grid), shape)
-    return LocalField(field=np.where(valid, local, np.float32(0)), mask=valid)
+    return np.ascontiguousarray(crop(inverse_fft(forward_fft(high_pass, grid) * inverse, grid), field.shape))

@@ -17,12 +17,13 @@ from ..orientations import OrientationReport, require_orientations
 from . import kernels
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
-from .noise import SMALLEST_NOISE, model_rows
+from .noise import LEAST_FREEDOM, SMALLEST_NOISE, believed, given_noise, model_rows, scan_levels, typical_noise
 from .prior import Prior
 from .result import Fit
 
 __all__ = ["FIT_PADDING", "Fit", "Prior", "fit_susceptibility"]
-_NOISE_POINTS = 60_000  # k-space points the noise is estimated from
+_NOISE_POINTS = 20_000  # k-space points the noise is estimated from
+_NOISE_STEPS = 30
 
 
 def check_fields(fields: Sequence[ArrayLike], b0_directions: Sequence[ArrayLike]) -> list[NDArray[np.float32]]:
@@ -55,12 +56,6 @@ def check_determined(b0_directions: Sequence[ArrayLike], prior: Prior) -> Orient
     return report
 
 
-def check_noise(noise: float | None) -> None:
-    """Raise InputError where a noise is given and is no positive number."""
-    if noise is not None and not (noise > 0 and np.isfinite(noise)):
-        raise InputError(f"noise must be a positive standard deviation in ppm, got {noise}.")
-
-
 def check_device(device: str) -> None:
     """Raise InputError where a device is neither "cpu" nor one that torch has: "cuda", "cuda:N", "torch-cpu"."""
     if device != "cpu":
@@ -70,11 +65,11 @@ def check_device(device: str) -> None:
 
 
 def check_settings(
-    b0_directions: Sequence[ArrayLike], prior: Prior, noise: float | None, device: str
+    b0_directions: Sequence[ArrayLike], prior: Prior, noise: float | ArrayLike | None, device: str
 ) -> OrientationReport:
     """Return how well directions determine a fit; raises InputError on settings that no fit can use."""
     report = check_determined(b0_directions, prior)
-    check_noise(noise)
+    given_noise(noise, len(b0_directions))
     check_device(device)
     return report
 
@@ -85,7 +80,7 @@ def fit_susceptibility(
     b0_directions: Sequence[ArrayLike],
     *,
     prior: Prior | None = None,
-    noise: float | None = None,
+    noise: float | ArrayLike | None = None,
     padding: float = FIT_PADDING,
     execution: Execution | None = None,
     device: str = "cpu",
@@ -94,10 +89,10 @@ def fit_susceptibility(
 
     fields: one (x, y, z) a scan in ppm of B0, all on one grid, 0 outside their masks; voxel_size: (3,) mm;
     b0_directions: one unit vector a scan in the voxel frame of that grid; prior: standard deviations in ppm,
-    0.03 (isotropic) and 0.004 (traceless) by default; noise: standard deviation of the fields in ppm, estimated
-    from the data when not given; padding: mm of zeros appended to the box around the fields (0: the whole grid,
-    circular); execution: where it runs; device: "cpu" (compiled kernels, on `execution`), or "cuda", "cuda:N" (torch
-    on a GPU). k = 0 stays 0.
+    0.03 (isotropic) and 0.004 (traceless) by default; noise: standard deviation of the fields in ppm, of all scans or
+    one for each, estimated scan by scan when not given; padding: mm of zeros appended to the box around the fields (0:
+    the whole grid, circular); execution: where it runs; device: "cpu" (compiled kernels, on `execution`), or "cuda",
+    "cuda:N" (torch on a GPU). k = 0 stays 0; the mean of each field where it is known is left out.
     Returns a Fit in ppm, components along the voxel frame, 0 outside the box. Raises InputError where the directions
     determine nothing or shapes differ. Sources: Liu 2009 (COSMOS), Liu 2010 (STI).
     """
@@ -107,35 +102,47 @@ def fit_susceptibility(
     inside = np.zeros(volumes[0].shape, bool)
     for volume in volumes:
         inside |= volume != 0
+    volumes = [_without_mean(volume) for volume in volumes]
     grid = make_grid(inside, voxel_size, b0_directions, padding)
-    voxels = float(np.mean([np.count_nonzero(v) for v in volumes]))
+    voxels = [max(np.count_nonzero(volume), 1) for volume in volumes]
+    noises = given_noise(noise, len(volumes))
     if device != "cpu":
         from .torch_closed_form import closed_form_maps as torch_maps
 
-        maps, noise = torch_maps(volumes, grid, used_prior, noise, voxels, device)
+        maps, noises = torch_maps(volumes, grid, used_prior, noises, voxels, device)
     else:
         with execution_or_threads(execution) as running:
-            maps, noise = _closed_form_maps(volumes, grid, used_prior, noise, voxels, running)
+            maps, noises = _closed_form_maps(volumes, grid, used_prior, noises, voxels, running)
     tensor, cosmos = grid.embed(maps[:6]), grid.embed(maps[6])
-    return Fit(tensor, cosmos, noise, used_prior, report, "closed", {"PaddingMm": padding})
+    return Fit(
+        tensor, cosmos, typical_noise(noises), used_prior, report, "closed", {"PaddingMm": padding},
+        tuple(noises.tolist()),
+    )  # fmt: skip
+
+
+def _without_mean(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a field less its mean where it is known (not 0): a constant of the scan is none of the tissue."""
+    known = volume != 0
+    mean = float(volume.sum(dtype=np.float64)) / max(np.count_nonzero(known), 1)
+    return np.where(known, volume - np.float32(mean), np.float32(0))
 
 
 def _closed_form_maps(
     volumes: Sequence[NDArray[np.float32]],
     grid: FitGrid,
     prior: Prior,
-    noise: float | None,
-    voxels: float,
+    noises: NDArray[np.float64] | None,
+    voxels: Sequence[int],
     running: Execution,
-) -> tuple[Float32Array, float]:
-    """Return the tensor and COSMOS (7, box) of the fields, and the noise; voxels: known ones, mean over scans."""
+) -> tuple[Float32Array, NDArray[np.float64]]:
+    """Return the tensor and COSMOS (7, box) of the fields, and the noise of each scan; voxels: known ones of each."""
     spectra = _transform(volumes, grid, running)
-    if noise is None:
-        noise = estimate_noise(spectra, grid, prior, voxels)
-    _solve(spectra, grid, noise**2 * prior.precision(), noise**2 / prior.iso**2, running)
+    if noises is None:
+        noises = estimate_noises(spectra, grid, prior, voxels)
+    _solve(spectra, grid, noises, prior, running)
     maps = np.empty((7, *grid.box_shape), np.float32)
     running.fill(maps, grid.inverse, [spectra[c] for c in range(7)])
-    return maps, noise
+    return maps, noises
 
 
 def _transform(volumes: Sequence[NDArray[np.float32]], grid: FitGrid, running: Execution) -> Complex64Array:
@@ -146,11 +153,16 @@ def _transform(volumes: Sequence[NDArray[np.float32]], grid: FitGrid, running: E
 
 
 def _solve_slab(
-    fields: Complex64Array, grid: FitGrid, planes: slice, precision: NDArray[np.float64], scalar_precision: float
+    fields: Complex64Array,
+    grid: FitGrid,
+    planes: slice,
+    levels: NDArray[np.float32],
+    precision: NDArray[np.float64],
+    scalar_precision: float,
 ) -> Complex64Array:
-    """Return the tensor and COSMOS (7, x, y, z) of a slab."""
+    """Return the tensor and COSMOS (7, x, y, z) of a slab; grid: with the levels of the scans."""
     solved = np.empty((7, *fields.shape[1:]), np.complex64)
-    fields = np.ascontiguousarray(fields)
+    fields = fields * levels[:, None, None, None]
     kernels.solve_scans(
         solved[:6], solved[6], fields, grid.directions, precision, scalar_precision, *grid.frequencies(planes)
     )
@@ -158,9 +170,12 @@ def _solve_slab(
 
 
 def _solve(
-    spectra: Complex64Array, grid: FitGrid, precision: NDArray, scalar_precision: float, running: Execution
+    spectra: Complex64Array, grid: FitGrid, noises: NDArray[np.float64], prior: Prior, running: Execution
 ) -> None:
     """Replace the first seven spectra by those of the tensor and of COSMOS, slab by slab."""
+    noise, levels = typical_noise(noises), scan_levels(noises).astype(np.float32)
+    weighted, precision = grid.with_levels(levels), noise**2 * prior.precision()
+    scalar_precision = noise**2 / prior.iso**2
     slabs, count = grid.slabs(), len(grid.directions)
     step = max(1, running.workers) * 4
     for start in range(0, len(slabs), step):
@@ -168,8 +183,9 @@ def _solve(
         solved = running.map(
             _solve_slab,
             [spectra[:count, planes] for planes in some],
-            [grid] * len(some),
+            [weighted] * len(some),
             some,
+            [levels] * len(some),
             [precision] * len(some),
             [scalar_precision] * len(some),
         )
@@ -177,27 +193,28 @@ def _solve(
             spectra[:7, planes] = one
 
 
-def estimate_noise(spectra: Complex64Array, grid: FitGrid, prior: Prior, voxels: float) -> float:
-    """Return the standard deviation in ppm of what the tensor model leaves of the fields, at a fixed point.
+def estimate_noises(spectra: Complex64Array, grid: FitGrid, prior: Prior, voxels: Sequence[int]) -> NDArray[np.float64]:
+    """Return the standard deviation (n,) in ppm of what the tensor model leaves of each scan's field, at a fixed point.
 
-    It is estimated from a seeded sample of k-space points: residual energy over scans less effective parameters.
-    voxels: number of voxels in which the fields are not zero, mean over scans.
+    It is estimated from a seeded sample of k-space points: residual energy over the share that the fit leaves of it.
+    voxels: number of voxels in which the field of each scan is not zero.
     """
     rows, data = _sample_points(spectra[: len(grid.directions)], grid)
-    noise, count = 1e-3, len(grid.directions)
-    transposed = rows.transpose(0, 2, 1)
-    normal, right = transposed @ rows, np.matmul(transposed, data[..., None])[..., 0]
-    for _ in range(12):
-        regular = normal + noise**2 * prior.precision() + 1e-12 * np.eye(6)
-        inverse = np.linalg.inv(regular)
-        residual = data - np.matmul(rows, np.matmul(inverse, right[..., None]))[..., 0]
-        freedom = float((count - np.einsum("nij,nji->n", inverse, normal)).sum())
-        updated = float(np.sqrt((np.abs(residual) ** 2).sum() / max(voxels, 1.0) / max(freedom, 1e-9)))
-        converged = abs(updated - noise) < 0.01 * noise
-        noise = max(updated, SMALLEST_NOISE)
+    noises, tiny = np.full(len(voxels), 1e-3), 1e-12 * np.eye(6)
+    for _ in range(_NOISE_STEPS):
+        noise, levels = typical_noise(noises), scan_levels(noises)
+        weighted = rows * levels[:, None] ** 2
+        transposed = weighted.transpose(0, 2, 1)
+        solver = np.linalg.solve(transposed @ rows + noise**2 * prior.precision() + tiny, transposed)
+        residual = data - np.matmul(rows, np.matmul(solver, data[..., None]))[..., 0]
+        freedom = np.maximum(1 - np.einsum("nic,nci->i", rows, solver) / len(rows), LEAST_FREEDOM)
+        energy = (np.abs(residual) ** 2).mean(axis=0) / np.asarray(voxels)
+        updated = believed(np.sqrt(energy / freedom), SMALLEST_NOISE)
+        converged = (np.abs(updated - noises) < 0.01 * noises).all()
+        noises = updated
         if converged:
             break
-    return noise
+    return noises
 
 
 def _sample_points(spectra: Complex64Array, grid: FitGrid) -> tuple[NDArray, NDArray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -75,6 +75,14 @@ class FitGrid:
         spectrum = fft.ifft(spectrum, axis=0, workers=1, overwrite_x=True)[:x]
         spectrum = fft.ifft(spectrum, axis=1, workers=1, overwrite_x=True)[:, :y]
         return fft.irfft(spectrum, n=self.padded[2], axis=2, workers=1, overwrite_x=True)[..., :z]
+
+    def with_levels(self, levels: ArrayLike) -> FitGrid:
+        """Return the same with directions so long that each scan's model rows are multiplied by its level (n,).
+
+        A row is of second order in the direction.
+        """
+        lengths = np.sqrt(np.asarray(levels, np.float32))
+        return replace(self, directions=np.ascontiguousarray(self.directions * lengths[:, None]))
 
     def crop(self, volume: ArrayLike) -> NDArray:
         """Return the box of a volume (..., x, y, z) of the fields' shape, as a view."""

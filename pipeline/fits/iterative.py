@@ -1,8 +1,9 @@
 """The masked and the single-step fit: preconditioned conjugate gradients on what was really measured.
 
 Minimised is sum_i |W_i (B_i(F^-1 A_i F chi) - B_i dB_i)|^2 / sigma^2 + |chi_iso|^2 / sigma_iso^2 + |chi_aniso|_F^2 /
-sigma_aniso^2 over chi within a support. For the masked fit B_i is the identity and dB_i a local field; for the
-single-step fit dB_i is a total field and B_i the spherical-mean-value filter of the largest radius that fits the mask
+sigma_aniso^2 over chi within a support. For the masked fit B_i is the identity less the field's mean, weighted as the
+scan is: a constant of each scan is an unknown too, solved for beforehand; dB_i is a local field. For the single-step
+fit dB_i is a total field and B_i the spherical-mean-value filter of the largest radius that fits the mask
 at each voxel, B_i = sum_r M_ir (delta - S_r) *, which no source outside the mask passes (Schweser 2011, Wu 2012).
 The closed form of the same filter is the preconditioner.
 """
@@ -16,12 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..background.conjugate_gradients import inner_product, inner_products
 from ..dipole import Complex64Array, Float32Array
 from ..tensors import DIAGONAL, chi33_weights
 from . import kernels
 from .execution import Execution
 from .grid import FitGrid
 from .prior import Prior
+from .tissue import TissueMetric, TissuePrior
 
 _NO_FILTER = np.ones((1, 1, 1), np.float32)
 
@@ -31,11 +34,18 @@ class Observation:
     """What of one scan's field enters the fit, on the box of the grid.
 
     weight: (x, y, z) float32, 0 where the field is unknown; shells: (x, y, z) uint8, which filter is used where
-    (1: the first; 0: none, and no data), or None for the field itself.
+    (1: the first; 0: none, and no data), or None for the field itself; level: the scan's own factor within weight.
     """
 
     weight: Float32Array
     shells: NDArray[np.uint8] | None = None
+    level: float = 1.0
+
+    def with_level(self, level: float) -> Observation:
+        """Return the same with another factor of the scan in its weight."""
+        if level == self.level:
+            return self
+        return replace(self, weight=self.weight * np.float32(level / self.level), level=level)
 
     def forward(self, spectrum: Complex64Array, grid: FitGrid, filters: Float32Array | None) -> Float32Array:
         """Return the filtered field (box) of a field's spectrum."""
@@ -59,6 +69,21 @@ class Observation:
         return spectrum
 
 
+def without_constant(field: Float32Array, weight: Float32Array) -> Float32Array:
+    """Return a field (x, y, z) less the constant that fits it best, voxels counted by weight^2."""
+    squares = weight * weight
+    total = float(squares.sum(dtype=np.float64))
+    return field - np.float32(float((squares * field).sum(dtype=np.float64)) / total) if total > 0 else field
+
+
+def _seen(
+    spectrum: Complex64Array, grid: FitGrid, observation: Observation, filters: Float32Array | None
+) -> Float32Array:
+    """Return what counts of a field's spectrum: filtered, or less its constant, which the filters hold nothing of."""
+    field = observation.forward(spectrum, grid, filters)
+    return without_constant(field, observation.weight) if filters is None else field
+
+
 def model_spectrum(components: Complex64Array, grid: FitGrid, scan: int) -> Complex64Array:
     """Return the spectrum of a scan's field for the spectra of a tensor (6, …) or of a scalar map (1, …)."""
     out = np.empty(grid.half, np.complex64)
@@ -73,14 +98,14 @@ def model_spectrum(components: Complex64Array, grid: FitGrid, scan: int) -> Comp
 def _normal_of_scan(
     components: Complex64Array, grid: FitGrid, scan: int, observation: Observation, filters: Float32Array | None
 ) -> Complex64Array:
-    seen = observation.forward(model_spectrum(components, grid, scan), grid, filters)
+    seen = _seen(model_spectrum(components, grid, scan), grid, observation, filters)
     return observation.adjoint(seen * observation.weight**2, grid, filters)
 
 
 def _data_of_scan(
     field: Float32Array, grid: FitGrid, observation: Observation, filters: Float32Array | None
 ) -> Complex64Array:
-    seen = observation.forward(grid.forward(field), grid, filters)
+    seen = _seen(grid.forward(field), grid, observation, filters)
     return observation.adjoint(seen * observation.weight**2, grid, filters)
 
 
@@ -93,15 +118,18 @@ def _residual_of_scan(
     filters: Float32Array | None,
 ) -> Float32Array:
     left = grid.forward(field) - model_spectrum(components, grid, scan)
-    return observation.forward(left, grid, filters)
+    return _seen(left, grid, observation, filters)
 
 
 def shell_shares(observations: Sequence[Observation], filters: int) -> NDArray[np.float64]:
-    """Return for each filter the sum of squared weights of its voxels over the number of all voxels that are seen."""
+    """Return for each filter the sum of squared weights of its voxels over the number of all voxels that are seen.
+
+    Levels of the scans are left out of the weights.
+    """
     squares, count = np.zeros(filters), 0
     for one in observations:
         shells = np.ravel(one.shells)  # type: ignore[arg-type]
-        squares += np.bincount(shells, np.ravel(one.weight) ** 2, minlength=filters + 1)[1:]
+        squares += np.bincount(shells, (np.ravel(one.weight) / one.level) ** 2, minlength=filters + 1)[1:]
         count += int(np.count_nonzero(shells))
     return squares / max(count, 1)
 
@@ -110,7 +138,8 @@ class FieldModel:
     """The linear problem of all scans for a tensor (components = 6) or a scalar map (1), on the box of a grid.
 
     observations: one a scan; support: (x, y, z) bool, chi is 0 outside; filters: (r, half) float32 real spectra of the
-    shells' filters. Maps are (components, x, y, z) float32 in ppm. scans: which scans count (all by default).
+    shells' filters. Maps are (components, x, y, z) float32 in ppm. scans: which scans count (all by default); tissue:
+    how the prior of a tensor's traceless part varies (None: not at all).
     """
 
     def __init__(
@@ -123,6 +152,7 @@ class FieldModel:
         components: int = 6,
         filters: Float32Array | None = None,
         scans: Sequence[int] | None = None,
+        tissue: TissuePrior | None = None,
     ) -> None:
         self.grid, self.execution, self.components = grid, execution, components
         self.scans = list(range(len(observations)) if scans is None else scans)
@@ -132,6 +162,8 @@ class FieldModel:
         self._filters = filters
         self._shared_filters = None if filters is None else execution.share(filters)
         self._power = self._filter_power()
+        given = tissue if components == 6 else None
+        self.metric = None if given is None else TissueMetric(given, grid, support, np.ascontiguousarray)
 
     @property
     def weights(self) -> list[Float32Array]:
@@ -200,13 +232,17 @@ class FieldModel:
     def field(self, maps: Float32Array, scan: int) -> Float32Array:
         """Return the weighted, filtered field of a scan for maps: the forward operator W_i B_i F^-1 A_i F."""
         one = self._observations[scan]
-        seen = one.forward(model_spectrum(self.spectra(maps), self.grid, scan), self.grid, self._filters)
+        seen = _seen(model_spectrum(self.spectra(maps), self.grid, scan), self.grid, one, self._filters)
         return seen * one.weight
 
     def field_adjoint(self, field: Float32Array, scan: int) -> Float32Array:
         """Return the adjoint of `field` of a scan."""
         one = self._observations[scan]
-        spectrum = one.adjoint(np.asarray(field, np.float32) * one.weight, self.grid, self._filters)
+        weighted = np.asarray(field, np.float32) * one.weight
+        if self._filters is None:
+            squares = one.weight**2
+            weighted = weighted - squares * (weighted.sum() / max(float(squares.sum()), 1e-30))
+        spectrum = one.adjoint(weighted, self.grid, self._filters)
         total = np.zeros((self.components, *self.grid.half), np.complex64)
         self._accumulate(total, spectrum[None], [scan])
         return self.maps(total)
@@ -229,15 +265,16 @@ class FieldModel:
     def precondition(self, maps: Float32Array, noise: float, prior: Prior) -> Float32Array:
         """Return the closed-form solution for a right side of maps, within the support."""
         spectra, directions = self.spectra(maps), np.ascontiguousarray(self.grid.directions[self.scans])
-        weights = np.ones(len(self.scans), np.float32)
-        precision = noise**2 * prior.precision()
+        weights = np.array([self._observations[scan].level ** 2 for scan in self.scans], np.float32)
+        iso, aniso = (noise**2 * part for part in prior.precisions())
+        coherence = _NO_FILTER if self.metric is None else self.metric.typical
         scalar = np.float32(noise**2 / prior.iso**2)
 
         def one(planes: slice) -> None:
-            power = self._power if self._power.size == 1 else self._power[planes]
+            power, tied = (one if one.size == 1 else one[planes] for one in (self._power, coherence))
             frequencies = self.grid.frequencies(planes)
             if self.components == 6:
-                kernels.solve_normal(spectra[:, planes], directions, weights, power, precision, *frequencies)
+                kernels.solve_normal(spectra[:, planes], directions, weights, power, iso, aniso, tied, *frequencies)
             else:
                 kernels.scalar_solve(spectra[0, planes], directions, weights, power, scalar, *frequencies)
 
@@ -250,6 +287,11 @@ class FieldModel:
         if self.components == 1:
             return iso * maps
         mean = maps[list(DIAGONAL)].mean(axis=0)
+        if self.metric is not None:
+            out = aniso * self.metric.precision(maps)
+            for component in DIAGONAL:
+                out[component] += iso / 3 * mean
+            return out
         out = 2 * aniso * maps
         for component in DIAGONAL:
             out[component] = aniso * (maps[component] - mean) + iso / 3 * mean
@@ -259,10 +301,8 @@ class FieldModel:
         """Return the root mean square over support and scans of chi33 in ppm (of a scalar map: of itself)."""
         count = max(int(self.support.sum()), 1)
         if self.components == 1:
-            return float(np.sqrt(np.vdot(maps, maps) / count))
-        flat = maps.reshape(6, -1)
-        gram = (flat @ flat.T).astype(np.float64)
-        return float(np.sqrt(label_energy(gram, self.grid.directions[self.scans]) / count))
+            return float(np.sqrt(inner_product(maps, maps) / count))
+        return float(np.sqrt(label_energy(inner_products(maps), self.grid.directions[self.scans]) / count))
 
     def own(self, maps: Float32Array) -> Float32Array:
         """Return a copy of maps that an iteration may change, where the model keeps its arrays."""
@@ -274,7 +314,7 @@ class FieldModel:
 
     def inner(self, one: Float32Array, other: Float32Array) -> float:
         """Return the inner product of maps."""
-        return float(np.vdot(one, other))
+        return inner_product(one, other)
 
 
 def label_energy(gram: NDArray[np.float64], directions: NDArray[np.floating]) -> float:

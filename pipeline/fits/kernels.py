@@ -156,15 +156,16 @@ def solve_scans(tensor, scalar, fields, directions, precision, scalar_precision,
 
 
 @_compiled
-def solve_normal(tensor, directions, weights, filter_power, precision, kx, ox, ky, oy, kz, oz):
-    """tensor (6, x, y, z) <- (f sum w_i a_i a_i^T + precision)^-1 tensor per k, in place: the preconditioner.
+def solve_normal(tensor, directions, weights, filter_power, iso, aniso, coherence, kx, ox, ky, oy, kz, oz):
+    """tensor (6, x, y, z) <- (f sum w_i a_i a_i^T + iso + q aniso)^-1 tensor per k, in place: the preconditioner.
 
-    weights: (n,) float32; filter_power f: (x, y, z) float32, or (1, 1, 1) for one value; precision: (6, 6) float64.
+    weights: (n,) float32; filter_power f, coherence q: (x, y, z) float32, or (1, 1, 1) for one value; iso, aniso:
+    (6, 6) float64, precisions of the two parts.
     """
     row, inverse = np.empty((6, _RUN), np.float32), np.empty(_RUN, np.float32)
     normal, right = np.empty((6, 6, _RUN), np.float64), np.empty((6, 2, _RUN), np.float64)
     weight = np.empty(_RUN, np.float32)
-    whole = filter_power.size == 1
+    whole, same = filter_power.size == 1, coherence.size == 1
     for x in range(tensor.shape[1]):
         for y in range(tensor.shape[2]):
             for start in range(0, tensor.shape[3], _RUN):
@@ -173,7 +174,8 @@ def solve_normal(tensor, directions, weights, filter_power, precision, kx, ox, k
                 for i in range(6):
                     for j in range(i + 1):
                         for p in range(count):
-                            normal[i, j, p] = precision[i, j]
+                            tied = coherence[0, 0, 0] if same else coherence[x, y, start + p]
+                            normal[i, j, p] = iso[i, j] + tied * aniso[i, j]
                     for p in range(count):
                         right[i, 0, p] = tensor[i, x, y, start + p].real
                         right[i, 1, p] = tensor[i, x, y, start + p].imag

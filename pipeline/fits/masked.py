@@ -16,12 +16,25 @@ from .closed_form import check_fields, check_settings
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
 from .iterative import FieldModel, LinearModel, Observation, Solution, conjugate_gradients
-from .noise import MODEL_ERROR, effective_parameters, reduced_chi_square, robust_noise
+from .noise import (
+    MODEL_ERROR,
+    given_noise,
+    noise_shares,
+    reduced_chi_square,
+    residual_size,
+    scan_levels,
+    scan_noises,
+    typical_noise,
+)
 from .prior import Prior
 from .result import Fit
+from .tissue import TissueOptions, TissuePrior, tissue_prior
+from .tissue_slope import expected_slope, filter_power
 
 FIRST_NOISE = 2e-3  # ppm, until the data have told
-_NOISE_ITERATIONS = 4  # after which the noise is estimated, twice
+_NOISE_ITERATIONS = 4  # after which the noise is estimated
+_NOISE_ROUNDS = 3  # at most
+_STEADY = 0.1  # relative change of every scan's noise, below which it is estimated no further
 _SMALLEST_FACTOR = 0.05  # of a radius' weight
 MASKED_ITERATIONS = 24
 TOLERANCE = 0.002
@@ -75,7 +88,8 @@ def check_weights(
 class Problem:
     """An iterative fit on its grid: fields and observations of the scans (box each), support, filters.
 
-    record: what a sidecar says of it; device: "cpu" for the compiled kernels; "cuda", "cuda:N" or "torch-cpu" for
+    record: what a sidecar says of it; anatomy: what the prior shall know of tissue (None: nothing), tissue: that prior,
+    once a first solution has told it; device: "cpu" for the compiled kernels; "cuda", "cuda:N" or "torch-cpu" for
     torch.
     """
 
@@ -87,6 +101,13 @@ class Problem:
     method: Literal["masked", "single-step"] = "masked"
     record: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
+    anatomy: TissueOptions | None = None
+    tissue: TissuePrior | None = None
+
+    def with_noises(self, noises: NDArray[np.float64]) -> Problem:
+        """Return the same with the scans' weights for noises (n,) in ppm of their fields."""
+        pairs = zip(self.observations, scan_levels(noises), strict=True)
+        return replace(self, observations=[one.with_level(float(level)) for one, level in pairs])
 
     def model(self, execution: Execution, components: int = 6, scans: Sequence[int] | None = None) -> LinearModel:
         """Return the linear problem for a tensor (6) or a scalar map (1), of some scans (all by default)."""
@@ -95,7 +116,7 @@ class Problem:
 
             return TorchFieldModel(
                 self.grid, self.observations, self.support, self.device, components=components, filters=self.filters,
-                scans=scans,
+                scans=scans, tissue=self.tissue,
             )  # fmt: skip
         return self.compiled_model(execution, components, scans)
 
@@ -105,45 +126,56 @@ class Problem:
         """Return the same on the compiled kernels, whatever the device."""
         return FieldModel(
             self.grid, self.observations, self.support, execution, components=components, filters=self.filters,
-            scans=scans,
+            scans=scans, tissue=self.tissue,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Solved:
-    """Both solutions of a problem, the noise that they assumed, and the problem with the weights that they used."""
+    """Both solutions of a problem, the noise of each scan (n,) in ppm that they assumed, and the problem with the
+    weights that they used."""
 
     tensor: Solution
     cosmos: Solution
-    noise: float
+    noises: NDArray[np.float64]
     problem: Problem
+
+    @property
+    def noise(self) -> float:
+        """The noise in ppm at weight 1."""
+        return typical_noise(self.noises)
 
 
 def solve_problem(
     problem: Problem,
     prior: Prior,
-    noise: float | None,
+    noise: float | ArrayLike | None,
     stopping: Stopping,
     execution: Execution,
     progress: Progress | None = None,
 ) -> Solved:
     """Solve for the tensor, then for COSMOS.
 
-    On the way the noise is estimated where it is not given, and the spheres of a single-step problem are weighted.
+    On the way the noise of each scan is estimated where it is not given, and the spheres of a single-step problem are
+    weighted.
     """
 
     def report(name: str) -> Callable[[int, float], None] | None:
         return None if progress is None else lambda iteration, change: progress(name, iteration, change)
 
     first: Solution | None = None
-    if noise is None or problem.filters is not None:
-        problem, noise, first = _first_look(problem, prior, noise, stopping, execution, report("tensor"))
+    noises = given_noise(noise, len(problem.fields))
+    if noises is None or problem.filters is not None or problem.anatomy is not None:
+        problem, noises, first = _first_look(problem, prior, noises, stopping, execution, report("tensor"))
+        problem = _with_tissue(problem, prior, first)
+    problem = problem.with_noises(noises)
+    level = typical_noise(noises)
     model = problem.model(execution)
     done = 0 if first is None else first.iterations
     tensor = first
     if first is None or done < stopping.iterations:
         tensor = conjugate_gradients(
-            model, model.data_side(problem.fields), noise=noise, prior=prior, iterations=stopping.iterations - done,
+            model, model.data_side(problem.fields), noise=level, prior=prior, iterations=stopping.iterations - done,
             tolerance=stopping.tolerance, start=None if first is None else first.maps, progress=report("tensor"),
         )  # fmt: skip
         earlier = () if first is None else first.changes
@@ -152,30 +184,33 @@ def solve_problem(
     del model, first
     scalar = problem.model(execution, components=1)
     cosmos = conjugate_gradients(
-        scalar, scalar.data_side(problem.fields), noise=noise, prior=prior, iterations=stopping.iterations,
+        scalar, scalar.data_side(problem.fields), noise=level, prior=prior, iterations=stopping.iterations,
         tolerance=stopping.tolerance, progress=report("COSMOS"),
     )  # fmt: skip
-    return Solved(tensor, cosmos, noise, problem)
+    return Solved(tensor, cosmos, noises, problem)
 
 
 def _first_look(
     problem: Problem,
     prior: Prior,
-    given: float | None,
+    given: NDArray[np.float64] | None,
     stopping: Stopping,
     execution: Execution,
     progress: Callable[[int, float], None] | None,
-) -> tuple[Problem, float, Solution]:
-    """Return the problem with its spheres weighted, the noise (ppm; the given one) and the solution so far.
+) -> tuple[Problem, NDArray[np.float64], Solution]:
+    """Return the problem with its spheres weighted, the noise of each scan (n,) in ppm (the given one) and the solution
+    so far.
 
     Both come from the residuals of a few iterations.
     """
-    noise, maps, total, found = given or FIRST_NOISE, None, 0, None
+    noises = np.full(len(problem.fields), FIRST_NOISE) if given is None else given
+    maps, total, found = None, 0, None
     changes: tuple[float, ...] = ()
-    while total < min(2 * _NOISE_ITERATIONS, stopping.iterations):
+    while total < min(_NOISE_ROUNDS * _NOISE_ITERATIONS, stopping.iterations):
+        problem = problem.with_noises(noises)
         model = problem.model(execution)
         found = conjugate_gradients(
-            model, model.data_side(problem.fields), noise=noise, prior=prior,
+            model, model.data_side(problem.fields), noise=typical_noise(noises), prior=prior,
             iterations=min(_NOISE_ITERATIONS, stopping.iterations - total), tolerance=0.0, start=maps,
             progress=progress,
         )  # fmt: skip
@@ -187,13 +222,27 @@ def _first_look(
             problem, residuals = _weight_spheres(problem, residuals)
         if given is not None:
             break
-        freedom = 1 - effective_parameters(problem.grid.directions, prior, noise) / len(problem.fields)
-        previous = noise
-        noise = max(robust_noise(residuals, freedom), MODEL_ERROR)
-        if abs(noise - previous) < 0.2 * previous:
+        previous, noises = noises, _noises_left(problem, residuals, prior, noises)
+        if (np.abs(noises - previous) < _STEADY * previous).all():
             break
     assert found is not None
-    return problem, noise, replace(found, iterations=total, changes=changes)
+    return problem, noises, replace(found, iterations=total, changes=changes)
+
+
+def _noises_left(
+    problem: Problem, residuals: Sequence[NDArray[np.float32]], prior: Prior, noises: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the noise of each scan (n,) in ppm from the weighted residuals of a fit that assumed `noises`."""
+    sizes = [residual_size(left) / one.level for left, one in zip(residuals, problem.observations, strict=True)]
+    return scan_noises(sizes, noise_shares(problem.grid.directions, prior, noises), MODEL_ERROR)
+
+
+def _with_tissue(problem: Problem, prior: Prior, first: Solution) -> Problem:
+    """Return the problem with the prior that its anatomy and a first solution give."""
+    if problem.anatomy is None:
+        return problem
+    tissue, said = tissue_prior(problem.anatomy, prior, problem.grid, problem.support, first.maps)
+    return replace(problem, tissue=tissue, record={**problem.record, **said})
 
 
 def _weight_spheres(
@@ -293,7 +342,7 @@ def fit_problem(
     report: OrientationReport,
     *,
     prior: Prior | None = None,
-    noise: float | None = None,
+    noise: float | ArrayLike | None = None,
     stopping: Stopping | None = None,
     execution: Execution,
     progress: Progress | None = None,
@@ -305,11 +354,17 @@ def fit_problem(
     used_prior, used_stopping = prior or Prior(), stopping or Stopping()
     solved = solve_problem(problem, used_prior, noise, used_stopping, execution, progress)
     residuals = solved.problem.model(execution).residuals(solved.tensor.maps, problem.fields)
-    freedom = 1 - effective_parameters(problem.grid.directions, used_prior, solved.noise) / len(problem.fields)
     record = {**solved.problem.record, **problem_record(solved, used_stopping)}
-    record["ReducedChiSquare"] = reduced_chi_square(residuals, solved.noise, freedom)
+    shares = noise_shares(problem.grid.directions, used_prior, solved.noises)
+    left = [one / seen.level for one, seen in zip(residuals, solved.problem.observations, strict=True)]
+    record["ReducedChiSquare"] = reduced_chi_square(left, shares @ solved.noises**2)
+    power, used = filter_power(solved.problem.observations, problem.filters), solved.problem.tissue
+    slope = expected_slope(problem.grid, used_prior, solved.noise, problem.support, used, power)
+    record["ExpectedSlopeDeltaB"] = round(slope, 3)
     tensor, cosmos = problem.grid.embed(solved.tensor.maps), problem.grid.embed(solved.cosmos.maps[0])
-    fit = Fit(tensor, cosmos, solved.noise, used_prior, report, problem.method, record)
+    fit = Fit(
+        tensor, cosmos, solved.noise, used_prior, report, problem.method, record, tuple(solved.noises.tolist())
+    )  # fmt: skip
     return fit, solved.problem
 
 
@@ -321,7 +376,7 @@ def fit_masked(
     *,
     support: ArrayLike | None = None,
     prior: Prior | None = None,
-    noise: float | None = None,
+    noise: float | ArrayLike | None = None,
     stopping: Stopping | None = None,
     padding: float = FIT_PADDING,
     execution: Execution | None = None,
@@ -334,7 +389,8 @@ def fit_masked(
     fields: one (x, y, z) a scan in ppm of B0, all on one grid; weights: one a scan, 0 where the field is unknown and
     else proportional to 1 / standard deviation, 1 for `noise`; voxel_size: (3,) mm; b0_directions: one unit vector a
     scan in the voxel frame; support: where chi may differ from 0 (default: where any weight is); prior: standard
-    deviations in ppm; noise: standard deviation of the fields in ppm at weight 1, estimated when not given;
+    deviations in ppm; noise: standard deviation of the fields in ppm at weight 1, of all scans or one for each,
+    estimated scan by scan when not given;
     stopping: iterations and tolerance; padding: mm of zeros; execution: where it runs; names: the scans', for
     messages; progress: called with what is solved, the iteration and the label's change; device: "cpu" (compiled
     kernels, on `execution`), or "cuda", "cuda:N" (torch on a GPU).

@@ -36,7 +36,12 @@ class Prior:
         """Whether the prior makes a tensor fit solvable that the directions alone do not determine."""
         return bool(np.isfinite(self.aniso))
 
+    def precisions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the 6x6 inverse covariances (1 / ppm^2) of the isotropic and of the traceless part."""
+        mean = np.outer(_TRACE, _TRACE) / 3
+        return mean / (3 * self.iso**2), (_FROBENIUS - mean) / self.aniso**2
+
     def precision(self) -> NDArray[np.float64]:
         """Return the 6x6 inverse covariance: |chi_iso|^2 / iso^2 + |chi_aniso|_F^2 / aniso^2 (1 / ppm^2)."""
-        mean = np.outer(_TRACE, _TRACE) / 3
-        return mean / (3 * self.iso**2) + (_FROBENIUS - mean) / self.aniso**2
+        iso, aniso = self.precisions()
+        return iso + aniso

@@ -21,9 +21,10 @@ from .prior import Prior
 class Fit:
     """A susceptibility fit on one grid, in ppm, components along the voxel frame.
 
-    tensor: (6, x, y, z); cosmos: (x, y, z); noise: standard deviation of the fields in ppm that the fit assumed;
-    prior: its standard deviations; orientations: how well the directions determine it; method: "closed", "masked" or
-    "single-step"; record: what else a sidecar should say (iterations, stopping rule, radii).
+    tensor: (6, x, y, z); cosmos: (x, y, z); noise: standard deviation of the fields in ppm that the fit assumed, of the
+    median scan; prior: its standard deviations; orientations: how well the directions determine it; method: "closed",
+    "masked" or "single-step"; record: what else a sidecar should say (iterations, stopping rule, radii);
+    scan_noises: the same of each scan, at weight 1.
     """
 
     tensor: Float32Array
@@ -33,6 +34,7 @@ class Fit:
     orientations: OrientationReport = field(repr=False)
     method: str = "closed"
     record: Mapping[str, Any] = field(default_factory=dict)
+    scan_noises: tuple[float, ...] = ()
 
     @cached_property
     def eigenvalues(self) -> NDArray[np.floating]:

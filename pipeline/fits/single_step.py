@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..background import check_radii, sphere_kernel
+from ..dipole import Float32Array
 from ..errors import InputError
 from ..masks import continued, depth_inside
 from .closed_form import check_settings
@@ -86,6 +87,24 @@ def single_step_problem(
     )
 
 
+def through_spheres(
+    field: ArrayLike, known: ArrayLike, voxel_size: ArrayLike, radii: Sequence[float]
+) -> tuple[Float32Array, NDArray[np.bool_]]:
+    """Return what a single-step fit sees of a field (x, y, z) that is known in a mask, and where it sees it.
+
+    voxel_size: (3,) mm; radii: of the spheres, mm, descending. The field less its mean over the largest sphere that
+    fits into the mask at each voxel, 0 where none fits.
+    """
+    inside = np.asarray(known, bool)
+    grid = make_grid(inside, voxel_size, [(0, 0, 1)], max(FIT_PADDING, radii[0]))
+    cut = grid.crop(inside)
+    shells = largest_spheres(cut, grid.voxel_size, radii)
+    whole = continued(np.ascontiguousarray(grid.crop(np.asarray(field, np.float32))), cut, grid.voxel_size)
+    observation = Observation(cut.astype(np.float32), shells)
+    seen = observation.forward(grid.forward(whole), grid, _filters(grid, radii))
+    return grid.embed(seen), grid.embed(shells > 0)
+
+
 def _filters(grid: FitGrid, radii: Sequence[float]) -> NDArray[np.float32]:
     """Return delta - S_r in k-space (radii, half)."""
     filters = np.empty((len(radii), *grid.half), np.float32)
@@ -103,7 +122,7 @@ def fit_single_step(
     support: ArrayLike | None = None,
     radii: Sequence[float] | None = None,
     prior: Prior | None = None,
-    noise: float | None = None,
+    noise: float | ArrayLike | None = None,
     stopping: Stopping | None = None,
     padding: float = FIT_PADDING,
     execution: Execution | None = None,

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..dipole import Float32Array
 from ..errors import InputError
-from .closed_form import estimate_noise
+from .closed_form import estimate_noises
 from .grid import FitGrid
+from .noise import scan_levels, typical_noise
 from .prior import Prior
 
 _SLAB_POINTS = 1_000_000  # k-space points of one slab
@@ -110,10 +111,11 @@ def add_normal(normal: Tensor, row: Sequence[Tensor]) -> None:
         entry += row[i] * row[j]
 
 
-def add_precision(normal: Tensor, precision: NDArray[np.floating]) -> None:
-    """Add a matrix (6, 6) to packed lower triangles (21, …), in place."""
+def add_precision(normal: Tensor, precision: NDArray[np.floating], times: Tensor | float = 1.0) -> None:
+    """Add a matrix (6, 6) times a factor (one, or one a point) to packed lower triangles (21, …), in place."""
     for entry, (i, j) in zip(normal, _LOWER, strict=True):
-        entry += float(precision[i, j])
+        if precision[i, j]:
+            entry += float(precision[i, j]) * times
 
 
 def factor(normal: Tensor) -> None:
@@ -144,27 +146,37 @@ def solve(factors: Tensor, right: Tensor) -> None:
 
 
 def closed_form_maps(
-    volumes: Sequence[Float32Array], grid: FitGrid, prior: Prior, noise: float | None, voxels: float, device: str
-) -> tuple[Float32Array, float]:
-    """Return the tensor and COSMOS (7, box) in ppm of the scans' fields, and the noise, estimated where it is None.
+    volumes: Sequence[Float32Array],
+    grid: FitGrid,
+    prior: Prior,
+    noises: NDArray[np.float64] | None,
+    voxels: Sequence[int],
+    device: str,
+) -> tuple[Float32Array, NDArray[np.float64]]:
+    """Return the tensor and COSMOS (7, box) in ppm of the scans' fields, and the noise of each (n,), estimated where it
+    is None.
 
-    volumes: one (x, y, z) a scan in ppm, of the grid's fields; voxels: how many are not 0, mean over scans.
+    volumes: one (x, y, z) a scan in ppm, of the grid's fields; voxels: how many are not 0, of each scan.
     """
     place = TorchGrid(grid, torch_device(device))
     count = len(volumes)
     spectra = torch.empty((max(7, count), *grid.half), dtype=torch.complex64, device=place.device)
     for scan, volume in enumerate(volumes):
         spectra[scan] = place.forward(place.tensor(grid.crop(volume)))
-    if noise is None:
-        noise = estimate_noise(spectra[:count].cpu().numpy(), grid, prior, voxels)
+    if noises is None:
+        noises = estimate_noises(spectra[:count].cpu().numpy(), grid, prior, voxels)
+    noise, levels = typical_noise(noises), scan_levels(noises)
+    for scan, level in enumerate(levels.tolist()):
+        spectra[scan] *= level
+    weighted = TorchGrid(grid.with_levels(levels), place.device)
     precision, scalar_precision = noise**2 * prior.precision(), noise**2 / prior.iso**2
-    for planes in place.slabs():
-        solved = _solve_slab(spectra[:count, planes], place, planes, precision, scalar_precision)
+    for planes in weighted.slabs():
+        solved = _solve_slab(spectra[:count, planes], weighted, planes, precision, scalar_precision)
         spectra[:7, planes] = solved
     maps = np.empty((7, *grid.box_shape), np.float32)
     for component in range(7):
         maps[component] = place.inverse(spectra[component]).cpu().numpy()
-    return maps, noise
+    return maps, noises
 
 
 def _solve_slab(

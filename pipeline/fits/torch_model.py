@@ -20,6 +20,7 @@ from .grid import FitGrid
 from .iterative import Observation, label_energy, shell_shares
 from .masked import Problem, Progress, Solved, Stopping, solve_problem
 from .prior import Prior
+from .tissue import TissueMetric, TissuePrior
 from .torch_closed_form import COMPONENT_AXES, TorchGrid, add_normal, add_precision, factor, solve, torch_device
 
 Maps = ArrayLike | Tensor
@@ -28,7 +29,7 @@ Maps = ArrayLike | Tensor
 def solve_problem_torch(
     problem: Problem,
     prior: Prior,
-    noise: float | None,
+    noise: float | ArrayLike | None,
     stopping: Stopping,
     device: str = "cuda",
     progress: Progress | None = None,
@@ -57,6 +58,7 @@ class TorchFieldModel:
         components: int = 6,
         filters: Float32Array | None = None,
         scans: Sequence[int] | None = None,
+        tissue: TissuePrior | None = None,
     ) -> None:
         self.grid, self.components = grid, components
         self.scans = list(range(len(observations)) if scans is None else scans)
@@ -64,9 +66,12 @@ class TorchFieldModel:
         self.support = at.tensor(support)
         self._voxels = max(int(np.count_nonzero(support)), 1)
         self._weights = {scan: at.tensor(observations[scan].weight) for scan in self.scans}
+        self._levels = {scan: observations[scan].level for scan in self.scans}
         self._filters = None if filters is None else at.tensor(filters)
         self._shells = {} if filters is None else self._load_shells(observations)
         self._power = self._filter_power([observations[scan] for scan in self.scans])
+        given = tissue if components == 6 else None
+        self.metric = None if given is None else TissueMetric(given, grid, support, at.tensor)
         self._factored: tuple[tuple[float, Prior] | None, list[Tensor]] = (None, [])
 
     def _load_shells(self, observations: Sequence[Observation]) -> dict[int, Tensor]:
@@ -157,6 +162,16 @@ class TorchFieldModel:
             spectrum += one * self._at.forward(field * (self._shells[scan] == number))
         return spectrum
 
+    def _seen(self, spectrum: Tensor, scan: int) -> Tensor:
+        """Return what counts of a field's spectrum: filtered, or less its constant (iterative.without_constant)."""
+        field = self._observe(spectrum, scan)
+        if self._filters is not None:
+            return field
+        squares = self._weights[scan] * self._weights[scan]
+        total = squares.sum(dtype=torch.float64)
+        mean = (squares * field).sum(dtype=torch.float64) / total.clamp(min=1e-30)
+        return field - mean.to(torch.float32)
+
     # The problem
 
     def data_side(self, fields: Sequence[Maps]) -> Tensor:
@@ -174,17 +189,20 @@ class TorchFieldModel:
         return self._maps(total)
 
     def _add_seen(self, total: Tensor, spectrum: Tensor, scan: int) -> None:
-        weighted = self._observe(spectrum, scan) * self._weights[scan] * self._weights[scan]
+        weighted = self._seen(spectrum, scan) * self._weights[scan] * self._weights[scan]
         self._accumulate(total, self._observe_adjoint(weighted, scan), scan)
 
     def field(self, maps: Maps, scan: int) -> Tensor:
         """Return the weighted, filtered field of a scan for maps: the forward operator W_i B_i F^-1 A_i F."""
-        return self._observe(self._model_spectrum(self._spectra(maps), scan), scan) * self._weights[scan]
+        return self._seen(self._model_spectrum(self._spectra(maps), scan), scan) * self._weights[scan]
 
     def field_adjoint(self, field: Maps, scan: int) -> Tensor:
         """Return the adjoint of `field` of a scan."""
         total = self._zeros()
         weighted = self._at.tensor(field) * self._weights[scan]
+        if self._filters is None:
+            squares = self._weights[scan] ** 2
+            weighted = weighted - squares * (weighted.sum() / squares.sum().clamp(min=1e-30))
         self._accumulate(total, self._observe_adjoint(weighted, scan), scan)
         return self._maps(total)
 
@@ -196,7 +214,7 @@ class TorchFieldModel:
             known = self._weights[scan] > 0
             if scan in self._shells:
                 known &= self._shells[scan] > 0
-            left.append((self._observe(spectrum, scan) * self._weights[scan])[known].cpu().numpy())
+            left.append((self._seen(spectrum, scan) * self._weights[scan])[known].cpu().numpy())
         return left
 
     def precondition(self, maps: Maps, noise: float, prior: Prior) -> Tensor:
@@ -224,22 +242,35 @@ class TorchFieldModel:
         if self.components == 1:
             summed = torch.zeros(points, dtype=torch.float32, device=self._at.device)
             for scan in self.scans:
-                summed += self._at.dipole(scan, planes) ** 2
+                summed += (self._levels[scan] * self._at.dipole(scan, planes)) ** 2
             return summed.mul_(power).add_(noise**2 / prior.iso**2)
         normal = torch.zeros((21, *points), dtype=torch.float32, device=self._at.device)
         for scan in self.scans:
-            add_normal(normal, self._at.row(scan, planes))
+            add_normal(normal, [self._levels[scan] * one for one in self._at.row(scan, planes)])
         normal *= power
-        add_precision(normal, noise**2 * prior.precision())
+        iso, aniso = (noise**2 * part for part in prior.precisions())
+        add_precision(normal, iso)
+        add_precision(normal, aniso, self._coherence(planes))
         factor(normal)
         return normal
+
+    def _coherence(self, planes: slice) -> Tensor | float:
+        """Return how the precision of the traceless part varies over a slab of k."""
+        if self.metric is None:
+            return 1.0
+        typical = self.metric.typical
+        return self._at.tensor(typical if typical.size == 1 else typical[planes])
 
     def penalise(self, maps: Maps, noise: float, prior: Prior) -> Tensor:
         """Return sigma^2 times the prior's precision times maps."""
         maps = self._at.tensor(maps)
         if self.components == 1:
             return maps * (noise**2 / prior.iso**2)
-        out, precision = torch.zeros_like(maps), noise**2 * prior.precision()
+        iso, aniso = (noise**2 * part for part in prior.precisions())
+        if self.metric is None:
+            out, precision = torch.zeros_like(maps), iso + aniso
+        else:
+            out, precision = self.metric.precision(maps) * (noise**2 / prior.aniso**2), iso
         for i, j in zip(*np.nonzero(precision), strict=True):
             out[i].add_(maps[j], alpha=float(precision[i, j]))
         return out

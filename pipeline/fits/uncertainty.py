@@ -141,6 +141,8 @@ def label_uncertainty(
         for number in range(draws):
             rng = np.random.default_rng([seed, number])
             truth = prior_sample(prior, model.support, rng)
+            if model.metric is not None:
+                truth = model.metric.sample(truth, grid, rng)
             found, cosmos = solver(_simulated(model, truth, noise, rng, execution), everything)
             spread.add(found - truth, cosmos - truth[list(DIAGONAL)].mean(axis=0))
             if progress is not None:

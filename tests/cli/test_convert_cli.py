@@ -36,7 +36,7 @@ def test_options_reach_the_conversion_and_its_outcome_is_printed(
         )
 
     monkeypatch.setattr(conversion, "convert_dicom", record)
-    app(["convert", "DICOM", "BIDS", "--subject", "01", "--phase-range", "-4096", "4096", "--phase-sign", "-1"])
+    app(["convert", "DICOM", "BIDS", "--subject", "01", "--phase-range", "-4096,4096", "--phase-sign", "-1"])
     ((folders, options),) = calls
     assert folders == (Path("DICOM"), Path("BIDS"))
     assert options == {

@@ -116,14 +116,14 @@ def test_every_option_is_recorded(command: Callable[..., Any], words: Words, tur
         "fit", tmp_path / "s", *words, "--total", "--weights", *weights, "--prior-iso", "0.05",
         "--prior-aniso", "0.002", "--noise", "0.003", "--iterations", "3", "--tolerance", "0.0001", "--radii", "18",
         "15", "--draws", "2", "--jackknife", "3", "--seed", "9", "--dask", "threads", "--memory", "4", "--device",
-        "cpu",
+        "cpu", "--prior-correlation", "4", "--white-matter", "none",
     )  # fmt: skip
     assert ended.code == 0
     sidecar = read_json(tmp_path / "s_scan-02_chi33sd.json")
     assert sidecar.items() >= {
         "Fit": "single-step", "Weights": "file", "PriorIsoPpm": 0.05, "PriorAnisoPpm": 0.002, "FieldNoisePpm": 0.003,
         "IterationLimit": 3, "StoppingTolerance": 0.0001, "RadiiMm": [18.0, 15.0], "UncertaintyDraws": 2,
-        "UncertaintyJackknifeGroups": 3, "UncertaintySeed": 9,
+        "UncertaintyJackknifeGroups": 3, "UncertaintySeed": 9, "WhiteMatter": "none", "PriorCorrelationMm": 4.0,
     }.items()  # fmt: skip
     assert [line for line in _said(ended) if "warning" not in line] == [
         *(f"draw {i} of 2" for i in (1, 2)), *(f"jackknife group {i} of 3" for i in (1, 2, 3)),

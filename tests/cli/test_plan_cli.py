@@ -49,6 +49,8 @@ def test_a_full_set_determines_everything(command: Callable[..., Any]) -> None:
     assert numbers["condition"] == pytest.approx(report.sti_condition, abs=0.06)
     assert numbers["ratio"] == pytest.approx(report.cosmos_ratio, abs=0.06)
     assert numbers["spread"] == pytest.approx(report.spread, abs=0.06)
+    assert f"COSMOS: good (max/min of summed squared kernels {report.cosmos_ratio:.1f}, noise gain " in ended.out
+    assert f"noise gain {report.sti_noise_gain:.2f})" in ended.out
     found = plan_orientations(directions_from_angles(FULL))
     for sentence in plan_sentences(found):
         assert f"  {sentence}\n" in ended.out
@@ -95,9 +97,20 @@ def test_one_and_two_scans_have_a_plan_too(command: Callable[..., Any]) -> None:
     assert _rows(one.out, "Scans: ")[0][5:] == ["–"] * 4
     two = command("plan", "--angles", "0,0;25,0")
     assert _numbers(two.out)["ratio"] == np.inf
-    assert "max/min of summed squared kernels not determined, noise gain not determined" in two.out
+    assert "COSMOS: bad (max/min of summed squared kernels not determined, noise gain not determined" in two.out
     assert "COSMOS is not determined at some points of k-space" in two.out
     assert "Best next scans for χ33" in two.out
+
+
+def test_what_is_poor_is_said_in_words(command: Callable[..., Any]) -> None:
+    poor = command("plan", "--angles", "0,0;12,0;0,12")
+    assert poor.code == 0
+    assert "COSMOS: poor (max/min of summed squared kernels 112.5, noise gain 3.25, at the worst k 9.46)" in poor.out
+    assert (
+        "COSMOS is weakly determined: errors of the fields grow by up to 9.5 at the worst points of k-space" in poor.out
+    )
+    hopeless = command("plan", "--angles", "0,0;6,0")
+    assert "All B0 directions lie within 6.0 degrees of one another: COSMOS and the tensor are not" in hopeless.out
 
 
 def test_the_figure_is_written_once(command: Callable[..., Any], tmp_path: Path) -> None:

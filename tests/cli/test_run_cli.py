@@ -42,6 +42,7 @@ def test_every_option_arrives(command: Callable[..., Any], asked: dict[str, Any]
         "--weights", "mask", "--draws", "3", "--jackknife", "4", "--dask", "local", "--fit-memory", "2.5", "--device",
         "cuda:1", "--background", "lbv", "--masks", "/m",
         "--no-mask-consensus", "--te", "4,9.5,14", "--b0", "7", "--dry-run", "--write-graph",
+        "--prior-correlation", "2", "--white-matter", "/wm.nii.gz", "--fibre", "/v1.nii.gz",
     )  # fmt: skip
     assert (ended.code, ended.err) == (0, "")
     assert asked["participant_labels"] == ["01", "sub-02", "03"]
@@ -50,7 +51,8 @@ def test_every_option_arrives(command: Callable[..., Any], asked: dict[str, Any]
         backend="fsl", unwrap="laplacian", fit="closed", phase_sign=-1, reference="acq-ori02", prior_iso=0.05,
         prior_aniso=0.01, noise=0.002, iterations=7, weights="mask", draws=3, jackknife=4, dask="local",
         fit_memory=2.5, device="cuda:1", background="lbv", masks="/m", mask_consensus=False,
-        echo_times=(0.004, 0.0095, 0.014), field_strength=7.0,
+        echo_times=(0.004, 0.0095, 0.014), field_strength=7.0, prior_correlation=2.0, white_matter="/wm.nii.gz",
+        fibre="/v1.nii.gz",
     )  # fmt: skip
     assert (asked["work_dir"], asked["n_procs"]) == (Path("work"), 3)
     assert (asked["dry_run"], asked["write_graph"]) == (True, True)
@@ -79,6 +81,8 @@ def test_other_tools_names_of_the_number_of_processes(
 def test_what_the_stored_phase_means_is_two_numbers(command: Callable[..., Any], asked: dict[str, Any]) -> None:
     assert command("run", "raw", "out", "--phase-range", "-4096,4094").code == 0
     assert asked["config"].phase_range == (-4096.0, 4094.0)
+    assert command("run", "raw", "out", "--phase-range", "-4096", "4095", "--n-procs", "2").code == 0
+    assert (asked["config"].phase_range, asked["n_procs"]) == ((-4096.0, 4095.0), 2)
     ended = command("run", "raw", "out", "--phase-range", "4096")
     assert ended.code == 2
     assert "--phase-range must be two numbers joined by a comma" in ended.err

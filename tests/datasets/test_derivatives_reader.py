@@ -9,10 +9,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from chi33.datasets.build import BuildConfig, build_store
 from chi33.datasets.derivatives_finder import find_derivatives
 from chi33.datasets.derivatives_reader import read_scan, read_tensor
 from chi33.datasets.subject_source import sources_of
-from chi33.pipeline.errors import InputError
+from chi33.pipeline.errors import Chi33Warning, InputError
+from scipy.spatial.transform import Rotation
 
 SCAN = "sub-01/anat/sub-01_acq-ori01_desc-"
 
@@ -142,6 +144,80 @@ def test_maps_on_other_grids_are_refused(make_derivatives) -> None:
     rewrite(folder / f"{SCAN}deltab_fieldmap.nii.gz", move)
     with pytest.raises(InputError, match="lies elsewhere than"):
         read_first(folder)
+
+
+@pytest.mark.parametrize("stated", [None, [0.6, 0.0, 0.8]])
+def test_maps_whose_matrices_disagree_on_b0_are_refused_unless_their_sidecar_says_it(make_derivatives, stated) -> None:
+    folder = make_derivatives(1, 1)
+    path = folder / f"{SCAN}local_fieldmap.nii.gz"
+    sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
+    entries = json.loads(sidecar.read_text())
+    del entries["B0_dir"]
+    sidecar.write_text(json.dumps(entries | ({"B0_dir": stated} if stated else {})))
+    image = nib.load(path)
+    turned = image.affine.copy()
+    turned[:3, :3] = Rotation.from_euler("x", 12, degrees=True).as_matrix() @ turned[:3, :3]
+    image.set_qform(turned, code=1)
+    nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32), None, image.header), path)
+    if stated:
+        np.testing.assert_allclose(read_first(folder).geometry.b0_direction, stated)
+        return
+    with pytest.raises(InputError, match=r"fieldmap.nii.gz has a sform and a qform that differ by a rotation of 12"):
+        read_first(folder)
+
+
+def test_maps_without_orientation_need_a_stated_b0(make_derivatives) -> None:
+    folder = make_derivatives(1, 1)
+    for path in (folder / "sub-01/anat").glob("*acq-ori01*.nii.gz"):
+        image = nib.load(path)
+        for matrix in (image.set_sform, image.set_qform):
+            matrix(image.affine, code=0)
+        nib.save(image, path)
+    np.testing.assert_allclose(read_first(folder).geometry.b0_direction, [0, 0, 1])
+    (folder / f"{SCAN}local_fieldmap.json").write_text("{}")
+    with pytest.raises(InputError, match=r"fieldmap.nii.gz has no orientation .*: set its sform, or B0_dir in its"):
+        read_first(folder)
+
+
+def test_masks_are_read_as_by_every_command(make_derivatives) -> None:
+    folder = make_derivatives(1, 1)
+    path = folder / f"{SCAN}local_mask.nii.gz"
+    mask = read_first(folder).mask
+    assert read_first(folder).remarks == ()
+    rewrite(path, lambda values, affine: (255 * values, affine))
+    np.testing.assert_array_equal(read_first(folder).mask, mask)
+    rewrite(path, lambda values, affine: ((values > 0) * np.float32(0.4), affine))
+    np.testing.assert_array_equal(read_first(folder).mask, mask)  # one value, however small
+    soft = np.where(mask, 0.9, 0.2).astype(np.float32)
+    rewrite(path, lambda values, affine: (soft, affine))
+    found = read_first(folder)
+    np.testing.assert_array_equal(found.mask, mask)
+    (said,) = found.remarks
+    assert said.endswith("local_mask.nii.gz holds values from 0.2 to 0.9: taken from 0.5 on.")
+    rewrite(path, lambda values, affine: (np.where(mask, 1, -1).astype(np.float32), affine))
+    with pytest.raises(InputError, match=r"the mask .*local_mask.nii.gz holds 2 different values from -1 to 1"):
+        read_first(folder)
+    inverted = np.ones(mask.shape, np.uint8)
+    inverted[6:-6, 6:-6, 6:-6] = 0
+    rewrite(path, lambda values, affine: (inverted, affine))
+    with pytest.raises(InputError, match="looks inverted"):
+        read_first(folder)
+
+
+def test_a_build_says_what_it_converts_and_what_it_made_of_masks(make_derivatives, tmp_path: Path) -> None:
+    folder = make_derivatives(2, 2)
+    for path in sorted(folder.rglob("*desc-local_fieldmap.nii.gz"))[:3]:
+        rewrite(path, lambda values, affine: (values * np.float32(42.577478518 * 3), affine))
+        sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
+        sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"Units": "Hz"}))
+    mask = folder / f"{SCAN}local_mask.nii.gz"
+    rewrite(mask, lambda values, affine: (np.where(values > 0, 0.9, 0.2).astype(np.float32), affine))
+    with pytest.warns(Chi33Warning) as said:
+        build_store(folder, tmp_path / "s.h5", BuildConfig(patch_size=10, patches_per_scan=2, val_subjects=("02",)))
+    words = [str(one.message) for one in said]
+    assert any("acq-ori01_desc-local_fieldmap.nii.gz and 2 more are in Hz at 3 T (MagneticFieldStrength)" in one
+               and one.endswith("to ppm.") for one in words)  # fmt: skip
+    assert sum("local_mask.nii.gz holds values from 0.2 to 0.9: taken from 0.5 on." in one for one in words) == 1
 
 
 def test_a_truncated_map_is_refused(make_derivatives) -> None:

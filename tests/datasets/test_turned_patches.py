@@ -26,6 +26,7 @@ from chi33.datasets.turned_head import TurnableHead, read_sources
 from chi33.datasets.volume import ScalarVolume, TensorVolume
 from chi33.pipeline import torch_field, torch_resample
 from chi33.pipeline.errors import InputError
+from chi33.pipeline.spline_maps import evaluate, spline_maps
 from scipy.spatial.transform import Rotation
 from torch.utils.data import DataLoader, default_collate
 
@@ -79,6 +80,22 @@ def test_a_tensor_turned_in_torch_is_that_of_numpy(
     assert float(found.field_rms) == pytest.approx(
         np.sqrt(np.mean(expected.channels["field"][expected.mask] ** 2)), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size", [(1.0, 1.0, 4.0), (2.5, 1.0, 1.4)])
+def test_on_a_coarser_grid_torch_averages_as_numpy(size: tuple[float, float, float], device: str) -> None:
+    rng = np.random.default_rng(0)
+    mask = np.pad(np.ones((18, 16, 20), bool), 3)
+    maps = spline_maps(rng.standard_normal((2, *mask.shape)), mask, np.diag([1, 1.2, 1, 1]))
+    transform = np.eye(4)
+    transform[:3, :3], transform[:3, 3] = Rotation.from_rotvec([0.3, 0.2, -0.1]).as_matrix(), [2, -1, 3]
+    place = (np.diag([*size, 1.0]), (24, 22, 20), transform)
+    expected, inside = evaluate(maps, *place)
+    on_device = torch_resample.TorchSplineMaps.of(maps, device)
+    found, where = on_device.evaluate(on_device.coefficients, *place)
+    np.testing.assert_array_equal(where.cpu().numpy(), inside)
+    assert np.abs(found.cpu().numpy() - expected).max() < 2e-6 * np.ptp(expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)

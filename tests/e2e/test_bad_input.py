@@ -182,7 +182,7 @@ def test_directions_within_five_degrees_stop_the_fit(
 ) -> None:
     head = make_head(tmp_path / "raw", turns=((0, 0), (2, 3)))
     use_fsl(head)
-    ended = command("run", head.folder, tmp_path / "out", "--n-procs", "1")
+    ended = command("run", head.folder, tmp_path / "out", "--n-procs", "1", "--mask-method", "bet")
     assert ended.code == 2
     crash = _one_sentence(ended, "fit_wf.fit", "All B0 directions lie within 3.6 degrees of one another")
     assert crash.parent == tmp_path / "out-work" / "crash" / "sub-01"
@@ -199,7 +199,7 @@ def test_a_magnitude_without_contrast_stops_the_brain_extraction(
         image = nib.load(path)
         nib.save(nib.Nifti1Image(np.full(image.shape, 7, np.float32), image.affine), path)
     words = ("run", head.folder, tmp_path / "out", "-w", tmp_path / "elsewhere", "--backend", "builtin")
-    ended = command(*words, "--n-procs", "1")
+    ended = command(*words, "--n-procs", "1", "--mask-method", "bet")
     assert ended.code == 2
     crash = _one_sentence(ended, "mask_acq_ori01_wf.bet", "has no contrast, so no brain can be found")
     assert crash.parent == tmp_path / "elsewhere" / "crash" / "sub-01"
@@ -214,7 +214,7 @@ def test_an_empty_brain_mask_stops_its_scan(
     for answer in stand_ins.record.parent.glob("answers/*acq-ori02*.nii.gz"):
         image = nib.load(answer)
         nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), answer)
-    ended = command("run", head.folder, tmp_path / "out", "--n-procs", "1")
+    ended = command("run", head.folder, tmp_path / "out", "--n-procs", "1", "--mask-method", "bet")
     assert ended.code == 2
     _one_sentence(ended, "scan_acq_ori02_wf.total_field", "the mask is empty")
     _unfinished(tmp_path / "out")
@@ -229,7 +229,7 @@ def test_a_scan_that_was_placed_elsewhere_is_refused(
         matrix = np.eye(4)
         matrix[0, 3] = 400.0
         np.savetxt(answer, matrix)
-    ended = command("run", head.folder, tmp_path / "out", "--n-procs", "1")
+    ended = command("run", head.folder, tmp_path / "out", "--n-procs", "1", "--mask-method", "bet")
     assert ended.code == 1
     _one_sentence(ended, "registration_acq_ori02_wf.assess", "agree with a correlation of 0.00, less than 0.8")
     _unfinished(tmp_path / "out")
@@ -242,6 +242,6 @@ def test_a_registration_that_grows_the_head_is_refused(
     stand_ins = use_fsl(head)
     for answer in stand_ins.record.parent.glob("answers/*.mat"):
         np.savetxt(answer, np.diag([1.1, 1.1, 1.1, 1.0]))
-    ended = command("run", head.folder, tmp_path / "out", "--n-procs", "1")
+    ended = command("run", head.folder, tmp_path / "out", "--n-procs", "1", "--mask-method", "bet")
     assert ended.code in (1, 2)
     _one_sentence(ended, "registration_acq_ori02_wf.assess", "scales by 1.1")

@@ -31,7 +31,8 @@ def test_participants_and_repetitions_at_the_same_time_all_end_well(
 ) -> None:
     """Two subjects share output and working folder; one of them is started twice, with another working folder."""
     raw, environment = two_heads
-    common = ("run", raw, tmp_path / "out", "--fit", "closed", "--n-procs", "1", "--participant-label")
+    options = ["--fit", "closed", "--n-procs", "1", "--mask-method", "bet", "--participant-label"]
+    common = ("run", raw, tmp_path / "out", *options)
     runs = [
         start_chi33(*common, *more, environment=environment)
         for more in (("01",), ("02",), ("01", "-w", tmp_path / "elsewhere"))
@@ -72,7 +73,8 @@ def test_an_interrupted_run_says_one_sentence_and_ends_its_programs(
     turning_head: Any, start_chi33: Callable[..., Any], tmp_path: Path
 ) -> None:
     """As Ctrl-C does: the whole group of the terminal is interrupted while brains are extracted."""
-    run = start_chi33("run", turning_head.folder, tmp_path / "out", "--backend", "builtin", "--n-procs", "2")
+    options = ["--backend", "builtin", "--mask-method", "bet", "--n-procs", "2"]
+    run = start_chi33("run", turning_head.folder, tmp_path / "out", *options)
     while not any("brainextractor" in one for one in _of_session(run.pid)):
         assert run.poll() is None, run.communicate()
         time.sleep(0.05)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from chi33.files.field_units import Given, Scaling, conversions, in_ppm, scaling_of, unit_named
+from chi33.files.field_units import Given, Scaling, conversions, scaling_of, unit_named
 from chi33.pipeline.errors import InputError
 
 FIELD = Path("f.nii.gz")
@@ -101,10 +100,3 @@ def test_conversions_are_told_once_a_kind() -> None:
     ]
     assert hertz.facts.items() >= {"SourceUnits": "Hz", "MagneticFieldStrength": 3.0}.items()
     assert Scaling().facts == {"SourceUnits": "not stated, taken as ppm"}
-
-
-def test_a_map_is_read_by_the_sidecar_beside_it(tmp_path: Path) -> None:
-    values = np.ones(3, np.float32)
-    np.testing.assert_array_equal(in_ppm(values, tmp_path / "x.nii.gz"), values)
-    (tmp_path / "x.json").write_text(json.dumps({"Units": "ppb"}))
-    np.testing.assert_allclose(in_ppm(values, tmp_path / "x.nii.gz", "susceptibility"), 1e-3)

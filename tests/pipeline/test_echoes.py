@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from chi33.pipeline.echoes import FieldMap, combine_echoes, reliable_mask, smooth_inside
+from chi33.pipeline.echoes import FieldMap, combine_echoes, smooth_inside
 from chi33.pipeline.errors import InputError
 from chi33.pipeline.frames import radians_per_ppm
+from chi33.pipeline.reliability import reliable_mask
 from numpy.typing import NDArray
 
 SHAPE, SIZE, B0 = (40, 36, 30), (1.5, 1.5, 2.0), 3.0

@@ -21,6 +21,7 @@ GRIDS = [  # even, odd, mixed and anisotropic, more than one run of k points alo
     ((5, 6, 62), (1.0, 2.0, 1.0)),
 ]
 PRECISION = 0.02 * Prior(iso=0.5, aniso=0.2).precision()
+ISO_PRECISION, ANISO_PRECISION = (0.02 * part for part in Prior(iso=0.5, aniso=0.2).precisions())
 SCALAR_PRECISION = 0.07
 Random = np.random.Generator
 
@@ -149,8 +150,12 @@ def test_the_preconditioner_solves_the_weighted_filtered_normal_equations(
     right = spectra(rng, 6, *grid.half)
     found, single = right.copy(), right[0].copy()
     frequencies = grid.frequencies()
-    kernels.solve_normal(found, grid.directions, weights, power, PRECISION.astype(np.float32), *frequencies)
-    normal = power * np.einsum("n,niabc,njabc->ijabc", weights, a, a) + PRECISION[:, :, None, None, None]
+    iso, aniso = ISO_PRECISION[:, :, None, None, None], ANISO_PRECISION[:, :, None, None, None]
+    coherence = rng.uniform(0.1, 2, grid.half if filtered else (1, 1, 1)).astype(np.float32)
+    kernels.solve_normal(
+        found, grid.directions, weights, power, ISO_PRECISION, ANISO_PRECISION, coherence, *frequencies
+    )
+    normal = power * np.einsum("n,niabc,njabc->ijabc", weights, a, a) + iso + coherence * aniso
     assert_close(found, solve_explicitly(normal, right), 2e-5)
     kernels.scalar_solve(single, grid.directions, weights, power, np.float32(SCALAR_PRECISION), *frequencies)
     d = a[:, [0, 3, 5]].sum(axis=1)
@@ -180,7 +185,7 @@ def apply_all(grid: FitGrid, planes: list[slice], seed: int = 5) -> dict[str, ND
         slab, part = np.ascontiguousarray(fields[:, p]), np.empty((7, *fields[0, p].shape), np.complex64)
         kernels.solve_scans(part[:6], part[6], slab, h, PRECISION, SCALAR_PRECISION, *k)
         sti[:, p], cosmos[p] = part[:6], part[6]
-        kernels.solve_normal(solved[:, p], h, weights, power[p], PRECISION.astype(np.float32), *k)
+        kernels.solve_normal(solved[:, p], h, weights, power[p], ISO_PRECISION, ANISO_PRECISION, power[p], *k)
         kernels.scalar_solve(scalar_solved[p], h, weights, power[p], single, *k)
     return {
         "field": field, "dipole field": dipole_field, "adjoint": adjoint, "scalar adjoint": scalar_adjoint,

@@ -131,11 +131,28 @@ def test_b0_in_the_subject_frame_turns_with_the_motion_not_against_it() -> None:
     (np.diag([1.0, 1, 0, 1]), "xfm has determinant 0, but a head cannot be mirrored or flattened"),
     (similarity((5, 0, 0), 1.031), "xfm scales by 1.0310, more than 3% from 1"),
     (similarity((5, 0, 0), 0.969), "xfm scales by 0.9690, more than 3% from 1"),
+    (similarity((5, 0, 0), 0.9705), "xfm scales by 0.9705, more than 3% from 1 one way or back"),
     (np.diag([1.02, 0.98, 1, 1]), "xfm is no rotation times one scale .departs by 0.02."),
 ])  # fmt: skip
 def test_a_transform_that_is_no_head_motion_is_refused_with_its_numbers(transform: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         rotation_and_scale(transform, "xfm")
+
+
+@pytest.mark.parametrize("scale", [0.96, 0.9705, 0.971, 1 / 1.03, 0.99, 1.0, 1.02, 1.0299, 1.03, 1.0305, 1.04])
+def test_a_transform_and_its_inverse_are_both_accepted_or_both_refused(scale: float) -> None:
+    def accepted(transform: np.ndarray) -> bool:
+        try:
+            rotation_and_scale(transform)
+        except InputError:
+            return False
+        return True
+
+    forth = similarity((10, -35, 50), scale)
+    assert accepted(forth) == accepted(np.linalg.inv(forth))
+    for stretch in (1.006, 1.0095, 1.011):
+        uneven = similarity((10, -35, 50)) @ np.diag([stretch, 1 / stretch, 1, 1])
+        assert accepted(uneven) == accepted(np.linalg.inv(uneven)) == (stretch < 1.01)
 
 
 @pytest.mark.parametrize("degrees", [0.0, 1e-5, 0.1, 89.0, 179.0, 180.0])

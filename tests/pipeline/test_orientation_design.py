@@ -146,8 +146,8 @@ def test_turning_all_directions_about_the_axis_of_the_neutral_head_changes_nothi
     of_lattice = 0.02 if n < 4 else 0.003  # few scans leave narrow dips in k, which the directions of k just resolve
     assert other.chi33 == pytest.approx(one.chi33, rel=of_lattice)
     assert other.tensor_noise == pytest.approx(one.tensor_noise, rel=1e-4)
-    if one.cosmos_noise < 30:
-        assert other.cosmos_noise == pytest.approx(one.cosmos_noise, rel=1e-5)
+    if assess_orientations(h).cosmos_worst_gain < 30:  # narrower dips in k are not resolved
+        assert other.cosmos_noise == pytest.approx(one.cosmos_noise, rel=3e-3)
     found, moved = expected_chi33_noise(h), expected_chi33_noise(turned)
     np.testing.assert_allclose(moved, found, rtol=of_lattice)
 
@@ -174,7 +174,7 @@ def test_losses_are_those_of_the_set_without_each_scan() -> None:
         assert loss.after.condition == pytest.approx(report.sti_condition)
         assert loss.after.cosmos_noise == pytest.approx(report.cosmos_noise_gain)
         if report.sti_determined:
-            assert loss.after.tensor_noise * np.sqrt(len(others) / 6) == pytest.approx(report.sti_noise_gain)
+            assert loss.after.tensor_noise == pytest.approx(report.sti_noise_gain)
         with_it = expected_chi33_noise(h, noise=0.002, along=others)
         without = expected_chi33_noise(others, noise=0.002)
         assert loss.factor("chi33") == pytest.approx(np.sqrt((without**2).mean() / (with_it**2).mean()))
@@ -253,12 +253,12 @@ def test_a_plan_in_sentences() -> None:
         "Scan 1 counts most: without it the tensor is singular (the prior supplies the rest) and "
     )
     assert re.fullmatch(
-        r"Scan 4 adds least: without it the noise rises by 5 % in the tensor \(condition number 16.8 to 15.7\), 16 % "
+        r"Scan 4 adds least: without it the noise rises by 5 % in the tensor \(condition number 16.8 to 15.7\), 8 % "
         r"in COSMOS and \d+ % in χ33\.", said[3],
     )  # fmt: skip
     assert re.fullmatch(
         r"Best next scan: pitch [+-]\d+, roll -\d+ \(the head tilted 35 degrees (forward|back) and to the left\); with "
-        r"it the noise falls by 1\d % in the tensor \(.*\), 11 % in COSMOS and \d+ % in χ33\.", said[4],
+        r"it the noise falls by 1\d % in the tensor \(.*\), 8 % in COSMOS and \d+ % in χ33\.", said[4],
     )  # fmt: skip
     assert said[5].startswith("Within 5 % of it: pitch ")
 

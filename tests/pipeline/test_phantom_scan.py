@@ -19,9 +19,10 @@ from chi33.pipeline.phantom.truth import (
     scan_truth,
     smooth_head,
 )
-from chi33.pipeline.resample import resample, resample_tensor
+from chi33.pipeline.resample import resample
+from chi33.pipeline.spline_maps import evaluate, spline_maps
 from chi33.pipeline.tensor_field import delta_b_prime, dipole_field, tensor_field
-from chi33.pipeline.tensors import chi33, msa
+from chi33.pipeline.tensors import chi33, msa, rotation_of_components
 from scipy import ndimage
 
 VOXEL = (2.0, 2.0, 2.0)
@@ -157,9 +158,9 @@ def test_isotropic_head_has_no_delta_b_prime(simulated: Simulated) -> None:
 def test_chi33_of_a_tilted_scan_is_the_turned_subject_tensor_along_b0(simulated: Simulated, scan: int) -> None:
     reference, tilted = simulated.scans[0], simulated.scans[scan]
     to_scan = np.linalg.inv(tilted.pose.transform_to(reference.pose))
-    turned = resample_tensor(
-        reference.world_tensor, reference.grid.affine, tilted.grid.affine, tilted.grid.shape, to_scan, frame="world"
-    )
+    maps = spline_maps(reference.world_tensor, reference.brain_mask, reference.grid.affine)
+    place = (tilted.grid.affine, tilted.grid.shape, to_scan)
+    turned = evaluate(maps.mixed(rotation_of_components(to_scan[:3, :3])), *place)[0]
     predicted = chi33(turned, np.array([0.0, 0.0, 1.0]))
     inside = ndimage.binary_erosion(tilted.brain_mask, iterations=2)
     error = np.linalg.norm((predicted - tilted.chi33)[inside]) / np.linalg.norm(tilted.chi33[inside])

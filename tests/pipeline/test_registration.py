@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError, StepError
 from chi33.pipeline.frames import rotation_and_scale, rotation_angle
-from chi33.pipeline.registration import Registration, RegistrationFailed, register, without_decay
+from chi33.pipeline.registration import Registration, RegistrationFailed, assess, register, without_decay
 from numpy.typing import NDArray
 from scipy import ndimage
 from synthetic_head import brain, grid_affine, head_points, magnitude, rigid
@@ -177,3 +178,39 @@ def test_a_failure_inside_the_optimiser_is_a_failed_step() -> None:
     thin = np.random.default_rng(0).uniform(size=(30, 30, 2)).astype(np.float32)
     with pytest.raises(StepError, match="registration failed"):
         register(thin, np.eye(4), thin, np.eye(4))
+
+
+@pytest.fixture(scope="module")
+def shaded_pair() -> tuple[NDArray, NDArray, NDArray]:
+    """A moving scan at 3.5 mm with shading and noise, its affine, and its true transform to the reference."""
+    shape, size, pose = (48, 56, 50), (3.5, 3.5, 3.5), rigid((17, -9, 4), (4, -6, 3))
+    affine = grid_affine(shape, size)
+    return scan(affine, shape, pose, 5, shading=0.6), affine, np.linalg.inv(pose)
+
+
+@pytest.mark.parametrize(("angles", "shift"), [
+    ((0, -4, 0), (0, 0, 0)), ((0, 0, 5), (0, 0, 0)), ((0, 0, 0), (0, -1.2, 1.8)),
+])  # fmt: skip
+def test_a_transform_some_degrees_or_millimetres_off_is_noticed_and_mended(
+    reference: NDArray, shaded_pair: tuple, angles: tuple, shift: tuple
+) -> None:
+    moving, affine, truth = shaded_pair
+    mask = brain(head_points(AFFINE, SHAPE, np.eye(4)))
+    found = assess(rigid(angles, shift) @ truth, moving, affine, reference, AFFINE, mask)
+    off = re.fullmatch(
+        r"the transform given is (\d\.\d) mm and (\d\.\d) degrees from where the brains fit best: the better one is "
+        r"used", found.warning,
+    )  # fmt: skip
+    assert off
+    assert float(off[2]) == pytest.approx(np.linalg.norm(angles), abs=0.3)
+    angle, distance = errors(found.transform, truth)
+    assert angle < 0.2
+    assert distance < 0.3
+
+
+def test_a_right_transform_is_kept_to_the_bit(reference: NDArray, shaded_pair: tuple) -> None:
+    moving, affine, truth = shaded_pair
+    mask = brain(head_points(AFFINE, SHAPE, np.eye(4)))
+    found = assess(truth, moving, affine, reference, AFFINE, mask)
+    np.testing.assert_array_equal(found.transform, truth)
+    assert found.warning == ""

@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from chi33.pipeline.fits.iterative import FieldModel
 from chi33.pipeline.fits.masked import Problem, Stopping, fit_masked, masked_problem, solve_problem
 from chi33.pipeline.fits.prior import Prior
 from chi33.pipeline.fits.single_step import fit_single_step, single_step_problem
+from chi33.pipeline.fits.tissue import TissuePrior
 from chi33.pipeline.fits.torch_model import TorchFieldModel, solve_problem_torch
 from chi33.pipeline.tensor_field import TensorFieldOperator
 from fit_checks import relative
@@ -79,7 +81,7 @@ def check_equal(found: Fit, truth: Fit) -> None:
 
 
 def models(problem: Problem, components: int, chosen: list[int] | None = None) -> tuple[FieldModel, TorchFieldModel]:
-    arguments = {"components": components, "filters": problem.filters, "scans": chosen}
+    arguments = {"components": components, "filters": problem.filters, "scans": chosen, "tissue": problem.tissue}
     parts = (problem.grid, problem.observations, problem.support)
     return FieldModel(*parts, Execution(workers=1), **arguments), TorchFieldModel(*parts, "torch-cpu", **arguments)
 
@@ -127,10 +129,19 @@ def test_without_a_prior_and_with_one_scalar_map_the_origin_stays_finite() -> No
     assert abs(fit.cosmos.mean()) < 1e-6
 
 
+def tissue_of(problem: Problem) -> TissuePrior:
+    """A prior with all its parts: two tissues, a correlation, fibres in one half."""
+    shape, fibre = problem.grid.box_shape, np.zeros((3, *problem.grid.box_shape), np.float32)
+    fibre[:, : shape[0] // 2] = np.array([0.6, 0, 0.8])[:, None, None, None]
+    spread = np.random.default_rng(3).uniform(0.5, 1, shape).astype(np.float32)
+    return TissuePrior(spread, 2.0, fibre, across=0.4)
+
+
 @pytest.mark.parametrize("kind", ["masked", "single-step"])
-@pytest.mark.parametrize("components", [6, 1])
-def test_every_operation_equals_the_compiled_one(kind: str, components: int, maps: Callable) -> None:
+@pytest.mark.parametrize(("components", "tissue"), [(6, False), (1, False), (6, True)])
+def test_every_operation_equals_the_compiled_one(kind: str, components: int, tissue: bool, maps: Callable) -> None:
     problem, prior = problem_of(kind), Prior()
+    problem = replace(problem, tissue=tissue_of(problem) if tissue else None)
     x = maps(problem, components)
     for chosen in (None, [4, 0, 3]):
         truth, found = models(problem, components, chosen)

@@ -7,9 +7,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from chi33.pipeline import unwrap
-from chi33.pipeline.echoes import combine_echoes, reliable_mask
+from chi33.pipeline.echoes import combine_echoes
 from chi33.pipeline.errors import InputError, StepError
 from chi33.pipeline.frames import radians_per_ppm
+from chi33.pipeline.reliability import reliable_mask
 from chi33.pipeline.unwrap import check_echoes, unwrap_laplacian, unwrap_romeo
 from numpy.typing import NDArray
 

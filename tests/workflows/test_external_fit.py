@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,25 @@ def test_the_prior_is_used_and_recorded(files: dict[str, Any], tmp_path: Path) -
     assert read_json(sidecar_path(strict[1]))["PriorAnisoPpm"] == 1e-5
 
 
+def test_a_noisy_scan_is_named_and_counts_less(files: dict[str, Any], tmp_path: Path) -> None:
+    bad, affine = read_image(files["fields"][3])
+    mask = read_image(files["masks"][3])[0] > 0
+    noise = 0.008 * np.random.default_rng(0).standard_normal(bad.shape)
+    fields = [*files["fields"]]
+    fields[3] = write_image(tmp_path / "bad.nii.gz", bad + noise * mask, affine, {"Units": "ppm"})
+    sentence = r"What the fit leaves of the field of bad\.nii\.gz is 0\.0\d+ ppm, \d+\.\d times that of the median scan"
+    with pytest.warns(Chi33Warning, match=sentence):
+        written = fit_files(
+            tmp_path / "noisy", fields, files["masks"], transforms=files["transforms"],
+            options=FitOptions("masked", iterations=8),
+        )  # fmt: skip
+    sidecar = read_json(sidecar_path(written[0]))
+    noises = np.array(sidecar["ScanNoisePpm"])
+    assert np.argmax(noises) == 3
+    assert 0.003 < noises[3] < 0.012
+    assert any(re.match(sentence, warning) for warning in sidecar["Warnings"])
+
+
 def _three(files: dict[str, Any]) -> dict[str, Any]:
     """Three scans about one axis."""
     return {"fields": files["fields"][:3], "masks": files["masks"][:3], "transforms": files["transforms"][:3]}
@@ -118,11 +138,15 @@ def _three(files: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_singular_set_is_solved_by_the_prior_with_a_warning(files: dict[str, Any], tmp_path: Path) -> None:
     sentence = "3 scans cannot determine the six tensor components alone, and these are turns about one axis only"
-    with pytest.warns(Chi33Warning, match=f"{sentence}: the prior supplies the rest"):
+    with (
+        pytest.warns(Chi33Warning, match=f"{sentence}: the prior supplies the rest"),
+        pytest.warns(Chi33Warning, match="COSMOS is weakly determined: errors of the fields grow by up to 18.2 at"),
+    ):
         written = fit_files(tmp_path / "three", **_three(files), options=CLOSED)
     for path in written:
-        (warning,) = read_json(sidecar_path(path))["Warnings"]
-        assert warning.startswith(sentence)
+        cosmos, tensor = read_json(sidecar_path(path))["Warnings"]
+        assert cosmos.startswith("COSMOS is weakly determined")
+        assert tensor.startswith(sentence)
     assert np.isfinite(read_image(written[1])[0]).all()
 
 

@@ -12,7 +12,7 @@ from chi33.workflows.config import RunConfig
 from chi33.workflows.derivatives import Derivatives, read_image, read_json
 from chi33.workflows.run import run_participants
 
-FIELDS = RunConfig(fit="none")
+FIELDS = RunConfig(fit="none", mask_method="bet")
 
 
 def _names(out: Path) -> set[str]:
@@ -51,7 +51,13 @@ def test_a_fit_goes_on_from_the_fields(make_head: Callable, use_fsl: Callable, t
     assert not [name for name in before if "chi33" in name or "space-subject" in name]
     assert (tmp_path / "out/sub-01/anat/sub-01_acq-ori02_from-orig_to-subject_mode-image_xfm.txt").is_file()
     lines: list[str] = []
-    run_participants(head.folder, tmp_path / "out", config=RunConfig(fit="closed"), n_procs=1, announce=lines.append)
+    run_participants(
+        head.folder,
+        tmp_path / "out",
+        config=RunConfig(fit="closed", mask_method="bet"),
+        n_procs=1,
+        announce=lines.append,
+    )
     assert any("total_field (kept)" in line for line in lines)
     assert {name for name in _names(tmp_path / "out") - before if "desc-chi33" in name} == {
         "sub-01_acq-ori01_desc-chi33_Chimap.nii.gz", "sub-01_acq-ori02_desc-chi33_Chimap.nii.gz"

@@ -20,7 +20,10 @@ from chi33.workflows.derivatives import read_image, read_json, sidecar_path, wri
 from chi33.workflows.external_fit import fit_files
 from numpy.typing import NDArray
 
-pytestmark = pytest.mark.filterwarnings("ignore:3 scans cannot determine:chi33.pipeline.errors.Chi33Warning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:3 scans cannot determine:chi33.pipeline.errors.Chi33Warning"),
+    pytest.mark.filterwarnings("ignore:COSMOS is weakly determined:chi33.pipeline.errors.Chi33Warning"),
+]
 CLOSED = FitOptions("closed", noise=1e-3)
 SINGLE_STEP = FitOptions("single-step", noise=2e-3, iterations=2, radii=(16.0,))
 HERTZ = 42.577478518 * 3  # per ppm at 3 T

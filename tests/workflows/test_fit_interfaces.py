@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError
 from chi33.pipeline.fits.closed_form import fit_susceptibility
+from chi33.pipeline.fits.single_step import through_spheres
 from chi33.pipeline.frames import b0_direction_from_affine, voxel_frame
 from chi33.pipeline.tensor_field import delta_b_prime, dipole_field
 from chi33.pipeline.tensors import chi33 as apparent
@@ -214,6 +215,29 @@ def test_a_weight_counts_relative_to_its_median_in_the_mask_and_at_most_twice(tu
         to_subject_frame([mostly], turning_head.affines[0], mask.shape, total=False)
 
 
+def test_a_subject_grid_of_thick_slices_takes_the_means_of_a_fine_scan_up_to_the_edge_of_its_mask() -> None:
+    """Field and weight alike, of noise, and in the outer voxels too: nothing of the outside leaks in."""
+    rng, shape = np.random.default_rng(0), (24, 26, 32)
+    points = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing="ij"))
+    mask = (points**2).sum(axis=0) < 10.0**2
+    rough, weight = rng.standard_normal(shape), 1 + 0.2 * rng.standard_normal(shape)
+    thick = np.diag([1.0, 1.0, 4.0, 1.0])
+    thick[2, 3] = 1.5
+    found = []
+    for outside in (0.0, 50.0):
+        values = [np.where(mask, one, outside).astype(np.float32) for one in (rough, weight)]
+        scan = ScanField("scan", values[0], mask, np.eye(4), np.eye(4), np.array([0, 0, 1.0]), values[1])
+        found.append(to_subject_frame([scan], thick, (24, 26, 8), total=False))
+    np.testing.assert_array_equal(found[0].fields[0], found[1].fields[0])
+    np.testing.assert_array_equal(found[0].weights[0], found[1].weights[0])
+    means, weights, share = (one.reshape(24, 26, 8, 4).mean(axis=3) for one in (rough, weight, mask.astype(float)))
+    known, whole = found[0].determined, share == 1
+    np.testing.assert_array_equal(known, share >= 0.75)
+    np.testing.assert_allclose(found[0].fields[0][whole], means[whole], atol=1e-5)
+    np.testing.assert_allclose(found[0].weights[0][whole], (weights / np.median(weight[mask]))[whole], atol=1e-5)
+    assert (found[0].weights[0][known] > 0.3).all()
+
+
 def test_what_is_smooth_of_a_background_is_taken_out_before_fields_are_moved(turning_head: Any) -> None:
     head, x = turning_head, np.arange(turning_head.mask.shape[0])[:, None, None] - 12.0
     background = np.asarray(0.5 + 0.1 * x + 0 * head.fields[1], np.float32)
@@ -291,6 +315,32 @@ def test_labels_of_the_true_tensor_explain_the_field(turning_head: Any, tmp_path
     np.testing.assert_allclose(residual[mask], left[mask], atol=1e-5)
     assert np.abs(residual[mask]).max() < 1e-2 * np.abs(head.fields[scan][mask]).max()
     np.testing.assert_allclose(read_image(files["cosmos_file"])[0][mask], mms(head.tensor)[mask], atol=2e-5)
+
+
+def test_the_residual_of_a_single_step_fit_is_that_of_the_total_field_through_its_spheres(
+    turning_head: Any, tmp_path: Path
+) -> None:
+    """Another local field, wrong by a background, does not enter; a blob that the labels lack is what is left."""
+    head, name = turning_head, "acq-ori02"
+    affine, mask, true = head.affines[1], head.mask, head.fields[1]
+    x = np.indices(mask.shape)[0] - mask.shape[0] / 2
+    blob = 0.02 * np.exp(-((np.indices(mask.shape) - np.array(mask.shape)[:, None, None, None] / 2) ** 2).sum(0) / 4)
+    (tmp_path / "fit.json").write_text('{"RadiiMm": [18.0, 14.0]}')
+    volumes = {
+        "tensor_file": (head.world_tensor, head.affines[0]), "cosmos_file": (mms(head.tensor), head.affines[0]),
+        "field_file": (true + 1.0, affine), "total_file": ((true + blob + 0.3 + 0.01 * x) * mask, affine),
+    }  # fmt: skip
+    inputs = {key: write_image(tmp_path / f"{key}.nii.gz", one, place, {}) for key, (one, place) in volumes.items()}
+    brain = head.truth.path(name, suffix="mask", desc="brain")
+    more = {"mask_file": brain, "known_file": brain, "fit_file": tmp_path / "fit.json",
+            "transform_file": head.truth.transform(name)}  # fmt: skip
+    files = _run(ScanLabels(**{key: str(path) for key, path in {**inputs, **more}.items()}), tmp_path / "labels")
+    residual, _ = read_image(files["residual_file"])
+    seen = ndimage.distance_transform_edt(mask, sampling=np.linalg.norm(affine[:3, :3], axis=0)) > 14
+    np.testing.assert_array_equal(residual[~mask], 0)
+    expected, where = through_spheres(blob, mask, np.linalg.norm(affine[:3, :3], axis=0), (18.0, 14.0))
+    assert where[seen].all()
+    assert np.abs(residual - expected)[seen].max() < 0.15 * np.abs(expected).max()
 
 
 def test_draws_come_out_as_standard_deviations_of_every_scan(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError
 from chi33.pipeline.frames import b0_direction_from_affine
-from chi33.pipeline.resample import resample, resample_mask
+from chi33.pipeline.resample import resample
 from chi33.workflows.flirt import world_to_flirt
 from chi33.workflows.given_transforms import PlacedScan, check_one_frame, check_placed
 from numpy.typing import NDArray
@@ -51,7 +51,7 @@ def _scans(folder: Path, motions: tuple[tuple[tuple[float, ...], tuple[float, ..
         moved = _motion(angles, shift)  # the first scan's world to this one's
         path = folder / f"field{number}.nii.gz"
         values = resample(field, COARSE, COARSE, SHAPE, moved)
-        inside = resample_mask(mask, COARSE, COARSE, SHAPE, moved)
+        inside = resample(mask.astype(np.float32), COARSE, COARSE, SHAPE, moved, order=1) >= 0.5
         nib.save(nib.Nifti1Image(values, COARSE), path)
         h = b0_direction_from_affine(COARSE)
         scans.append(PlacedScan(path, values * inside, inside, COARSE, h, np.linalg.inv(moved), folder / f"t{number}"))
@@ -127,7 +127,7 @@ def test_fields_in_one_frame_already_need_no_transforms(large: list[PlacedScan])
         replace(
             scan,
             field=resample(scan.field, COARSE, COARSE, SHAPE, scan.transform),
-            mask=resample_mask(scan.mask, COARSE, COARSE, SHAPE, scan.transform),
+            mask=resample(scan.mask.astype(np.float32), COARSE, COARSE, SHAPE, scan.transform, order=1) >= 0.5,
         )
         for scan in large
     ]

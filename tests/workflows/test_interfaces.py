@@ -84,6 +84,16 @@ def test_builtin_brain_mask_hands_over_image_and_threshold(
     assert seen["threshold"] == 0.3
 
 
+def test_learned_brain_mask_is_written_on_the_grid_of_the_image(
+    save: Save, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interfaces, "learned_brain_mask", lambda magnitude, affine: magnitude * affine[1, 1] > 1.5)
+    files = run(interfaces.LearnedMask(in_file=save("magnitude", _ball(25)), version="1.0.2"))
+    mask, affine = read_image(files["mask_file"])
+    np.testing.assert_array_equal(mask > 0, _ball(25))
+    np.testing.assert_allclose(affine, AFFINE)
+
+
 @pytest.mark.parametrize("unwrap", ["romeo", "laplacian"])
 @pytest.mark.parametrize(("sign", "top"), [(1, np.pi), (-1, 4096.0)])
 def test_total_field_of_wrapped_echoes(save: Save, run: Callable, unwrap: str, sign: int, top: float) -> None:

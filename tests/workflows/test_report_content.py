@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError
 from chi33.workflows.derivatives import Derivatives, read_json, sidecar_path, write_image, write_json
-from chi33.workflows.report import with_chi_square, write_subject_report
+from chi33.workflows.report import with_fit_numbers, write_subject_report
+from chi33.workflows.report_checks import check_echoes
 from chi33.workflows.report_files import SubjectFiles, find_scans
 from chi33.workflows.report_measures import CHI_BINS, measure_scan
 from chi33.workflows.report_plots import chi33_histogram, convergence
@@ -20,7 +21,9 @@ from report_scene import SHAPE, Page, ellipsoid, head_affine, measures, tilted, 
 
 RECORD: dict[str, Any] = {
     "Fit": "single-step", "FieldNoisePpm": 0.002, "TensorRank": 4, "MagneticFieldStrength": 2.895,
-    "Scans": ["acq-ori01", "acq-ori02"], "ReducedChiSquare": [1.25, 3.5], "StoppingTolerance": 0.004,
+    "Scans": ["acq-ori01", "acq-ori02"], "ReducedChiSquare": [1.25, 3.5], "ScanNoisePpm": [0.0021, 0.0084],
+    "StoppingTolerance": 0.004, "ScoreGroups": 2, "ScoreTensor": [0.25, 0.31], "ScoreCosmos": [0.3, 0.36],
+    "ScoreNoise": [0.05, 0.07],
     "RelativeChanges": [0.5, 0.2, 0.05, 0.003], "RelativeChangesCosmos": [0.4, 0.002],
 }  # fmt: skip
 
@@ -74,7 +77,7 @@ def test_fields_are_told_in_hz_too(page: str) -> None:
     hertz = 42.577478518 * 2.895
     assert f"1 ppm is {hertz:.1f} Hz at 2.895 T" in page
     cells = re.findall(r'title="([\d.]+) Hz">([\d.]+)</td>', page)
-    assert len(cells) == 4  # total and local field of two scans
+    assert len(cells) == 6  # total and local field, and noise, of two scans
     for shown, ppm in cells:
         assert float(shown) == pytest.approx(float(ppm) * hertz, abs=0.02)
     assert f"grey −0.05 to 0.05 ppm (−{0.05 * hertz:.3g} to {0.05 * hertz:.3g} Hz at 2.895 T)" in page
@@ -94,6 +97,24 @@ def test_a_tensor_that_the_orientations_do_not_determine_is_not_shown_as_measure
     assert "MSA" not in re.sub(r"<[^>]*>", " ", page[page.index('id="regions"') : page.index('id="maps"')])
 
 
+def test_the_held_out_score_is_told_of_the_fit_and_of_each_scan(page: str) -> None:
+    assert re.search("Missed of a held-out scan.*s field, tensor", page)
+    assert "28\N{NO-BREAK SPACE}% (25\N{NO-BREAK SPACE}% to 31\N{NO-BREAK SPACE}%)" in page
+    assert "Held out, COSMOS" in page
+    assert ">36<" in page
+
+
+def test_a_scan_whose_echoes_depart_from_a_line_much_farther_than_the_others_is_named() -> None:
+    usual = [measures(echoes_median=0.02) for _ in range(4)]
+    assert check_echoes(usual[:2]) == ()
+    (check,) = check_echoes(usual)
+    assert check.warnings == ()
+    (check,) = check_echoes([*usual, measures(echoes_median=0.05)])
+    (warning,) = check.warnings
+    assert warning.startswith("The phase of the echoes of ori07 departs from a line by 0.050\N{NO-BREAK SPACE}rad")
+    assert "that of the other scans by 0.020\N{NO-BREAK SPACE}rad" in warning
+
+
 def test_convergence_of_the_fit_is_drawn_and_told(page: str) -> None:
     (alt,) = re.findall(r'alt="(Change in each iteration[^"]*)"', page)
     assert "χ33 from 50 % in the first to 0.3 % in iteration 4; COSMOS from 40 % in the first to 0.2 % in" in alt
@@ -106,13 +127,14 @@ def test_chi_square_is_the_fits_own_and_else_that_of_the_residual_of_local_field
     assert "Reduced χ²" in page
     assert ">1.25<" in page
     assert ">3.50<" in page
+    assert ">0.0084<" in page
     scan = measures(residual_std=0.006)
     record = {"Fit": "masked", "FieldNoisePpm": 0.002}
-    assert with_chi_square([scan], record)[0].number("reduced_chi2") == pytest.approx(9)
+    assert with_fit_numbers([scan], record)[0].number("reduced_chi2") == pytest.approx(9)
     own = record | {"Scans": ["acq-ori07"], "ReducedChiSquare": [1.5]}
-    assert with_chi_square([scan], own)[0].number("reduced_chi2") == 1.5
+    assert with_fit_numbers([scan], own)[0].number("reduced_chi2") == 1.5
     for unknown in ({"Fit": "single-step", "FieldNoisePpm": 0.002}, {"Fit": "closed"}, {}):
-        assert with_chi_square([scan], unknown)[0].number("reduced_chi2") is None
+        assert with_fit_numbers([scan], unknown)[0].number("reduced_chi2") is None
 
 
 def test_the_distribution_of_chi33_counts_every_voxel_of_every_scan(two_scans: Derivatives) -> None:

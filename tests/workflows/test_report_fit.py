@@ -190,6 +190,7 @@ def test_single_step_fit_is_described_and_cited() -> None:
 
 @pytest.mark.parametrize(("method", "said", "cited"), [
     ("resharp", "RESHARP", "Sun H, Wilman AH"), ("pdf", "projection onto dipole fields", "Liu T, Khalidov I"),
+    ("ismv", "the iterative spherical mean value method", "Wen Y, Zhou D"),
     ("lbv", "the Laplacian boundary value method", "Zhou D, Liu T"),
 ])  # fmt: skip
 def test_other_background_removals_are_described_and_cited(method: str, said: str, cited: str) -> None:
@@ -304,6 +305,11 @@ def test_masks_and_the_mean_reference_are_described() -> None:
     assert "to one another and then to their mean image, in the mean of their frames, with 7 degrees" in said
     few = write_methods({"backend": "builtin", "scans": scans[:2], "config": config}, MASKED).text
     assert "majority" not in few
+    learned = {"backend": "fsl", "tools": {"deepbet": "1.0.2"}, "config": {"mask_method": "deepbet"}}
+    methods = write_methods(learned)
+    assert "The brain was masked in each scan with the networks of deepbet 1.0.2 [" in methods.text
+    assert any("10.1016/j.compbiomed.2024.108845" in reference for reference in methods.references)
+    assert "BET" not in methods.text
     given = write_methods({"backend": "builtin", "scans": scans, "config": config | {"masks": "/m"}}, MASKED).text
     assert "Brain masks were given." in given
     assert "BET" not in given

@@ -24,7 +24,7 @@ from chi33.workflows.derivatives import Derivatives, read_image, read_json, read
 from chi33.workflows.engine.crashes import explain_crash
 from chi33.workflows.run import run_participants
 
-QUICK = RunConfig(iterations=4)
+QUICK = RunConfig(iterations=4, mask_method="bet")
 Lines = list[str]
 Done = tuple[Any, Path, list[str]]
 
@@ -169,7 +169,7 @@ def test_a_changed_prior_reruns_the_fit_and_what_follows(done: Done) -> None:
 def test_draws_add_standard_deviations(done: Done) -> None:
     head, out, _ = done
     before, anat = _maps(out), out / "sub-01" / "anat"
-    lines = _run(head, out, RunConfig(fit="closed", draws=2))
+    lines = _run(head, out, RunConfig(fit="closed", draws=2, mask_method="bet"))
     added = sorted(_maps(out).keys() - before.keys())
     sidecars = [read_json(anat / name) for name in added if name.endswith(".json")]
     known = {scan: read_image(anat / f"sub-01_acq-{scan}_desc-local_mask.nii.gz")[0] > 0 for scan in ("ori01", "ori02")}

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chi33.pipeline import learned_mask
 from chi33.pipeline.config import override, read_config
 from chi33.pipeline.errors import InputError
+from chi33.workflows import run as module
 from chi33.workflows.config import RunConfig
+from chi33.workflows.run import choose_masks
 
 
 def test_a_file_and_then_options_decide(tmp_path: Path) -> None:
@@ -53,6 +56,7 @@ def test_a_file_is_read_strictly(tmp_path: Path, text: str, message: str) -> Non
         ("prior_aniso", -0.004, "prior.aniso must be a positive"),
         ("bet_threshold", 1.0, "bet_threshold must lie between 0 and 1, got 1.0"),
         ("bet_threshold", 0.0, "bet_threshold must lie between 0 and 1, got 0.0"),
+        ("mask_method", "otsu", "mask_method must be one of auto, bet, deepbet, got 'otsu'"),
         ("vsharp_threshold", 1.5, "vsharp_threshold must lie between 0 and 1, got 1.5"),
         ("offset_smoothing", 0.0, "offset_smoothing must be positive, got 0.0"),
         ("vsharp_largest_radius", -3.0, "vsharp_largest_radius must be positive, got -3.0"),
@@ -79,6 +83,44 @@ def test_a_file_is_read_strictly(tmp_path: Path, text: str, message: str) -> Non
 def test_values_out_of_range_name_their_key(key: str, value: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         RunConfig(**{key: value})
+
+
+def test_settings_of_masks_that_contradict_are_refused() -> None:
+    with pytest.raises(InputError, match=r"bet_threshold 0.3 is a setting of BET, but mask_method is deepbet"):
+        RunConfig(mask_method="deepbet", bet_threshold=0.3)
+    for method in ("bet", "deepbet"):
+        with pytest.raises(InputError, match=f"masks gives the brain masks, but mask_method {method} asks to make"):
+            RunConfig(mask_method=method, masks="/masks")
+    assert RunConfig(masks="/masks", bet_threshold=0.3).mask_method == "auto"
+
+
+@pytest.mark.parametrize(
+    ("settings", "installed", "chosen"),
+    [
+        ({}, True, "deepbet"),
+        ({}, False, "bet"),
+        ({"backend": "builtin"}, True, "deepbet"),
+        ({"backend": "fsl"}, True, "bet"),
+        ({"bet_threshold": 0.4}, True, "bet"),
+        ({"backend": "fsl", "mask_method": "deepbet"}, True, "deepbet"),
+        ({"mask_method": "bet"}, True, "bet"),
+        ({"masks": "/masks"}, True, "auto"),
+    ],
+)
+def test_masks_are_learned_where_the_networks_are_installed_and_bet_is_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], installed: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(module, "deepbet_version", lambda: "1.0.2" if installed else None)
+    monkeypatch.setattr(module, "network_files", lambda: None)
+    assert choose_masks(RunConfig(**settings)).mask_method == chosen
+
+
+def test_learned_masks_without_their_networks_are_refused_with_the_command_that_installs_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(learned_mask, "PACKAGE", "deepbet-that-nobody-has")
+    with pytest.raises(InputError, match=r"needs the package deepbet: install it with pip install 'chi33\[deepbet\]'"):
+        choose_masks(RunConfig(mask_method="deepbet"))
 
 
 def test_where_and_how_a_run_fits_is_read_from_its_file(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from chi33.workflows.config import RunConfig
 from chi33.workflows.derivatives import read_image, read_json
 from chi33.workflows.run import default_work_dir, run_participants
 
-FIELDS = RunConfig(fit="none")
-CLOSED = RunConfig(fit="closed")
+FIELDS = RunConfig(fit="none", mask_method="bet")
+CLOSED = RunConfig(fit="closed", mask_method="bet")
 
 
 @pytest.fixture(autouse=True)

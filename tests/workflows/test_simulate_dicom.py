@@ -14,13 +14,14 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from chi33.pipeline.echoes import combine_echoes, reliable_mask
+from chi33.pipeline.echoes import combine_echoes
 from chi33.pipeline.errors import InputError
 from chi33.pipeline.frames import voxel_size
 from chi33.pipeline.phantom.acquisition import Echo, Protocol
 from chi33.pipeline.phantom.poses import ScanGrid, scan_grid
 from chi33.pipeline.phase.alternating import alternating_axes
 from chi33.pipeline.phase_offset import remove_phase_offset
+from chi33.pipeline.reliability import reliable_mask
 from chi33.pipeline.unwrap import unwrap_romeo
 from chi33.workflows import simulate
 from chi33.workflows.convert import Conversion, convert_dicom

@@ -81,11 +81,11 @@ def test_sidecars_name_the_background_removal_of_what_they_stand_beside(
         for name, node in _steps(workflow).items()
         if name.startswith("export_acq_ori02_")
     }
-    for name in ("local_field", "local_mask", "residual_file"):
+    for name in ("local_field", "local_mask"):
         assert told.pop(name) == config.background
     for name in ("magnitude", "brain_mask", "reliable_mask", "total_field", "residual", "echo", "xfm"):
         assert told.pop(name) is None  # the background is in it, or it is no field
-    assert {"chi33_file", "deltab_file", "cosmos_file"} <= set(told)
+    assert {"chi33_file", "deltab_file", "cosmos_file", "residual_file"} <= set(told)
     assert set(told.values()) == {label}
 
 
@@ -130,9 +130,16 @@ def test_the_single_step_fit_takes_total_fields_where_they_can_be_trusted_the_ot
     assert _inputs(workflow, "all_fields", ("in1",)) == {"in1": f"scan_acq_ori01_wf.outputnode.{field}"}
     assert _inputs(workflow, "all_masks", ("in2",)) == {"in2": f"scan_acq_ori02_wf.outputnode.{mask}"}
     assert _inputs(workflow, "all_weights", ("in3",)) == {"in3": "scan_acq_ori03_wf.outputnode.weight"}
-    # the labels' residual is of the local field, whatever was fitted
-    fed = _inputs(workflow, "labels_acq_ori01_wf.inputnode", ("local_field", "local_mask", "uncertainty_file"))
+    # the labels' residual is of the field that was fitted
+    names = ("local_field", "local_mask", "uncertainty_file", "total_field", "reliable_mask", "sidecar_file")
+    fed = _inputs(workflow, "labels_acq_ori01_wf.inputnode", names)
+    total = {
+        "total_field": "scan_acq_ori01_wf.outputnode.total_field",
+        "reliable_mask": "scan_acq_ori01_wf.outputnode.reliable_mask",
+        "sidecar_file": "fit_wf.outputnode.sidecar_file",
+    }
     assert fed == {
+        **(total if field == "total_field" else {}),
         "local_field": "scan_acq_ori01_wf.outputnode.local_field",
         "local_mask": "scan_acq_ori01_wf.outputnode.local_mask",
         "uncertainty_file": "fit_wf.outputnode.uncertainty_file",
@@ -207,6 +214,9 @@ def test_parameters_reach_their_steps(subject: RawSubject) -> None:
     assert (local.largest_radius, local.smallest_radius, local.threshold) == (15.0, 6.0, 0.05)
     assert (local.method, local.b0_direction) == ("pdf", None)
     assert init_brain_mask_wf(scan, config, "builtin").get_node("bet").inputs.frac == 0.3
+    for backend in ("builtin", "fsl"):
+        learned = init_brain_mask_wf(scan, RunConfig(mask_method="deepbet"), backend).get_node("deepbet")
+        assert type(learned.interface).__name__ == "LearnedMask"
     given = RunConfig(
         prior_iso=0.1, noise=0.001, fit="masked", iterations=7, draws=3, jackknife=4, dask="local", fit_memory=2.5,
         device="cuda",

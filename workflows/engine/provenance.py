@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...pipeline.learned_mask import PACKAGE as DEEPBET
 from ..config import RunConfig
 from ..raw import RawSubject
 from .clock import StageClock, stage_seconds, wall_seconds
@@ -29,6 +30,7 @@ def provenance(
     `seconds`: of this run.
     """
     ended = datetime.now(UTC)
+    tools = (*_TOOLS, *((DEEPBET,) if config.mask_method == "deepbet" else ()))
     steps = {name: one for name, one in clock.steps().items() if ".export_" not in name}
     return {
         "chi33_version": __version__,
@@ -42,7 +44,7 @@ def provenance(
         "backend": backend,
         "processes": resources.processors,
         "memory_gb": round(resources.memory_gb, 2),
-        "tools": {tool: importlib.metadata.version(tool) for tool in _TOOLS} | _fsl_version(backend),
+        "tools": {tool: importlib.metadata.version(tool) for tool in tools} | _fsl_version(backend),
         "config": {key: value for key, value in asdict(config).items() if value is not None},
         "signs": {scan.name: config.phase_sign or scan.phase_sign for scan in subject.scans},
         "scans": [scan.name for scan in subject.scans],

@@ -81,6 +81,7 @@ class SubjectSize:
 _BYTES_PER_VOXEL: dict[str, Callable[[SubjectSize], float]] = {  # by interface
     "GivenMask": lambda size: 60,
     "BrainMask": lambda size: 100,
+    "LearnedMask": lambda size: 100,
     "BET": lambda size: 60,
     "CleanMask": lambda size: 90,
     "FLIRT": lambda size: 100,
@@ -95,6 +96,7 @@ _BYTES_PER_VOXEL: dict[str, Callable[[SubjectSize], float]] = {  # by interface
 }
 _FIXED_GB = {  # whatever the matrix: grids of a fixed size, compiled code
     "BrainMask": 0.5,
+    "LearnedMask": 1.1,
     "RegisterSimilarity": 0.1,
     "MeanOfScans": 0.1,
     "FitSusceptibility": 0.2,

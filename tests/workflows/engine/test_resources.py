@@ -86,10 +86,10 @@ def test_estimates_grow_with_the_matrix_and_never_shrink_with_scans_echoes_or_th
     assert memory_gb(step, HEAD, CONFIG, threads=16) >= here
 
 
-@pytest.mark.parametrize("backend", ["fsl", "builtin"])
-def test_every_step_that_reads_images_has_an_estimate(turning_head: Any, backend: str) -> None:
+@pytest.mark.parametrize(("backend", "masks"), [("fsl", "bet"), ("builtin", "bet"), ("builtin", "deepbet")])
+def test_every_step_that_reads_images_has_an_estimate(turning_head: Any, backend: str, masks: Any) -> None:
     (subject,) = find_subjects(turning_head.folder)
-    workflow = init_subject_wf(subject, RunConfig(reference="mean"), backend, Path("/out"))
+    workflow = init_subject_wf(subject, RunConfig(reference="mean", mask_method=masks), backend, Path("/out"))
     kinds = {type(workflow.get_node(name).interface).__name__ for name in workflow.list_node_names()}
     light = {"Merge", "Select", "IdentityInterface", "IdentityTransform", "FlirtToWorld", "Export"}
     assert kinds - light
