@@ -1,10 +1,10 @@
-"""What each effect of a living head does to the total field: python benchmarks/living_effects.py [--voxel 2] [--seed 1].
+"""What each effect of a living head does to the total field: python benchmarks/living_effects.py [--voxel 2].
 
-One tilted scan of a `vivo` head without noise. Each row has one effect beside the sum over parts of a voxel; the last has
-all. The total field is the slope of the phase over the echoes, weighted by the squared magnitude, whole cycles taken
-from the truth, and nothing repaired (bipolar echoes, for one, a run does repair). Printed are the root mean square and
-the median of its error in ppb, without its median, two voxels within the brain; the same against the first row; and
-the local field there.
+One tilted scan of a `vivo` head without noise. Each row has one effect beside the sum over parts of a voxel; the last
+has all. The total field is the slope of the phase over the echoes, weighted by the squared magnitude, whole cycles
+taken from the truth, and nothing repaired (bipolar echoes, for one, a run does repair). Printed are the root mean
+square and the median of its error in ppb, without its median, two voxels within the brain; the same against the first
+row; and the local field there.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 ROWS = (
-    "myelin", "gibbs", "distortion", "gradients", "breathing", "drift", "movement", "flow", "skull", "dura", "fat_shift",
-    "bipolar", "poles",
+    "myelin", "gibbs", "distortion", "gradients", "breathing", "drift", "movement", "flow", "skull", "dura",
+    "fat_shift", "bipolar", "poles",
 )  # fmt: skip
 
 
