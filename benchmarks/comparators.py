@@ -33,7 +33,7 @@ from chi33.pipeline.fits.grid import FIT_PADDING, make_grid
 from chi33.pipeline.frames import b0_direction_from_affine, voxel_frame, voxel_size
 from chi33.pipeline.labels import reference_to_mask, scan_labels
 from chi33.pipeline.masks import continued, depth_inside
-from chi33.pipeline.resample import resample_mask
+from chi33.pipeline.resample import resample_inside
 from chi33.pipeline.tensors import rotate_components
 from chi33.workflows.derivatives import read_image, read_transform
 from chi33.workflows.fit_inputs import ScanField, SubjectFields, to_subject_frame
@@ -227,10 +227,11 @@ def labels_of(maps: Maps, subject: Subject, scan: Scan) -> Labels:
     inside = scan.own("desc-local_mask") > 0
     found = scan_labels(
         tensor, scalar, subject.affine, scan.affine, inside.shape, scan.transform,
-        scan.own("desc-local_fieldmap"), inside, b0_direction=scan.b0_direction,
+        scan.own("desc-local_fieldmap"), inside, b0_direction=scan.b0_direction, brain=maps.valid,
     )  # fmt: skip
     back = np.linalg.inv(scan.transform)
-    valid = resample_mask(maps.valid, subject.affine, scan.affine, inside.shape, back) & (scan.true("brain") > 0)
+    _, known = resample_inside(scalar, maps.valid, subject.affine, scan.affine, inside.shape, back)
+    valid = known & (scan.true("brain") > 0)
     return Labels(found.chi33, None if maps.tensor is None else found.delta_b, valid)
 
 

@@ -36,6 +36,7 @@ def fit(
     radii: Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")] = None,
     draws: int = 0,
     jackknife: int = 0,
+    score: int = 0,
     seed: int = 0,
     dask: str = "threads",
     memory: float | None = None,
@@ -108,6 +109,9 @@ def fit(
         Perturb-and-solve draws of the uncertainty (2 or more, each as long as a fit); 0: none.
     jackknife
         Groups of scans left out in turn for the uncertainty; 0: none.
+    score
+        Groups of scans held out in turn, whose fields a fit of the others predicts; the share that it misses is in the
+        sidecars; 0: none.
     seed
         Seed of the draws.
     dask
@@ -144,6 +148,7 @@ def fit(
     options = FitOptions(
         method=method, prior=Prior(prior_iso, prior_aniso), noise=noise, iterations=iterations, tolerance=tolerance,
         radii=tuple(radii) if radii else None, draws=draws, jackknife=jackknife, seed=seed,
+        score=score,
     )  # fmt: skip
     with latest_line("fit") as progress:
         written = fit_files(

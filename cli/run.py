@@ -36,7 +36,7 @@ def run(
     mask_method: Literal["auto", "bet", "deepbet"] | None = None,
     unwrap: Literal["romeo", "laplacian"] | None = None,
     combination: Literal["fit", "average"] | None = None,
-    background: Literal["vsharp", "resharp", "pdf", "lbv"] | None = None,
+    background: Literal["vsharp", "resharp", "ismv", "pdf", "lbv"] | None = None,
     fit: Literal["closed", "masked", "single-step", "none"] | None = None,
     phase_sign: Literal["1", "-1"] | None = None,
     phase_range: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
@@ -57,6 +57,7 @@ def run(
     weights: Literal["magnitude", "mask"] | None = None,
     draws: int | None = None,
     jackknife: int | None = None,
+    score: int | None = None,
     dask: str | None = None,
     fit_memory: float | None = None,
     device: str | None = None,
@@ -103,7 +104,7 @@ def run(
     combination
         Of the echoes: fit (a weighted line, the default) or average (the plain mean of their fields).
     background
-        Removal of the background field from the local fields: V-SHARP (the default), RESHARP, PDF or LBV.
+        Removal of the background field from the local fields: V-SHARP (the default), RESHARP, iSMV, PDF or LBV.
     fit
         Susceptibility fit: single-step (of total fields, the default), masked (of local fields, each in its mask),
         closed (of local fields, closed form), or none: masks, fields and transforms alone, also of a single scan.
@@ -153,6 +154,9 @@ def run(
         Perturb-and-solve draws of the uncertainty (2 or more, each as long as a fit); 0 by default: none.
     jackknife
         Groups of scans left out in turn for the uncertainty; 0 by default: none.
+    score
+        Groups of scans held out in turn: how much of a scan's field a fit without it misses, for the tensor and for
+        COSMOS, in the report and the sidecars (each group takes as long as a fit); 0 by default: none.
     dask
         Where the fit runs: threads, local (processes), or the address of a Dask scheduler, tcp://host:8786.
     fit_memory
@@ -200,8 +204,8 @@ def run(
         "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
         "prior_correlation": prior_correlation, "white_matter": absolute_map(white_matter),
         "fibre": str(fibre.absolute()) if fibre else None,
-        "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "dask": dask,
-        "fit_memory": fit_memory, "device": device,
+        "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "score": score,
+        "dask": dask, "fit_memory": fit_memory, "device": device,
     }  # fmt: skip
     settings = override(base, options)
     if print_config:

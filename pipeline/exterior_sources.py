@@ -24,7 +24,7 @@ from .dipole import (
     padded_shape,
 )
 from .errors import InputError
-from .harmonics import solid_harmonics
+from .harmonics import harmonic_part
 
 COARSE_EDGE = 3.0  # mm, of the voxels that carry the sources
 _GAP = 3.0  # mm between the mask and the sources
@@ -59,20 +59,6 @@ def exterior_field(
     made = inverse_fft(forward_fft(fine, grid) * dipole_kernel(grid, size, b0_direction), grid)
     explained = crop(made, shape) + shim
     return explained + harmonic_part(field - explained, inside, size)
-
-
-def harmonic_part(field: NDArray, inside: NDArray[np.bool_], voxel_size: NDArray) -> Float32Array:
-    """Return the solid harmonics of order 0 to 2 that fit a field (x, y, z) best in a mask, on the whole grid."""
-    axes = [((np.arange(n) - n / 2) * d / 100).astype(np.float32) for n, d in zip(field.shape, voxel_size, strict=True)]
-    x, y, z = axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
-    basis = solid_harmonics((x, y, z))
-    rows = np.stack([np.broadcast_to(b, field.shape)[inside] for b in basis]).astype(np.float64)
-    normal = rows @ rows.T
-    weights = np.linalg.solve(normal + 1e-9 * np.trace(normal) * np.eye(9), rows @ field[inside].astype(np.float64))
-    total = np.zeros(field.shape, np.float32)
-    for weight, term in zip(weights, basis, strict=True):
-        total += np.float32(weight) * term
-    return total
 
 
 def _coarse_sources(

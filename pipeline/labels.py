@@ -31,16 +31,17 @@ _REACH = 2  # voxels of a scan past the brain of the fit, up to which its maps a
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a scan on its own grid (x, y, z), in ppm: chi33, delta_b (delta B'), cosmos, residual.
+    """The labels of a scan on its own grid (x, y, z), in ppm: chi33, delta_b (delta B'), cosmos, residual, explained.
 
-    All are 0 outside the brain that was fitted; residual = local field - (D * chi33 + delta_b) where the local field
-    is valid, 0 elsewhere.
+    All but the last are 0 outside the brain that was fitted; explained = D * chi33 + delta B' on the whole grid;
+    residual = local field - explained where the local field is valid, 0 elsewhere.
     """
 
     chi33: Float32Array
     delta_b: Float32Array
     cosmos: Float32Array
     residual: Float32Array
+    explained: Float32Array
 
 
 def reference_to_mask(tensor: ArrayLike, mask: ArrayLike) -> NDArray[np.float32]:
@@ -107,6 +108,7 @@ def scan_labels(
     local_mask: ArrayLike,
     *,
     b0_direction: ArrayLike | None = None,
+    brain: ArrayLike | None = None,
     padding: float = PADDING,
 ) -> Labels:
     """Return the labels of a scan on its own grid from the subject's tensor and COSMOS (DESIGN: MoDL-QSM eqs. 2-4).
@@ -114,7 +116,8 @@ def scan_labels(
     tensor: (6, x, y, z) ppm along the axes of the subject frame's world, cosmos: (x, y, z) ppm, both 0 outside the
     brain and on the grid of subject_affine; scan_affine, scan_shape: the scan's grid; transform: world of the scan
     to the subject frame (4, 4); local_field (x, y, z) ppm and local_mask on the scan's grid; b0_direction: unit
-    vector in the scan's voxel frame, from scan_affine when not given; padding: mm of zeros for the fields.
+    vector in the scan's voxel frame, from scan_affine when not given; brain: where the tensor is known (x, y, z), by
+    default where it is not 0; padding: mm of zeros for the fields.
 
     The tensor becomes M = chi h first: three maps to resample, not six. A voxel has the mean of chi33 over its box, and
     that of delta B', which is therefore computed on voxels no coarser than the subject's (benchmarks/labels.py).
@@ -128,17 +131,23 @@ def scan_labels(
         )
     grid = _Grid.of(scan_affine, scan_shape, transform)
     h = b0_direction_from_affine(scan_affine) if b0_direction is None else check_b0_direction(b0_direction)
-    components = check_tensor(np.asarray(tensor, np.float32))
-    brain = np.any(components != 0, axis=0)
-    if not brain.any():
+    components, scalar = check_tensor(np.asarray(tensor, np.float32)), np.asarray(cosmos, np.float32)
+    held = np.any(components != 0, axis=0) if brain is None else np.asarray(brain, bool)
+    if scalar.shape != components.shape[1:] or held.shape != scalar.shape:
+        raise InputError(
+            f"tensor {components.shape}, cosmos {scalar.shape} and brain {held.shape} must be on one grid: give maps "
+            "of one fit."
+        )
+    if not held.any():
         nothing = np.zeros(grid.shape, np.float32)
-        return Labels(nothing, nothing, nothing, np.where(inside, field, nothing))
-    known = _known_maps(components, np.asarray(cosmos, np.float32), brain, subject_affine, grid, h)
+        return Labels(nothing, nothing, nothing, np.where(inside, field, nothing), nothing)
+    known = _known_maps(components, scalar, held, subject_affine, grid, h)
     brain_here = grid.mask(known)
     beside = _beside(brain_here, inside)
     support = brain_here | beside
-    apparent, scalar, across, explained = _fields(known, grid, support, beside, h, padding)
-    return Labels(apparent, across * support, scalar, np.where(inside, field - explained, np.float32(0)))
+    apparent, moved, across, explained = _fields(known, grid, support, beside, h, padding)
+    residual = np.where(inside, field - explained, np.float32(0))
+    return Labels(apparent, across * support, moved, residual, explained)
 
 
 def _known_maps(

@@ -18,7 +18,7 @@ from .background.spheres import spherical_mean
 from .dipole import check_grid
 from .echoes import RESIDUAL_LIMIT, FieldMap, smooth_inside
 from .errors import InputError
-from .exterior_sources import harmonic_part
+from .harmonics import harmonic_part
 from .masks import clean_mask, continued, depth_inside, largest_component
 
 LEAST_PRECISION = 0.6  # of the brain around: 1 / standard deviation of the field

@@ -21,7 +21,7 @@ Backend = Literal["auto", "fsl", "builtin"]
 Unwrapping = Literal["romeo", "laplacian"]
 MaskMethod = Literal["auto", "bet", "deepbet"]
 Fit = Literal["single-step", "masked", "closed", "none"]
-Background = Literal["vsharp", "resharp", "pdf", "lbv"]
+Background = Literal["vsharp", "resharp", "ismv", "pdf", "lbv"]
 
 
 BET_THRESHOLD = 0.5
@@ -57,6 +57,7 @@ class RunConfig:
     weights: how voxels count in the fit, from the "magnitude" or the "mask" alone;
     draws: perturb-and-solve draws of the uncertainty, 0 for none;
     jackknife: groups of scans left out in turn for the uncertainty, 0 for none;
+    score: groups of scans held out in turn, whose fields a fit of the others predicts, 0 for no such score;
     dask: where the fit runs, "threads", "local" (processes) or the address of a scheduler, tcp://host:8786;
     fit_memory: GB that scans may take in a fit before they go to temporary files, unlimited when not given;
     device: what the fit runs on, "cpu" or "cuda" ("cuda:1" for the second GPU);
@@ -94,6 +95,7 @@ class RunConfig:
     weights: Literal["magnitude", "mask"] = "magnitude"
     draws: int = 0
     jackknife: int = 0
+    score: int = 0
     dask: str = "threads"
     fit_memory: float | None = None
     device: str = "cpu"
@@ -111,6 +113,7 @@ class RunConfig:
         FitOptions(
             method="closed" if self.fit == "none" else self.fit, prior=self.prior, noise=self.noise,
             iterations=self.iterations, draws=self.draws, jackknife=self.jackknife,
+            score=self.score,
         )  # fmt: skip
         TissueOptions(correlation=self.prior_correlation)
         if not 0 < self.bet_threshold < 1:

@@ -116,7 +116,7 @@ def _write_all(
     outputs.write("cosmos", cosmos)
     outputs.write("tensor", tensor, {"Components": ["xx", "xy", "xz", "yy", "yz", "zz"]})
     if own_grids:
-        _write_labels(outputs, scans, tensor, cosmos)
+        _write_labels(outputs, scans, tensor, cosmos, placed.determined)
     if uncertainty is not None:
         outputs.write("cosmossd", uncertainty.cosmos * placed.determined)
         _write_deviations(outputs, scans, uncertainty, placed.determined, own_grids=own_grids)
@@ -201,12 +201,14 @@ def _planned(prefix: Path, count: int, *, labels: bool, deviations: bool) -> lis
     return [_path(prefix, name) for name in names]
 
 
-def _write_labels(outputs: _Outputs, scans: Sequence[GivenScan], tensor: NDArray, cosmos: NDArray) -> None:
+def _write_labels(
+    outputs: _Outputs, scans: Sequence[GivenScan], tensor: NDArray, cosmos: NDArray, brain: NDArray[np.bool_]
+) -> None:
     for index, scan in enumerate(scans):
         own = scan.input
         found = scan_labels(
             tensor, cosmos, outputs.affine, own.affine, own.field.shape, scan.transform, own.field, own.mask,
-            b0_direction=own.b0_direction,
+            b0_direction=own.b0_direction, brain=brain,
         )  # fmt: skip
         for name, volume in (("chi33", found.chi33), ("deltab", found.delta_b), ("cosmos", found.cosmos)):
             outputs.write_scan(index, name, volume, scan, own.affine)

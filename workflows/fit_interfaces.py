@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +12,18 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, InputMultiPath, TraitedSpec, isdefined, traits
 from numpy.typing import NDArray
 
+from ..pipeline.background import field_of_fit
+from ..pipeline.dipole import Float32Array
 from ..pipeline.errors import InputError
+from ..pipeline.exterior_sources import exterior_field
 from ..pipeline.fits.execution import Execution
 from ..pipeline.fits.methods import FitOptions, fit_fields
 from ..pipeline.fits.prior import Prior
 from ..pipeline.fits.result import Fit
+from ..pipeline.fits.single_step import through_spheres
 from ..pipeline.fits.tissue import CORRELATION
 from ..pipeline.frames import voxel_frame, voxel_size
-from ..pipeline.labels import reference_to_mask, scan_deviations, scan_labels
+from ..pipeline.labels import Labels, reference_to_mask, scan_deviations, scan_labels
 from ..pipeline.tensors import rotate_components
 from .derivatives import open_image, read_image, read_transform
 from .fit_inputs import ScanField, fit_sidecar, scan_b0_direction, to_subject_frame
@@ -51,6 +56,7 @@ class _FitInputs(BaseInterfaceInputSpec):
     iterations = traits.Either(None, traits.Int, usedefault=True, desc="None: the method's own")
     draws = traits.Int(0, usedefault=True, desc="of the posterior; 0: none")
     jackknife = traits.Int(0, usedefault=True, desc="groups of scans left out; 0: none")
+    score = traits.Int(0, usedefault=True, desc="groups of scans held out for the held-out score; 0: none")
     scheduler = traits.Str(
         "threads", usedefault=True, nohash=True, desc="threads, local, or the address of a Dask scheduler"
     )
@@ -83,7 +89,7 @@ class FitSusceptibility(Chi33Interface):
         options = FitOptions(
             method=inputs.method, prior=Prior(inputs.prior_iso, inputs.prior_aniso), noise=inputs.noise,
             iterations=inputs.iterations, draws=inputs.draws, jackknife=inputs.jackknife,
-            anatomy=self._tissue().options(brain > 0, affine),
+            score=inputs.score, anatomy=self._tissue().options(brain > 0, affine),
         )  # fmt: skip
         self._check_directions()
         with Execution(inputs.scheduler, memory=inputs.memory, scratch=runtime.cwd) as execution:
@@ -158,13 +164,17 @@ class _LabelInputs(BaseInterfaceInputSpec):
     b0_direction = traits.Either(None, traits.Tuple(traits.Float, traits.Float, traits.Float), usedefault=True)
     uncertainty_file = File(exists=True, desc="of the fit")
     number = traits.Int(0, usedefault=True, desc="of the scan in the uncertainty, from 0")
+    total_file = File(exists=True, desc="total field of the scan, of a single-step fit, ppm; with the next two")
+    known_file = File(exists=True, desc="where it is known")
+    fit_file = File(exists=True, desc="JSON of the fit, whose spheres the residual passes")
 
 
 class _LabelOutputs(TraitedSpec):
     chi33_file = File(desc="ppm")
     deltab_file = File(desc="delta B', ppm of B0")
     cosmos_file = File(desc="ppm")
-    residual_file = File(desc="ppm of B0")
+    residual_file = File(desc="ppm of B0: what the labels leave of the field that the fit saw")
+    fitfield_file = File(desc="local field with the background that the fit leaves, of a single-step fit, ppm of B0")
     chi33sd_file = File(desc="standard deviation of chi33, ppm")
     deltabsd_file = File(desc="standard deviation of delta B', ppm of B0")
     cosmossd_file = File(desc="standard deviation of COSMOS, ppm")
@@ -188,12 +198,29 @@ class ScanLabels(Chi33Interface):
         )  # fmt: skip
         for output, volume in (
             ("chi33_file", found.chi33), ("deltab_file", found.delta_b),
-            ("cosmos_file", found.cosmos), ("residual_file", found.residual),
+            ("cosmos_file", found.cosmos), ("residual_file", self._residual(found, affine)),
         ):  # fmt: skip
             self._save(runtime, output, volume, affine)
+        if isdefined(inputs.total_file):
+            known = read_image(Path(inputs.known_file))[0] > 0
+            total = read_image(Path(inputs.total_file))[0]
+            own = field_of_fit(total, found.explained, known, voxel_size(affine))
+            self._save(runtime, "fitfield_file", np.where(own.mask & (mask > 0), own.field, 0), affine)
         if isdefined(inputs.uncertainty_file):
             self._save_deviations(runtime, subject_affine, affine, mask > 0)
         return runtime
+
+    def _residual(self, found: Labels, affine: NDArray) -> Float32Array:
+        """What the labels leave of the local field, or through the spheres of a single-step fit of the total one."""
+        inputs = self.inputs
+        if not isdefined(inputs.total_file):
+            return found.residual
+        radii = json.loads(Path(inputs.fit_file).read_text())["RadiiMm"]
+        known = read_image(Path(inputs.known_file))[0] > 0
+        total = read_image(Path(inputs.total_file))[0] * known
+        h, size = scan_b0_direction(affine, inputs.b0_direction), voxel_size(affine)
+        left = total - exterior_field(total, known, size, h) - found.explained
+        return through_spheres(left, known, size, radii)[0]
 
     def _save_deviations(
         self, runtime: Any, subject_affine: NDArray, affine: NDArray, local_mask: NDArray[np.bool_]

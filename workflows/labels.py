@@ -16,7 +16,8 @@ FIT_OUTPUTS = (
     "tensor_file", "cosmos_file", "mms_file", "msa_file", "pev_file", "mask_file", "sidecar_file", "uncertainty_file",
 )  # fmt: skip
 LABEL_OUTPUTS = (
-    "chi33_file", "deltab_file", "cosmos_file", "residual_file", "chi33sd_file", "deltabsd_file", "cosmossd_file",
+    "chi33_file", "deltab_file", "cosmos_file", "residual_file", "fitfield_file", "chi33sd_file", "deltabsd_file",
+    "cosmossd_file",
 )  # fmt: skip
 
 
@@ -37,9 +38,9 @@ def init_fit_wf(scans: Sequence[RawScan], config: RunConfig, *, name: str = "fit
         FitSusceptibility(
             labels=[scan.name for scan in scans], b0_directions=[scan.b0_direction for scan in scans],
             method=config.fit, prior_iso=config.prior_iso, prior_aniso=config.prior_aniso, noise=config.noise,
-            iterations=config.iterations, draws=config.draws, jackknife=config.jackknife, scheduler=config.dask,
-            memory=config.fit_memory, device=config.device, prior_correlation=config.prior_correlation,
-            **_tissue_inputs(config),
+            iterations=config.iterations, draws=config.draws, jackknife=config.jackknife, score=config.score,
+            scheduler=config.dask, memory=config.fit_memory, device=config.device,
+            prior_correlation=config.prior_correlation, **_tissue_inputs(config),
         ),
         name="fit",
     )  # fmt: skip
@@ -64,12 +65,14 @@ def init_scan_labels_wf(scan: RawScan, number: int = 0, *, name: str = "scan_lab
     """Return the workflow from a subject's fit to the labels of one scan on its own grid.
 
     number: of the scan among the fitted ones, from 0. Inputs: tensor_file, cosmos_file, uncertainty_file (subject
-    frame, the last may be missing), local_field, local_mask, transform_file. Outputs: LABEL_OUTPUTS.
+    frame, the last may be missing), local_field, local_mask, transform_file; of a single-step fit also total_field,
+    reliable_mask and sidecar_file. Outputs: LABEL_OUTPUTS.
     """
     workflow = pe.Workflow(name=name)
     inputs = {
         "tensor_file": "tensor_file", "cosmos_file": "cosmos_file", "local_field": "field_file",
         "local_mask": "mask_file", "transform_file": "transform_file", "uncertainty_file": "uncertainty_file",
+        "total_field": "total_file", "reliable_mask": "known_file", "sidecar_file": "fit_file",
     }  # fmt: skip
     inputnode = pe.Node(niu.IdentityInterface(list(inputs)), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(list(LABEL_OUTPUTS)), name="outputnode")

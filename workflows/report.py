@@ -14,7 +14,7 @@ from .. import __version__
 from ..pipeline.frames import GYROMAGNETIC_RATIO, FloatArray
 from ..pipeline.orientations import OrientationReport, assess_orientations
 from .derivatives import Derivatives
-from .report_checks import Check, check_fit, check_scans, check_sign, collect_warnings, counted, quantity
+from .report_checks import Check, check_echoes, check_fit, check_scans, check_sign, collect_warnings, counted, quantity
 from .report_failure import failed_page, stated_errors
 from .report_files import ScanFiles, SubjectFiles, find_scans
 from .report_group import Summary, summarise, write_group_index, write_page, write_summary
@@ -53,6 +53,8 @@ _COLUMNS = (  # number, title, unit, digits, factor
     ("correlation", "Correlation", "χ33, COSMOS", 2, 1),
     ("noise", "Noise", "ppm", 4, 1),
     ("reduced_chi2", "Reduced χ²", "of the fit", 2, 1),
+    ("score_tensor", "Held out, tensor", "% of local", 0, 100),
+    ("score_cosmos", "Held out, COSMOS", "% of local", 0, 100),
 )
 
 
@@ -149,7 +151,7 @@ def _gather(out_dir: Path, subject: str, provenance: Mapping[str, Any], rois: Pa
     orientations = assess_orientations(directions) if len(directions) == len(scans) and not alone else None
     undetermined = _undetermined(orientations, record)
     regions = region_table(found, files, Path(rois), determined=not undetermined) if rois is not None else None
-    checks = (*check_scans(scans), *check_sign(in_subject, provenance), *check_fit(record))
+    checks = (*check_scans(scans), *check_echoes(scans), *check_sign(in_subject, provenance), *check_fit(record))
     warnings = collect_warnings(scans, checks, orientations, provenance)
     if rois is not None and regions is None and any("chi33" in scan.planes for scan in scans):
         warnings += (f"No region of {Path(rois).name} lies where the labels of sub-{subject} are: check its frame.",)
@@ -199,20 +201,25 @@ def _now() -> str:
 
 
 def with_fit_numbers(scans: Sequence[ScanMeasures], record: Mapping[str, Any]) -> list[ScanMeasures]:
-    """Return the scans with the numbers `noise` (ppm) and `reduced_chi2`: the fit's own where it recorded them.
+    """Return the scans with the numbers `noise` (ppm), `score_tensor`, `score_cosmos` (shares) and `reduced_chi2`: the
+    fit's own where it recorded them.
 
     Else, of the latter, for a fit of local fields, the square of the standard deviation of the residual over that of
     the noise, where the local field is valid; none for a single-step fit, whose residual is not that of that field.
     """
     own = dict(zip(record.get("Scans") or (), record.get("ReducedChiSquare") or (), strict=False))
-    noises = dict(zip(record.get("Scans") or (), record.get("ScanNoisePpm") or (), strict=False))
+    recorded_numbers = {
+        number: dict(zip(record.get("Scans") or (), record.get(key) or (), strict=False))
+        for number, key in (("noise", "ScanNoisePpm"), ("score_tensor", "ScoreTensor"), ("score_cosmos", "ScoreCosmos"))
+    }
     noise, local = recorded(record, "FieldNoisePpm"), record.get("Fit") in ("closed", "masked")
     found = []
     for scan in scans:
         value, residual = own.get(scan.raw_name), scan.number("residual_std")
         if value is None and local and noise and residual is not None:
             value = (residual / noise) ** 2
-        numbers = {"noise": noises.get(scan.raw_name), "reduced_chi2": value}
+        numbers = {key: of_scan.get(scan.raw_name) for key, of_scan in recorded_numbers.items()}
+        numbers["reduced_chi2"] = value
         known = {key: float(number) for key, number in numbers.items() if number is not None}
         found.append(replace(scan, numbers=scan.numbers | known) if known else scan)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from ..pipeline.orientations import OrientationReport
@@ -13,6 +14,8 @@ from .report_sign import CLEAR, SIGN_DEPTH
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 _MOST_DIGITS = 12  # of a number beside a limit that it hardly passes
+_LEAST_COMPARED = 3  # scans, of which one can stand out
+_ECHO_TIMES, _ECHO_LEAST = 1.5, 0.01  # of the other scans' departure, and rad, from which a scan is named
 _LARGEST_LAST_CHANGE = 5  # of the tolerance
 
 
@@ -168,6 +171,25 @@ def _volume_agreement(scans: Sequence[ScanMeasures]) -> tuple[Check, ...]:
             f"{largest.brain_volume:.0f} ml), although it is one brain: check their outlines.",
         )
     return (Check(_VOLUMES.title, told, _VOLUMES.words, warnings),)
+
+
+def check_echoes(scans: Sequence[ScanMeasures]) -> tuple[Check, ...]:
+    """Return the check that no scan's echoes depart from a line much farther than those of the others."""
+    known = [(scan.name, value) for scan in scans if (value := scan.number("echoes_median")) is not None]
+    if len(known) < _LEAST_COMPARED:
+        return ()
+    usual = float(median(value for _, value in known))
+    limit = max(_ECHO_TIMES * usual, _ECHO_LEAST)
+    expected = Expected("echoes_median", "Departure of the echoes from a line, median", "rad", None, limit)
+    warnings = tuple(
+        f"The phase of the echoes of {name} departs from a line by {expected.show(value)} (median in the brain), that "
+        f"of the other scans by {expected.show(usual)}: its field drifted, or the head moved, while it was measured; "
+        "look at its total field, or leave it out."
+        for name, value in known
+        if value > limit
+    )
+    told = expected.spread([value for _, value in known])
+    return (Check(expected.title, told, f"{expected.words}, {_ECHO_TIMES:g} times the usual", warnings),)
 
 
 def check_fit(record: Mapping[str, Any]) -> tuple[Check, ...]:

@@ -228,6 +228,8 @@ def _statistics(desc: str, values: NDArray[np.float32]) -> dict[str, float]:
         known = values[values > 0]
         median, wide = (float(value) for value in np.percentile(known, (50, 95))) if known.size else (0.0, 0.0)
         return {f"{desc}_median": median, f"{desc}_p95": wide, f"{desc}_size": max(abs(low), abs(high))}
+    if desc == "echoes":
+        return {"echoes_median": float(np.median(values)), "echoes_size": max(abs(low), abs(high))}
     return {f"{desc}_std": spread, f"{desc}_p1": low, f"{desc}_p99": high, f"{desc}_size": max(abs(low), abs(high))}
 
 

@@ -111,6 +111,11 @@ REFERENCES = {
         "A novel background field removal method for MRI using projection onto dipole fields (PDF)",
         _NBM, 2011, "24", "1129-1136", "10.1002/nbm.1670",
     ),
+    "ismv": Reference(
+        _people("Wen Y, Zhou D, Liu T, Spincemaille P, Wang Y"),
+        "An iterative spherical mean value method for background field removal in MRI",
+        _MRM, 2014, "72", "1065-1071", "10.1002/mrm.24998",
+    ),
     "lbv": Reference(
         _people("Zhou D, Liu T, Spincemaille P, Wang Y"),
         "Background field removal by solving the Laplacian boundary value problem",

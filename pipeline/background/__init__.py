@@ -6,6 +6,7 @@
 | resharp | the same with one radius, and the smallest local field | valid nearer to the edge |
 | pdf | dipoles outside and inside the mask | the most accurate, the slowest |
 | lbv | the local field is nothing at the edge | the fastest, at the mercy of the edge |
+| ismv | the same in a rim, by spherical means | between lbv and resharp |
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from ..errors import InputError
+from .ismv import ismv
 from .lbv import lbv
 from .local_field import LocalField
+from .of_fit import field_of_fit
 from .pdf import pdf
 from .resharp import resharp, resharp_radius
 from .spheres import check_radii, sphere_kernel
@@ -32,6 +35,8 @@ __all__ = [
     "THRESHOLD",
     "LocalField",
     "check_radii",
+    "field_of_fit",
+    "ismv",
     "lbv",
     "pdf",
     "remove_background",
@@ -42,8 +47,10 @@ __all__ = [
     "vsharp_radii",
 ]
 
-BACKGROUND_METHODS = ("vsharp", "resharp", "pdf", "lbv")
-_METHODS: dict[str, Callable[..., LocalField]] = {"vsharp": vsharp, "resharp": resharp, "pdf": pdf, "lbv": lbv}
+BACKGROUND_METHODS = ("vsharp", "resharp", "ismv", "pdf", "lbv")
+_METHODS: dict[str, Callable[..., LocalField]] = {
+    "vsharp": vsharp, "resharp": resharp, "ismv": ismv, "pdf": pdf, "lbv": lbv,
+}  # fmt: skip
 
 
 def remove_background(

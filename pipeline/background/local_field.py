@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..dipole import Float32Array, Shape, check_finite, check_grid
 from ..errors import InputError
-from ..exterior_sources import harmonic_part
+from ..harmonics import harmonic_part
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from ..dipole import Float32Array
 from ..errors import InputError
 from ..orientations import OrientationReport
-from .closed_form import check_fields, check_settings
+from .closed_form import check_settings
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
-from .iterative import FieldModel, LinearModel, Observation, Solution, conjugate_gradients
+from .iterative import FieldModel, Observation
 from .noise import (
     MODEL_ERROR,
     given_noise,
@@ -28,8 +28,10 @@ from .noise import (
 )
 from .prior import Prior
 from .result import Fit
+from .scan_checks import check_scans
+from .solver import LinearModel, Solution, conjugate_gradients
 from .tissue import TissueOptions, TissuePrior, tissue_prior
-from .tissue_slope import expected_slope
+from .tissue_slope import expected_slope, filter_power
 
 FIRST_NOISE = 2e-3  # ppm, until the data have told
 _NOISE_ITERATIONS = 4  # after which the noise is estimated
@@ -54,34 +56,6 @@ class Stopping:
             raise InputError(f"iterations must be at least 1, got {self.iterations}.")
         if not self.tolerance >= 0:
             raise InputError(f"tolerance must not be negative, got {self.tolerance}.")
-
-
-def check_weights(
-    weights: Sequence[ArrayLike], shape: tuple[int, ...], names: Sequence[str] | None = None
-) -> list[NDArray[np.float32]]:
-    """Return the weights as float32 volumes; raises InputError on shapes, values and scans that touch no other.
-
-    names: what the scans are called in messages.
-    """
-    volumes = []
-    for index, one in enumerate(weights):
-        name = names[index] if names else f"weights[{index}]"
-        volume = np.asarray(one, np.float32)
-        if volume.shape != tuple(shape):
-            raise InputError(f"{name} has weights of shape {volume.shape}, but the fields have {tuple(shape)}.")
-        if not np.isfinite(volume).all() or volume.min() < 0:
-            raise InputError(f"{name} has weights that are negative or not finite: weights are 0 or larger.")
-        if not volume.any():
-            raise InputError(f"{name} has weights that are all zero: give its mask, or leave the scan out.")
-        volumes.append(volume)
-    covered = np.zeros(shape, np.int16)
-    for volume in volumes:
-        covered += volume > 0
-    for index, volume in enumerate(volumes):
-        if len(volumes) > 1 and not (covered[volume > 0] > 1).any():
-            name = names[index] if names else f"weights[{index}]"
-            raise InputError(f"the mask of {name} touches no other scan's mask: check its transform and mask.")
-    return volumes
 
 
 @dataclass(frozen=True)
@@ -285,36 +259,6 @@ def problem_record(solved: Solved, stopping: Stopping) -> dict[str, Any]:
     }
 
 
-def check_scans(
-    fields: Sequence[ArrayLike],
-    weights: Sequence[ArrayLike],
-    b0_directions: Sequence[ArrayLike],
-    support: ArrayLike | None = None,
-    names: Sequence[str] | None = None,
-) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]], NDArray[np.bool_]]:
-    """Return fields and weights as float32 volumes and the support; raises InputError where they do not fit."""
-    volumes = check_fields(fields, b0_directions)
-    if len(weights) != len(volumes):
-        raise InputError(f"{len(volumes)} fields but {len(weights)} weights were given: give one of each a scan.")
-    used = check_weights(weights, volumes[0].shape, names)
-    return volumes, used, check_support(support, used)
-
-
-def check_support(support: ArrayLike | None, weights: Sequence[NDArray]) -> NDArray[np.bool_]:
-    """Return where chi may differ from 0: the given mask, else wherever a scan has weight; raises InputError."""
-    known = np.zeros(weights[0].shape, bool)
-    for weight in weights:
-        known |= weight > 0
-    if support is None:
-        return known
-    inside = np.asarray(support, bool)
-    if inside.shape != known.shape:
-        raise InputError(f"support has shape {inside.shape}, but the fields have {known.shape}.")
-    if not (inside & known).any():
-        raise InputError("support and the scans' masks share no voxel: check the masks.")
-    return inside
-
-
 def masked_problem(
     fields: Sequence[ArrayLike],
     weights: Sequence[ArrayLike],
@@ -358,7 +302,8 @@ def fit_problem(
     shares = noise_shares(problem.grid.directions, used_prior, solved.noises)
     left = [one / seen.level for one, seen in zip(residuals, solved.problem.observations, strict=True)]
     record["ReducedChiSquare"] = reduced_chi_square(left, shares @ solved.noises**2)
-    slope = expected_slope(problem.grid, used_prior, solved.noise, problem.support, solved.problem.tissue)
+    power, used = filter_power(solved.problem.observations, problem.filters), solved.problem.tissue
+    slope = expected_slope(problem.grid, used_prior, solved.noise, problem.support, used, power)
     record["ExpectedSlopeDeltaB"] = round(slope, 3)
     tensor, cosmos = problem.grid.embed(solved.tensor.maps), problem.grid.embed(solved.cosmos.maps[0])
     fit = Fit(

@@ -14,11 +14,13 @@ from ..errors import InputError
 from .closed_form import check_settings, fit_susceptibility
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid
-from .iterative import conjugate_gradients
-from .masked import MASKED_ITERATIONS, TOLERANCE, Keep, Problem, Stopping, check_scans, fit_problem, masked_problem
+from .masked import MASKED_ITERATIONS, TOLERANCE, Keep, Problem, Stopping, fit_problem, masked_problem
 from .prior import Prior
 from .result import Fit
+from .scan_checks import check_scans
+from .score import check_score, held_out_score
 from .single_step import SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE, single_step_problem
+from .solver import conjugate_gradients
 from .tissue import TissueOptions
 from .uncertainty import Solver, Uncertainty, check_jackknife, label_uncertainty
 
@@ -30,7 +32,8 @@ METHODS: tuple[Method, ...] = ("closed", "masked", "single-step")
 class FitOptions:
     """How to fit: method; prior; noise of the fields in ppm (None: estimated); iterations and tolerance (None: the
     method's own); radii in mm of the single-step fit (None: its own); draws and jackknife groups of the uncertainty
-    (0: none) and their seed; padding in mm; what the prior of the iterative fits knows of tissue (None: nothing)."""
+    (0: none) and their seed; score: groups of scans held out in turn for the held-out score (0: none); padding in mm;
+    what the prior of the iterative fits knows of tissue (None: nothing)."""
 
     method: Method = "masked"
     prior: Prior = field(default_factory=Prior)
@@ -41,6 +44,7 @@ class FitOptions:
     draws: int = 0
     jackknife: int = 0
     seed: int = 0
+    score: int = 0
     padding: float = FIT_PADDING
     anatomy: TissueOptions | None = None
 
@@ -51,6 +55,8 @@ class FitOptions:
             raise InputError(f"draws and jackknife groups must not be negative, got {self.draws} and {self.jackknife}.")
         if self.draws == 1:
             raise InputError("one draw gives no standard deviation: ask for at least 2, or 0 for none.")
+        if self.score < 0 or self.score == 1:
+            raise InputError(f"score must be 0 (none) or at least 2 groups of scans, got {self.score}.")
         if self.seed < 0:
             raise InputError(f"seed must not be negative, got {self.seed}.")
         self.stopping()
@@ -92,10 +98,11 @@ def fit_fields(
 
     report = check_settings(b0_directions, used.prior, used.noise, device)
     check_jackknife(b0_directions, used.prior, used.draws, used.jackknife)
-    closed, uncertain = used.method == "closed", bool(used.draws or used.jackknife)
+    check_score(b0_directions, used.prior, used.score)
+    closed, more = used.method == "closed", bool(used.draws or used.jackknife or used.score)
     with execution_or_threads(execution) as running:
         problem = None
-        if closed and not uncertain:
+        if closed and not more:
             check_scans(fields, weights, b0_directions, support, names)
         else:
             problem = _problem(fields, weights, voxel_size, b0_directions, used, support, names, running.keep)
@@ -112,18 +119,45 @@ def fit_fields(
                 problem, report, prior=used.prior, noise=used.noise, stopping=used.stopping(), execution=running,
                 progress=note,
             )  # fmt: skip
-        if problem is None or not uncertain:
+        if problem is None or not more:
             return fit, None
         grid = problem.grid
         solution = (np.ascontiguousarray(grid.crop(fit.tensor)), np.ascontiguousarray(grid.crop(fit.cosmos)))
         if closed:
             problem = problem.with_noises(np.array(fit.scan_noises))
-        make = _closed_solver if closed else _iterative_solver
+        solver = (_closed_solver if closed else _iterative_solver)(problem, fit, used, running)
+        if used.score:
+            found = held_out_score(
+                _ruler(problem, fields, weights, voxel_size, b0_directions, used, running.keep), solution, solver,
+                fields=problem.fields, prior=used.prior, noises=np.array(fit.scan_noises), groups=used.score,
+                execution=running, progress=progress,
+            )  # fmt: skip
+            fit = replace(fit, record={**fit.record, **found.record()})
+        if not (used.draws or used.jackknife):
+            return fit, None
         return fit, label_uncertainty(
-            problem.compiled_model(running), problem.fields, solution, make(problem, fit, used, running),
+            problem.compiled_model(running), problem.fields, solution, solver,
             prior=used.prior, noise=fit.noise, execution=running, draws=used.draws, groups=used.jackknife,
             seed=used.seed, progress=progress,
         )  # fmt: skip
+
+
+def _ruler(
+    problem: Problem,
+    fields: Sequence[ArrayLike],
+    weights: Sequence[ArrayLike],
+    voxel_size: ArrayLike,
+    b0_directions: Sequence[ArrayLike],
+    options: FitOptions,
+    keep: Keep,
+) -> Problem:
+    """Return the single-step problem of the same fields on the same box, by which a fit's predictions are measured."""
+    if problem.filters is not None:
+        return problem
+    return single_step_problem(
+        fields, weights, voxel_size, b0_directions, support=problem.grid.embed(problem.support), radii=options.radii,
+        padding=options.padding, keep=keep,
+    )  # fmt: skip
 
 
 def _problem(

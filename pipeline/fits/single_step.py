@@ -15,15 +15,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..background import check_radii, sphere_kernel
+from ..dipole import Float32Array
 from ..errors import InputError
 from ..masks import continued, depth_inside
 from .closed_form import check_settings
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
 from .iterative import Observation
-from .masked import Keep, Problem, Progress, Stopping, check_scans, fit_problem
+from .masked import Keep, Problem, Progress, Stopping, fit_problem
 from .prior import Prior
 from .result import Fit
+from .scan_checks import check_scans
 
 SINGLE_STEP_ITERATIONS = 32
 SINGLE_STEP_TOLERANCE = 0.004
@@ -84,6 +86,24 @@ def single_step_problem(
     return Problem(
         grid, fields, observations, grid.crop(inside), _filters(grid, spheres), method="single-step", record=record
     )
+
+
+def through_spheres(
+    field: ArrayLike, known: ArrayLike, voxel_size: ArrayLike, radii: Sequence[float]
+) -> tuple[Float32Array, NDArray[np.bool_]]:
+    """Return what a single-step fit sees of a field (x, y, z) that is known in a mask, and where it sees it.
+
+    voxel_size: (3,) mm; radii: of the spheres, mm, descending. The field less its mean over the largest sphere that
+    fits into the mask at each voxel, 0 where none fits.
+    """
+    inside = np.asarray(known, bool)
+    grid = make_grid(inside, voxel_size, [(0, 0, 1)], max(FIT_PADDING, radii[0]))
+    cut = grid.crop(inside)
+    shells = largest_spheres(cut, grid.voxel_size, radii)
+    whole = continued(np.ascontiguousarray(grid.crop(np.asarray(field, np.float32))), cut, grid.voxel_size)
+    observation = Observation(cut.astype(np.float32), shells)
+    seen = observation.forward(grid.forward(whole), grid, _filters(grid, radii))
+    return grid.embed(seen), grid.embed(shells > 0)
 
 
 def _filters(grid: FitGrid, radii: Sequence[float]) -> NDArray[np.float32]:

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..orientations import sphere_points
 from ..tensors import chi33_weights
 from .grid import FitGrid
+from .iterative import Observation, shell_shares
 from .noise import model_rows
 from .prior import Prior
-from .tissue import TissuePrior, coherence
+from .tissue import CORRELATION, TissuePrior, coherence
 
 _DIRECTIONS = 120  # of k
 _BINS = 16  # of the precision over k
+_FILTER_BINS = 6
 _QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the spread over the brain
 
 
+@dataclass(frozen=True)
+class _Cell:
+    """A part of k space and brain: how many points, precision of head and fit relative to Prior.aniso, filter power."""
+
+    count: float
+    head: float
+    fit: float
+    power: float
+
+
 def expected_slope(
-    grid: FitGrid, prior: Prior, noise: float, support: NDArray[np.bool_], tissue: TissuePrior | None = None
+    grid: FitGrid,
+    prior: Prior,
+    noise: float,
+    support: NDArray[np.bool_],
+    tissue: TissuePrior | None = None,
+    power: NDArray[np.floating] | None = None,
 ) -> float:
     """Return the expected slope of delta B' against its truth, 0-1, mean over the scans of a grid.
 
-    For a tensor drawn from the prior and white noise (ppm), sum b R C b^T / sum b C b^T over k, with b the row of
-    delta B', C the prior's covariance and R = (A^T A + noise^2 C^-1)^-1 A^T A. Masks and filters are left out, so that
-    it is an upper bound where they see little; a prior that is too wide or too narrow for a head biases it. 0 where
-    nothing can be told.
+    For a head whose anisotropy is as large as the prior says and correlated over a few mm, and white noise (ppm):
+    sum b R C b^T / sum b C b^T over k, with b the row of delta B', C the covariance of that head and
+    R = (f A^T A + noise^2 P)^-1 f A^T A of the fit with its prior's precision P; tissue: the prior's variation (None:
+    independent voxels of one tissue); power f: (half) of the filters that the fields pass. Masks are left out. A head
+    that is less or more anisotropic than the prior is shrunk alike; errors of the model beyond the noise add to both.
     """
     if not np.isfinite(prior.aniso):
         return 1.0
@@ -37,12 +58,23 @@ def expected_slope(
     if not np.isfinite(prior.iso):
         iso = 1e-6 * np.eye(6)
     above = below = 0.0
-    for share, precision in _precisions(grid, support, tissue):
-        covariance = np.linalg.inv(iso + precision * aniso)
-        found = np.linalg.solve(normal + noise**2 * (iso + precision * aniso), normal @ covariance)
-        above += share * float(np.einsum("ksi,kij,ksj->", across, found, across))
-        below += share * float(np.einsum("ksi,ij,ksj->", across, covariance, across))
+    for cell in _cells(grid, support, tissue, power):
+        covariance = np.linalg.inv(iso + cell.head * aniso)
+        seen = cell.power * normal
+        found = np.linalg.solve(seen + noise**2 * (iso + cell.fit * aniso), seen @ covariance)
+        above += cell.count * float(np.einsum("ksi,kij,ksj->", across, found, across))
+        below += cell.count * float(np.einsum("ksi,ij,ksj->", across, covariance, across))
     return float(np.clip(above / below, 0, 1)) if below > 0 else 0.0
+
+
+def filter_power(
+    observations: Sequence[Observation], filters: NDArray[np.float32] | None
+) -> NDArray[np.float64] | None:
+    """Return the mean of (weight x filter)^2 over the voxels seen, at each k (half); None without filters."""
+    if filters is None:
+        return None
+    shares = shell_shares(observations, len(filters))
+    return np.asarray(sum(share * one.astype(np.float64) ** 2 for share, one in zip(shares, filters, strict=True)))
 
 
 def _delta_b_rows(
@@ -54,14 +86,19 @@ def _delta_b_rows(
     return rows - dipole[..., None] * chi33_weights(h)
 
 
-def _precisions(grid: FitGrid, support: NDArray[np.bool_], tissue: TissuePrior | None) -> list[tuple[float, float]]:
-    """Return shares and relative precisions of the traceless part over |k| and the brain."""
-    if tissue is None:
-        return [(1.0, 1.0)]
-    spread = np.quantile(tissue.spread[support], _QUANTILES)
-    spectrum = coherence(grid, tissue.correlation)
-    if spectrum.size == 1:
-        return [(1.0, float(1 / s**2)) for s in spread]
-    counts, edges = np.histogram(np.log(spectrum), _BINS)
-    levels = np.exp((edges[1:] + edges[:-1]) / 2)
-    return [(float(n), float(q / s**2)) for s in spread for n, q in zip(counts, levels, strict=True) if n]
+def _cells(
+    grid: FitGrid, support: NDArray[np.bool_], tissue: TissuePrior | None, power: NDArray[np.floating] | None
+) -> Iterator[_Cell]:
+    """Yield the parts of k space and of the brain that share precisions and filters."""
+    spread = np.ones(1) if tissue is None else np.quantile(tissue.spread[support], _QUANTILES)
+    fitted = coherence(grid, 0 if tissue is None else tissue.correlation)
+    head = coherence(grid, CORRELATION if tissue is None or tissue.correlation <= 0 else tissue.correlation)
+    seen = np.broadcast_to(1.0 if power is None else power, head.shape)
+    counts, levels, filters = np.histogram2d(np.log(head).ravel(), seen.ravel(), (_BINS, _FILTER_BINS))
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        level = float(np.exp((levels[i] + levels[i + 1]) / 2))
+        for s in spread:
+            yield _Cell(
+                float(counts[i, j]), level / s**2, (level if fitted.size > 1 else 1.0) / s**2,
+                max(float(filters[j] + filters[j + 1]) / 2, 0.0),
+            )  # fmt: skip

@@ -1,8 +1,11 @@
 """How sure a fit is, voxel by voxel: perturb-and-solve draws of the posterior, and the jackknife over scans.
 
-A draw takes a tensor from the prior, makes the fields of every scan from it with the fit's own model, adds noise, and
-solves them as the data were solved; what the solution misses of the tensor is a sample of the fit's error (Papandreou
-2010): noise, masks, filters, stopping and the prior's pull are in it. The jackknife leaves groups of scans out and
+A draw takes a tensor, makes the fields of every scan from it with the fit's own model, adds noise, and solves them as
+the data were solved; what the solution misses of the tensor is a sample of the fit's error (Papandreou 2010): noise,
+masks, filters, stopping and the prior's pull are in it. The traceless part of the tensor is drawn from the prior. Its
+isotropic part has the power spectrum of the solution, falling with |k|, and its contrast from place to place: tissue is
+smooth, and a fit misses more of what is smooth than of what the prior holds possible. The noise is as large as the
+scans disagree around each voxel. The jackknife leaves groups of scans out and
 sees what scans disagree about. Neither sees what all scans share: residues of background removal in two-step fits,
 smooth fields that the single-step fit's spheres cannot see, and registration errors of all scans alike.
 """
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from ..dipole import Float32Array
 from ..errors import InputError
@@ -24,10 +27,13 @@ from .closed_form import check_determined
 from .execution import Execution
 from .grid import FitGrid
 from .iterative import FieldModel, model_spectrum
+from .noise import LEAST_FREEDOM, effective_parameters
 from .prior import Prior
 
 DRAWS, JACKKNIFE_GROUPS = 4, 4
 _SMOOTHING = 1.0  # voxels, of the variances
+_CONTRAST, _AROUND = 3.0, 2.0  # voxels, over which the map's strength and the scans' disagreement are told
+_LARGEST_EXCESS = 10.0  # times the noise, of the scans' disagreement
 _PADDING = 32.0  # mm
 LEFT_OUT = {
     "closed": "residues of background removal and registration; the truncation of fields at the masks is in it",
@@ -137,13 +143,19 @@ def label_uncertainty(
     used = check_counts(draws, groups, len(fields))
     variance = np.zeros((2 * len(fields) + 1, *grid.box_shape), np.float32)
     if draws:
+        excess = disagreement(model, fields, solution[0], prior, noise)
         spread = _Spread(grid)
         for number in range(draws):
             rng = np.random.default_rng([seed, number])
             truth = prior_sample(prior, model.support, rng)
             if model.metric is not None:
                 truth = model.metric.sample(truth, grid, rng)
-            found, cosmos = solver(_simulated(model, truth, noise, rng, execution), everything)
+            own = truth[list(DIAGONAL)].mean(axis=0)
+            mean = solution[0][list(DIAGONAL)].mean(axis=0)
+            # what the solution has not of the prior's variance stays white
+            missing = 1 - np.vdot(mean, mean) / max(float(np.vdot(own, own)), 1e-30)
+            truth[list(DIAGONAL)] += map_like(mean, model.support, rng) + (max(missing, 0.0) ** 0.5 - 1) * own
+            found, cosmos = solver(_simulated(model, truth, noise * excess, rng, execution), everything)
             spread.add(found - truth, cosmos - truth[list(DIAGONAL)].mean(axis=0))
             if progress is not None:
                 progress(f"draw {number + 1} of {draws}")
@@ -173,24 +185,58 @@ def prior_sample(prior: Prior, support: NDArray[np.bool_], rng: np.random.Genera
     return sample
 
 
+def map_like(values: Float32Array, support: NDArray[np.bool_], rng: np.random.Generator) -> Float32Array:
+    """Return a random map (x, y, z) as smooth and as strong as one that is 0 outside a support, from place to place.
+
+    Its power spectrum is the mean of that of the map over directions, made to fall with |k| (in cycles/voxel): a fit
+    loses what is smoother than its spheres.
+    """
+    spectrum = np.abs(fft.rfftn(np.asarray(values, np.float32), workers=1)) ** 2
+    axes = [np.fft.fftfreq(n) for n in values.shape[:2]]
+    length = np.sqrt(axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + np.fft.rfftfreq(values.shape[2]) ** 2)
+    shells = np.minimum((length * max(values.shape)).astype(np.int64), max(values.shape))
+    counts = np.maximum(np.bincount(shells.ravel()), 1)
+    falling = np.maximum.accumulate((np.bincount(shells.ravel(), spectrum.ravel()) / counts)[::-1])[::-1]
+    white = fft.rfftn(rng.standard_normal(values.shape, dtype=np.float32), workers=1)
+    drawn = fft.irfftn(white * np.sqrt(falling[shells]).astype(np.float32), s=values.shape, workers=1)
+    drawn *= _smooth_deviation(np.asarray(values, np.float32) ** 2, support, _CONTRAST)
+    size = float(np.sqrt(np.square(drawn[support], dtype=np.float64).mean())) if support.any() else 0.0
+    wanted = float(np.sqrt(np.square(values[support], dtype=np.float64).mean())) if support.any() else 0.0
+    return np.asarray(drawn * (wanted / max(size, 1e-30)) * support, np.float32)
+
+
+def disagreement(
+    model: FieldModel, fields: Sequence[Float32Array], tensor: Float32Array, prior: Prior, noise: float
+) -> Float32Array:
+    """Return by how much the residuals around each voxel (box) exceed what the noise in ppm leaves; 1 at least."""
+    freedom = max(1 - effective_parameters(model.grid.directions, prior, noise) / len(fields), LEAST_FREEDOM)
+    squares, count = np.zeros((2, *model.grid.box_shape), np.float32)
+    for scan, left in enumerate(model.residuals(tensor, fields)):
+        known = model.known(scan)
+        squares[known] += np.minimum(left**2 / np.float32(noise**2 * freedom), _LARGEST_EXCESS**2)
+        count += known
+    mean = ndimage.gaussian_filter(squares, _AROUND) / np.maximum(ndimage.gaussian_filter(count, _AROUND), 0.05)
+    return np.sqrt(np.clip(mean, 1, _LARGEST_EXCESS**2))
+
+
 def _simulated(
-    model: FieldModel, truth: Float32Array, noise: float, rng: np.random.Generator, execution: Execution
+    model: FieldModel, truth: Float32Array, noise: Float32Array, rng: np.random.Generator, execution: Execution
 ) -> list[Float32Array]:
-    """Return the fields (box each) of a tensor with noise."""
+    """Return the fields (box each) of a tensor with noise, whose standard deviation at weight 1 is given (box)."""
     spectra, grid = model.spectra(truth), model.grid
     clean = execution.map_here(
         lambda scan: grid.inverse(model_spectrum(spectra, grid, scan)), range(len(grid.directions))
     )
     noisy = []
     for one, weight in zip(clean, model.weights, strict=True):
-        level = np.float32(noise) / np.clip(weight, 0.05, None)
+        level = noise / np.clip(weight, 0.05, None)
         noisy.append(one + level * rng.standard_normal(grid.box_shape, dtype=np.float32))
     return noisy
 
 
-def _smooth_deviation(variance: Float32Array, support: NDArray[np.bool_]) -> Float32Array:
+def _smooth_deviation(variance: Float32Array, support: NDArray[np.bool_], width: float = _SMOOTHING) -> Float32Array:
     """Return the square root of a variance (x, y, z) that was averaged over neighbours within the support."""
     inside = support.astype(np.float32)
-    share = np.maximum(ndimage.gaussian_filter(inside, _SMOOTHING), 0.05)
-    mean = ndimage.gaussian_filter(variance * inside, _SMOOTHING) / share
+    share = np.maximum(ndimage.gaussian_filter(inside, width), 0.05)
+    mean = ndimage.gaussian_filter(variance * inside, width) / share
     return np.sqrt(np.maximum(mean, 0)) * inside

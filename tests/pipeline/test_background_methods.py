@@ -144,7 +144,7 @@ def test_bad_input_is_refused_alike(method: str, field: NDArray, mask: NDArray, 
 
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: remove_background("sharp", FIELD, BALL, (2, 2, 2), b0_direction=UPRIGHT),
-     "there is no background removal 'sharp': choose one of vsharp, resharp, pdf, lbv"),
+     "there is no background removal 'sharp': choose one of vsharp, resharp, ismv, pdf, lbv"),
     (lambda: remove_background("lbv", FIELD, BALL, (2, 2, 2), b0_direction=UPRIGHT, radius=3),
      "lbv has no setting 'radius': it has peel, tolerance, iterations, progress"),
 ])  # fmt: skip

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError
-from chi33.pipeline.exterior_sources import exterior_field, harmonic_part
+from chi33.pipeline.exterior_sources import exterior_field
 from chi33.pipeline.fits.single_step import single_step_problem
+from chi33.pipeline.harmonics import harmonic_part
 from chi33.pipeline.tensor_field import dipole_field
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter

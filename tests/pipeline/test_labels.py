@@ -163,6 +163,17 @@ def test_a_uniform_head_has_uniform_labels_in_every_voxel_called_valid(size: tup
     np.testing.assert_allclose(deviations[1], 2 * labels.chi33, atol=1e-6)
 
 
+def test_what_is_exactly_0_in_the_brain_stays_0() -> None:
+    """A ball of 0.05 ppm in a larger brain of 0: next to it nothing is continued where the brain is given."""
+    shape = (36, 36, 36)
+    ball_mask, brain = rough_head(shape, 6.0)[1], rough_head(shape, 14.0)[1]
+    tensor, field = isotropic(np.where(ball_mask, np.float32(0.05), np.float32(0))), np.zeros(shape, np.float32)
+    place = (np.eye(4), np.eye(4), shape, np.eye(4), field, brain)
+    given = scan_labels(tensor, tensor[0], *place, brain=brain).chi33
+    np.testing.assert_allclose(given, tensor[0], atol=1e-7)
+    assert scan_labels(tensor, tensor[0], *place).chi33[~ball_mask].max() > 0.04
+
+
 def test_far_from_the_brain_of_the_fit_there_is_no_label() -> None:
     shape = (36, 36, 36)
     tensor, mask = rough_head(shape, 10.0)
@@ -199,6 +210,7 @@ def test_susceptibility_is_referenced_to_the_mean_of_the_mask(random_tensor: Cal
 
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: make_labels(np.zeros(SHAPE)), r"local_field \(44, 46, 42\) and local_mask \(50, 44, 34\) must both have"),
+    (lambda: make_labels(brain=np.ones((3, 3, 3))), r"tensor .*, cosmos .* and brain \(3, 3, 3\) must be on one grid"),
     (lambda: make_labels(b0_direction=(0, 0, 2)), r"b0_direction must be a unit vector, got \|h\| = 2"),
     (lambda: reference_to_mask(np.zeros((6, 3, 3, 3)), np.ones((3, 3, 4))), r"mask has shape \(3, 3, 4\), but the map"),
     (lambda: reference_to_mask(np.zeros((3, 3, 3)), np.zeros((3, 3, 3))), "the mask is empty: susceptibility has no"),

@@ -96,7 +96,7 @@ def test_no_scan_is_believed_to_be_much_better_than_the_others() -> None:
     shares = noise_shares(np.array(H), Prior(), np.full(6, 2e-3))
     found = scan_noises([2e-3, 2e-3, 0.0, 2e-3, 2e-3, 2e-3], shares, least=1e-3)
     assert found[2] == pytest.approx(np.median(found) / 2, rel=0.1)
-    small = scan_noises(np.array([1, 1, 1, 1, 1, 8]) * 1e-5, shares, least=1e-3)
+    small = scan_noises(np.sqrt(shares @ np.array([1, 1, 1, 1, 1, 64])) * 1e-5, shares, least=1e-3)
     assert np.median(small) == pytest.approx(1e-3)
     assert set(outstanding_scans(small)) == {5}
 

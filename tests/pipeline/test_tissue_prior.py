@@ -218,3 +218,9 @@ def test_the_expected_slope_falls_with_noise_and_rises_with_the_prior() -> None:
 def test_what_cannot_be_is_refused(options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         TissueOptions(**options)
+
+
+def test_filters_that_hide_what_is_smooth_lower_the_expected_slope() -> None:
+    grid, inside = box()
+    seen = np.full(grid.half, 0.1)
+    assert expected_slope(grid, Prior(), 1e-3, inside, None, seen) < expected_slope(grid, Prior(), 1e-3, inside)

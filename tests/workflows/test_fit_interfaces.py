@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError
 from chi33.pipeline.fits.closed_form import fit_susceptibility
+from chi33.pipeline.fits.single_step import through_spheres
 from chi33.pipeline.frames import b0_direction_from_affine, voxel_frame
 from chi33.pipeline.tensor_field import delta_b_prime, dipole_field
 from chi33.pipeline.tensors import chi33 as apparent
@@ -114,6 +115,20 @@ def test_the_sidecar_tells_the_method_and_how_it_stopped(
     else:
         assert (sidecar["Iterations"], sidecar["IterationLimit"], sidecar["StoppedBy"]) == (2, 2, "iteration limit")
     assert not [key for key in sidecar if key.startswith("Uncertainty")]
+
+
+def test_a_white_matter_map_is_used_and_said(turning_head: Any, fit_inputs: dict[str, Any], tmp_path: Path) -> None:
+    affine, mask = turning_head.affines[0], turning_head.mask
+    white = write_image(tmp_path / "wm.nii.gz", 0.9 * mask, affine, {})
+    found = {}
+    for name, more in (("map", {"white_matter_file": str(white)}), ("none", {"white_matter": "none"})):
+        files = _run(FitSusceptibility(**fit_inputs | {"iterations": 6} | more), tmp_path / name)
+        found[name] = (json.loads(files["sidecar_file"].read_text()), read_image(files["tensor_file"])[0])
+    assert found["map"][0]["WhiteMatter"] == "given"
+    assert found["map"][0]["PriorAnisoElsewherePpm"] == 0.002
+    assert found["none"][0]["WhiteMatter"] == "none"
+    assert 0 < found["none"][0]["ExpectedSlopeDeltaB"] < 1
+    assert not np.array_equal(found["map"][1], found["none"][1])
 
 
 def test_sidecar_of_a_fit_records_noise_prior_and_directions(
@@ -314,6 +329,32 @@ def test_labels_of_the_true_tensor_explain_the_field(turning_head: Any, tmp_path
     np.testing.assert_allclose(residual[mask], left[mask], atol=1e-5)
     assert np.abs(residual[mask]).max() < 1e-2 * np.abs(head.fields[scan][mask]).max()
     np.testing.assert_allclose(read_image(files["cosmos_file"])[0][mask], mms(head.tensor)[mask], atol=2e-5)
+
+
+def test_the_residual_of_a_single_step_fit_is_that_of_the_total_field_through_its_spheres(
+    turning_head: Any, tmp_path: Path
+) -> None:
+    """Another local field, wrong by a background, does not enter; a blob that the labels lack is what is left."""
+    head, name = turning_head, "acq-ori02"
+    affine, mask, true = head.affines[1], head.mask, head.fields[1]
+    x = np.indices(mask.shape)[0] - mask.shape[0] / 2
+    blob = 0.02 * np.exp(-((np.indices(mask.shape) - np.array(mask.shape)[:, None, None, None] / 2) ** 2).sum(0) / 4)
+    (tmp_path / "fit.json").write_text('{"RadiiMm": [18.0, 14.0]}')
+    volumes = {
+        "tensor_file": (head.world_tensor, head.affines[0]), "cosmos_file": (mms(head.tensor), head.affines[0]),
+        "field_file": (true + 1.0, affine), "total_file": ((true + blob + 0.3 + 0.01 * x) * mask, affine),
+    }  # fmt: skip
+    inputs = {key: write_image(tmp_path / f"{key}.nii.gz", one, place, {}) for key, (one, place) in volumes.items()}
+    brain = head.truth.path(name, suffix="mask", desc="brain")
+    more = {"mask_file": brain, "known_file": brain, "fit_file": tmp_path / "fit.json",
+            "transform_file": head.truth.transform(name)}  # fmt: skip
+    files = _run(ScanLabels(**{key: str(path) for key, path in {**inputs, **more}.items()}), tmp_path / "labels")
+    residual, _ = read_image(files["residual_file"])
+    seen = ndimage.distance_transform_edt(mask, sampling=np.linalg.norm(affine[:3, :3], axis=0)) > 14
+    np.testing.assert_array_equal(residual[~mask], 0)
+    expected, where = through_spheres(blob, mask, np.linalg.norm(affine[:3, :3], axis=0), (18.0, 14.0))
+    assert where[seen].all()
+    assert np.abs(residual - expected)[seen].max() < 0.15 * np.abs(expected).max()
 
 
 def test_draws_come_out_as_standard_deviations_of_every_scan(

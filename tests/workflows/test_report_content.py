@@ -11,6 +11,7 @@ import pytest
 from chi33.pipeline.errors import InputError
 from chi33.workflows.derivatives import Derivatives, read_json, sidecar_path, write_image, write_json
 from chi33.workflows.report import with_fit_numbers, write_subject_report
+from chi33.workflows.report_checks import check_echoes
 from chi33.workflows.report_files import SubjectFiles, find_scans
 from chi33.workflows.report_measures import CHI_BINS, measure_scan
 from chi33.workflows.report_plots import chi33_histogram, convergence
@@ -21,7 +22,8 @@ from report_scene import SHAPE, Page, ellipsoid, head_affine, measures, tilted, 
 RECORD: dict[str, Any] = {
     "Fit": "single-step", "FieldNoisePpm": 0.002, "TensorRank": 4, "MagneticFieldStrength": 2.895,
     "Scans": ["acq-ori01", "acq-ori02"], "ReducedChiSquare": [1.25, 3.5], "ScanNoisePpm": [0.0021, 0.0084],
-    "StoppingTolerance": 0.004,
+    "StoppingTolerance": 0.004, "ScoreGroups": 2, "ScoreTensor": [0.25, 0.31], "ScoreCosmos": [0.3, 0.36],
+    "ScoreNoise": [0.05, 0.07],
     "RelativeChanges": [0.5, 0.2, 0.05, 0.003], "RelativeChangesCosmos": [0.4, 0.002],
 }  # fmt: skip
 
@@ -93,6 +95,24 @@ def test_a_tensor_that_the_orientations_do_not_determine_is_not_shown_as_measure
     (eigenvector,) = re.findall(r'alt="(Principal eigenvector[^"]*)"', page)
     assert "red" not in eigenvector
     assert "MSA" not in re.sub(r"<[^>]*>", " ", page[page.index('id="regions"') : page.index('id="maps"')])
+
+
+def test_the_held_out_score_is_told_of_the_fit_and_of_each_scan(page: str) -> None:
+    assert re.search("Missed of a held-out scan.*s field, tensor", page)
+    assert "28\N{NO-BREAK SPACE}% (25\N{NO-BREAK SPACE}% to 31\N{NO-BREAK SPACE}%)" in page
+    assert "Held out, COSMOS" in page
+    assert ">36<" in page
+
+
+def test_a_scan_whose_echoes_depart_from_a_line_much_farther_than_the_others_is_named() -> None:
+    usual = [measures(echoes_median=0.02) for _ in range(4)]
+    assert check_echoes(usual[:2]) == ()
+    (check,) = check_echoes(usual)
+    assert check.warnings == ()
+    (check,) = check_echoes([*usual, measures(echoes_median=0.05)])
+    (warning,) = check.warnings
+    assert warning.startswith("The phase of the echoes of ori07 departs from a line by 0.050\N{NO-BREAK SPACE}rad")
+    assert "that of the other scans by 0.020\N{NO-BREAK SPACE}rad" in warning
 
 
 def test_convergence_of_the_fit_is_drawn_and_told(page: str) -> None:
