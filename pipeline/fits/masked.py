@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..dipole import Float32Array
 from ..errors import InputError
 from ..orientations import OrientationReport
-from .closed_form import check_fields, check_settings
+from .closed_form import check_fields, check_settings, check_support
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
 from .iterative import FieldModel, LinearModel, Observation, Solution, conjugate_gradients
@@ -298,21 +298,6 @@ def check_scans(
         raise InputError(f"{len(volumes)} fields but {len(weights)} weights were given: give one of each a scan.")
     used = check_weights(weights, volumes[0].shape, names)
     return volumes, used, check_support(support, used)
-
-
-def check_support(support: ArrayLike | None, weights: Sequence[NDArray]) -> NDArray[np.bool_]:
-    """Return where chi may differ from 0: the given mask, else wherever a scan has weight; raises InputError."""
-    known = np.zeros(weights[0].shape, bool)
-    for weight in weights:
-        known |= weight > 0
-    if support is None:
-        return known
-    inside = np.asarray(support, bool)
-    if inside.shape != known.shape:
-        raise InputError(f"support has shape {inside.shape}, but the fields have {known.shape}.")
-    if not (inside & known).any():
-        raise InputError("support and the scans' masks share no voxel: check the masks.")
-    return inside
 
 
 def masked_problem(
