@@ -45,6 +45,21 @@ def check_fields(fields: Sequence[ArrayLike], b0_directions: Sequence[ArrayLike]
     return volumes
 
 
+def check_support(support: ArrayLike | None, weights: Sequence[NDArray]) -> NDArray[np.bool_]:
+    """Return where chi may differ from 0: the given mask, else wherever a scan has weight; raises InputError."""
+    known = np.zeros(weights[0].shape, bool)
+    for weight in weights:
+        known |= weight > 0
+    if support is None:
+        return known
+    inside = np.asarray(support, bool)
+    if inside.shape != known.shape:
+        raise InputError(f"support has shape {inside.shape}, but the fields have {known.shape}.")
+    if not (inside & known).any():
+        raise InputError("support and the scans' masks share no voxel: check the masks.")
+    return inside
+
+
 def check_determined(b0_directions: Sequence[ArrayLike], prior: Prior) -> OrientationReport:
     """Return how well directions determine a fit; raises InputError where they and the prior do not."""
     report = require_orientations(b0_directions, tensor_prior=prior.determines_tensor)
@@ -104,7 +119,7 @@ def fit_susceptibility(
         inside |= volume != 0
     volumes = [_without_mean(volume) for volume in volumes]
     grid = make_grid(inside, voxel_size, b0_directions, padding)
-    voxels = [max(np.count_nonzero(volume), 1) for volume in volumes]
+    voxels = [max(int(np.count_nonzero(volume)), 1) for volume in volumes]
     noises = given_noise(noise, len(volumes))
     if device != "cpu":
         from .torch_closed_form import closed_form_maps as torch_maps
@@ -123,7 +138,7 @@ def fit_susceptibility(
 def _without_mean(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return a field less its mean where it is known (not 0): a constant of the scan is none of the tissue."""
     known = volume != 0
-    mean = float(volume.sum(dtype=np.float64)) / max(np.count_nonzero(known), 1)
+    mean = float(volume.sum(dtype=np.float64)) / max(int(np.count_nonzero(known)), 1)
     return np.where(known, volume - np.float32(mean), np.float32(0))
 
 

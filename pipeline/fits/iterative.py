@@ -23,6 +23,7 @@ from ..tensors import DIAGONAL, chi33_weights
 from . import kernels
 from .execution import Execution
 from .grid import FitGrid
+from .noise import without_constant
 from .prior import Prior
 from .tissue import TissueMetric, TissuePrior
 
@@ -67,13 +68,6 @@ class Observation:
             part *= filters[number]
             spectrum += part
         return spectrum
-
-
-def without_constant(field: Float32Array, weight: Float32Array) -> Float32Array:
-    """Return a field (x, y, z) less the constant that fits it best, voxels counted by weight^2."""
-    squares = weight * weight
-    total = float(squares.sum(dtype=np.float64))
-    return field - np.float32(float((squares * field).sum(dtype=np.float64)) / total) if total > 0 else field
 
 
 def _seen(

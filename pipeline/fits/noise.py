@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..dipole import Float32Array
 from ..errors import InputError
 from ..orientations import sphere_points
 from ..tensor_field import tensor_kernel
@@ -132,3 +133,10 @@ def outstanding_scans(noises: NDArray[np.float64]) -> dict[int, float]:
     """Return the scans whose noise is far above that of the others: their numbers, and times the median scan's."""
     times = noises / np.median(noises)
     return {int(scan): float(times[scan]) for scan in np.flatnonzero(times > OUTSTANDING)}
+
+
+def without_constant(field: Float32Array, weight: Float32Array) -> Float32Array:
+    """Return a field (x, y, z) less the constant that fits it best, voxels counted by weight^2."""
+    squares = weight * weight
+    total = float(squares.sum(dtype=np.float64))
+    return field - np.float32(float((squares * field).sum(dtype=np.float64)) / total) if total > 0 else field

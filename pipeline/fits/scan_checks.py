@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
-from .closed_form import check_fields
+from .closed_form import check_fields, check_support
 
 
 def check_weights(
@@ -52,18 +52,3 @@ def check_scans(
         raise InputError(f"{len(volumes)} fields but {len(weights)} weights were given: give one of each a scan.")
     used = check_weights(weights, volumes[0].shape, names)
     return volumes, used, check_support(support, used)
-
-
-def check_support(support: ArrayLike | None, weights: Sequence[NDArray]) -> NDArray[np.bool_]:
-    """Return where chi may differ from 0: the given mask, else wherever a scan has weight; raises InputError."""
-    known = np.zeros(weights[0].shape, bool)
-    for weight in weights:
-        known |= weight > 0
-    if support is None:
-        return known
-    inside = np.asarray(support, bool)
-    if inside.shape != known.shape:
-        raise InputError(f"support has shape {inside.shape}, but the fields have {known.shape}.")
-    if not (inside & known).any():
-        raise InputError("support and the scans' masks share no voxel: check the masks.")
-    return inside

@@ -106,7 +106,7 @@ def held_out_score(
         if progress is not None:
             progress(f"score: group {group + 1} of {groups}")
     shares = [(values / np.maximum(whole, 1e-12)).tolist() for values in (tensor, cosmos, noise)]
-    return HeldOutScore(*shares, groups)
+    return HeldOutScore(shares[0], shares[1], shares[2], groups)
 
 
 def _missed(measure: Problem, maps: Float32Array, scans: Sequence[int], execution: Execution) -> list[float]:

@@ -163,7 +163,7 @@ class TorchFieldModel:
         return spectrum
 
     def _seen(self, spectrum: Tensor, scan: int) -> Tensor:
-        """Return what counts of a field's spectrum: filtered, or less its constant (iterative.without_constant)."""
+        """Return what counts of a field's spectrum: filtered, or less its constant (noise.without_constant)."""
         field = self._observe(spectrum, scan)
         if self._filters is not None:
             return field

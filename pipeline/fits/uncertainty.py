@@ -230,7 +230,8 @@ def _simulated(
     noisy = []
     for one, weight in zip(clean, model.weights, strict=True):
         level = noise / np.clip(weight, 0.05, None)
-        noisy.append(one + level * rng.standard_normal(grid.box_shape, dtype=np.float32))
+        noise_here = level * rng.standard_normal(grid.box_shape, dtype=np.float32)
+        noisy.append(np.asarray(one + noise_here, np.float32))
     return noisy
 
 
