@@ -65,13 +65,7 @@ _SUBJECT_PRODUCTS = (
     _Product("mms_file", "Chimap", "mms", "ppm", "Mean magnetic susceptibility"),
     _Product("msa_file", "Chimap", "msa", "ppm", "Magnetic susceptibility anisotropy"),
     _Product("pev_file", "Chimap", "pev", None, "Principal eigenvector of the tensor: x, y, z"),
-    _Product(
-        "mask_file",
-        "mask",
-        "local",
-        None,
-        "Where at least one scan has a field for the fit",
-    ),
+    _Product("mask_file", "mask", "local", None, "Where at least one scan has a field for the fit"),
 )
 _SINGLE_STEP = "single-step (SMV of total fields)"
 _MEAN_PRODUCT = _Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
