@@ -30,7 +30,7 @@ TITLES = {
     "chi33": "χ33",
     "deltab": "δB′",
     "cosmos": "COSMOS",
-    "residual": "Residual of the local field",
+    "residual": "Residual of the fitted field",
     "chi33sd": "χ33, standard deviation",
     "deltabsd": "δB′, standard deviation",
     "cosmossd": "COSMOS, standard deviation",
