@@ -23,7 +23,7 @@ from chi33.pipeline.phase.alternating import alternating_axes
 from chi33.pipeline.phase_offset import remove_phase_offset
 from chi33.pipeline.reliability import reliable_mask
 from chi33.pipeline.unwrap import unwrap_romeo
-from chi33.workflows import simulate
+from chi33.workflows import simulate_scans
 from chi33.workflows.convert import Conversion, convert_dicom
 from chi33.workflows.derivatives import Derivatives, read_json, sidecar_path
 from chi33.workflows.raw import RawScan, find_subjects, load_magnitude, load_phase
@@ -317,9 +317,9 @@ def test_one_study_scans_minutes_apart_and_every_file_unique(tmp_path: Path, ven
 def test_the_command_writes_what_convert_reads_even_in_place(
     tmp_path: Path, command: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build, heads = simulate.build_head, []
+    build, heads = simulate_scans.living_head, []
     monkeypatch.setattr(
-        simulate, "build_head", lambda parameters: (heads or heads.append(build(parameters)) or heads)[0]
+        simulate_scans, "living_head", lambda *asked: (heads or heads.append(build(*asked)) or heads)[0]
     )
     options = ("--orientations", 1, "--voxel", 6, "--echo-times", "5,12", "--seed", 4, "--snr", "inf", "--vendor", "ge")
     both, alone = tmp_path / "both", tmp_path / "alone"
