@@ -45,6 +45,7 @@ _UNRELATED = 0.15  # correlation of fields that have nothing to do with one anot
 # Fields differ with B0, so that they fit best off the right place: heads of two simulators by 0.6 mm at 19 degrees and
 # by 1.4 to 2 mm at 35, where transforms 4 degrees off moved by 2.6 to 3.8 mm and by 3.9 mm or more.
 _LARGEST_SHIFT = (1.0, 0.045)  # mm, and mm a degree between two B0
+_LARGEST_SHIFT_VOXELS = 0.6  # at least, where voxels are coarser
 _RESOLUTION = 4.0  # mm
 
 Matrix = NDArray[np.float64]
@@ -218,7 +219,9 @@ def _shifted(compared: _Comparison, index: int) -> list[str]:
     if angle > _NEAR:
         return []
     off = compared.misplaced(index)
-    if off is None or not off.exceeds(_LARGEST_SHIFT[0] + _LARGEST_SHIFT[1] * angle):
+    edge = max(float(voxel_size(one.affine).max()) for one in (scan, first))
+    limit = max(_LARGEST_SHIFT[0], _LARGEST_SHIFT_VOXELS * edge) + _LARGEST_SHIFT[1] * angle
+    if off is None or not off.exceeds(limit):
         return []
     return [
         f"{scan.path} lies {off.words} from where its field fits {first.path.name} best: check "
