@@ -78,7 +78,7 @@ def plan(
 
     if sum(one is not None for one in (dataset, angles, b0_directions)) != 1:
         raise InputError(
-            'give one of --angles "0,0;25,0;0,25", --b0-directions FILE and a folder with transforms, not more or none.'
+            'give either --angles "0,0;25,0;0,25", --b0-directions FILE or a folder with transforms: one of them.'
         )
     if dataset is not None:
         named = directions_from_transforms(dataset)

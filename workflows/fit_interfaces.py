@@ -12,6 +12,7 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, InputMultiPath, TraitedSpec, isdefined, traits
 from numpy.typing import NDArray
 
+from ..pipeline.background import field_of_fit
 from ..pipeline.dipole import Float32Array
 from ..pipeline.errors import InputError
 from ..pipeline.exterior_sources import exterior_field
@@ -173,6 +174,7 @@ class _LabelOutputs(TraitedSpec):
     deltab_file = File(desc="delta B', ppm of B0")
     cosmos_file = File(desc="ppm")
     residual_file = File(desc="ppm of B0: what the labels leave of the field that the fit saw")
+    fitfield_file = File(desc="local field with the background that the fit leaves, of a single-step fit, ppm of B0")
     chi33sd_file = File(desc="standard deviation of chi33, ppm")
     deltabsd_file = File(desc="standard deviation of delta B', ppm of B0")
     cosmossd_file = File(desc="standard deviation of COSMOS, ppm")
@@ -199,6 +201,11 @@ class ScanLabels(Chi33Interface):
             ("cosmos_file", found.cosmos), ("residual_file", self._residual(found, affine)),
         ):  # fmt: skip
             self._save(runtime, output, volume, affine)
+        if isdefined(inputs.total_file):
+            known = read_image(Path(inputs.known_file))[0] > 0
+            total = read_image(Path(inputs.total_file))[0]
+            own = field_of_fit(total, found.explained, known, voxel_size(affine))
+            self._save(runtime, "fitfield_file", np.where(own.mask & (mask > 0), own.field, 0), affine)
         if isdefined(inputs.uncertainty_file):
             self._save_deviations(runtime, subject_affine, affine, mask > 0)
         return runtime

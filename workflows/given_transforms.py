@@ -162,7 +162,8 @@ class _Mistake:
 def check_placed(scans: Sequence[PlacedScan]) -> list[str]:
     """Raise InputError where transforms do not bring scans onto the first one, with what they look like instead.
 
-    Returned are sentences on scans that overlap the first one, but whose fields have next to nothing in common with it.
+    Returned are sentences on scans that overlap the first one, but whose fields have next to nothing in common with it,
+    or fit it better some millimetres from where they are placed.
     Compared are masks and fields in the common field of view: as given, and as they would lie if the files were the
     inverse, FLIRT matrices, ITK matrices (LPS), transposed, of another scan, or not needed. One of these has to be
     distinctly better for a file to be refused; where none is, the scans must share hardly anything.
@@ -176,6 +177,7 @@ def check_placed(scans: Sequence[PlacedScan]) -> list[str]:
     for index in range(1, len(scans)):
         found = compared.agreement(index, given)
         if found.correlation >= _CANNOT_BE_BETTERED:
+            doubts += _shifted(compared, index)
             continue
         others = {one.advice: compared.agreement(index, one.matrices) for one in mistakes}
         if found.correlation < _PLACED:

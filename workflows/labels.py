@@ -16,7 +16,8 @@ FIT_OUTPUTS = (
     "tensor_file", "cosmos_file", "mms_file", "msa_file", "pev_file", "mask_file", "sidecar_file", "uncertainty_file",
 )  # fmt: skip
 LABEL_OUTPUTS = (
-    "chi33_file", "deltab_file", "cosmos_file", "residual_file", "chi33sd_file", "deltabsd_file", "cosmossd_file",
+    "chi33_file", "deltab_file", "cosmos_file", "residual_file", "fitfield_file", "chi33sd_file", "deltabsd_file",
+    "cosmossd_file",
 )  # fmt: skip
 
 

@@ -209,6 +209,7 @@ def _fit(kind: str, provenance: Mapping[str, Any], record: Mapping[str, Any]) ->
     return [
         f"A scalar map (COSMOS {{cosmos}}) and the susceptibility tensor {{sti}} were fitted {ways[kind]}, with "
         f"Gaussian priors{prior}{assumed}.",
+        _tissue(record),
         _filter(kind, record),
         _weights(kind, record),
         _stopping(record),
@@ -292,6 +293,7 @@ def fit_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     hertz = f" ({noise * GYROMAGNETIC_RATIO * tesla:.2g} Hz at {tesla:.4g} T)" if noise is not None and tesla else ""
     rows.append(("Field noise", f"{noise:.3g} ppm{hertz}" if noise is not None else ""))
     rows.append(("Prior, isotropic and traceless part", ", ".join(_priors(record))))
+    rows += _tissue_rows(record)
     done = [recorded(record, name) for name in ("Iterations", "IterationsCosmos")]
     counts = ", ".join(f"{one:.0f}" for one in done if one is not None)
     rows.append(("Iterations, tensor and COSMOS" if None not in done else "Iterations", counts))
@@ -329,6 +331,35 @@ def _score_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
             told = f"{_per_cent(float(np.median(values)))} ({_per_cent(min(values))} to {_per_cent(max(values))})"
             rows.append((title, told))
     return rows
+
+
+def _tissue_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return rows on what the prior of the traceless part knew, and by how much it shrinks delta B'."""
+    elsewhere, length, slope = (
+        recorded(record, key) for key in ("PriorAnisoElsewherePpm", "PriorCorrelationMm", "ExpectedSlopeDeltaB")
+    )
+    share = recorded(record, "WhiteMatterShare")
+    white = str(record.get("WhiteMatter") or "")
+    held = ""
+    if share is not None and elsewhere is not None:
+        held = f", {_per_cent(share)} of the brain; {elsewhere:g} ppm elsewhere"
+    return [
+        ("White matter in the prior", f"{white}{held}" if white else ""),
+        ("Correlation of the traceless part", f"{length:g} mm" if length else ""),
+        ("Expected slope of δB′ against the truth", f"{slope:.2f}" if slope is not None else ""),
+    ]
+
+
+def _tissue(record: Mapping[str, Any]) -> str:
+    """Return the sentence on the prior of the traceless part; empty where it is the same in all voxels."""
+    elsewhere, length = recorded(record, "PriorAnisoElsewherePpm"), recorded(record, "PriorCorrelationMm")
+    parts = []
+    if elsewhere is not None:
+        found = "given" if record.get("WhiteMatter") == "given" else "found in the susceptibility of a first fit"
+        parts.append(f"that width held in white matter ({found}) and {elsewhere:g} ppm elsewhere")
+    if length:
+        parts.append(f"neighbours were correlated over {length:g} mm")
+    return f"Of the traceless part, {' and '.join(parts)}." if parts else ""
 
 
 def _listed(values: Any) -> list[str]:

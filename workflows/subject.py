@@ -19,61 +19,23 @@ from .figures_echo import shown_echo
 from .frame_interfaces import MaskConsensus, MeanOfScans
 from .interfaces import Export
 from .labels import init_fit_wf, init_scan_labels_wf
+from .products import (
+    DEVIATION_PRODUCTS,
+    ECHO_PICTURE,
+    FIELD_OF_FIT,
+    LABEL_PRODUCTS,
+    MEAN_PRODUCT,
+    SCAN_PRODUCTS,
+    SINGLE_STEP,
+    SUBJECT_PRODUCTS,
+    Product,
+    label_products,
+)
 from .raw import RawScan, RawSubject, raise_problems
 from .raw_names import names_scan
 from .registration import init_registration_wf
 from .scan import init_brain_mask_wf, init_scan_wf, learned_by
 
-
-@dataclass(frozen=True)
-class _Product:
-    """One exported file: where it comes from, its name, and what its sidecar says."""
-
-    output: str
-    suffix: str
-    desc: str | None = None
-    units: str | None = "ppm"
-    description: str = ""
-
-
-_SCAN_PRODUCTS = (
-    _Product("magnitude", "MEGRE", "magnitude", "arbitrary", "Magnitude of the first echo"),
-    _Product("brain_mask", "mask", "brain", None, "Brain"),
-    _Product("reliable_mask", "mask", "reliable", None, "Where the total field can be trusted, around the brain too"),
-    _Product("local_mask", "mask", "local", None, "Where the local field is valid"),
-    _Product("total_field", "fieldmap", "total", "ppm", "Total field, ppm of B0, paramagnetic positive"),
-    _Product("local_field", "fieldmap", "local", "ppm", "Local field, ppm of B0"),
-    _Product("residual", "fieldmap", "echoes", "rad", "Departure of the echoes' phase from a line, weighted rms"),
-)
-_ECHO_PICTURE = _Product("echo", "MEGRE", "phase", None, "Picture of one echo: phase, phase unwrapped, and weight")
-_LABEL_PRODUCTS = (
-    _Product("chi33_file", "Chimap", "chi33", "ppm", "Apparent susceptibility along B0 of this scan, h'chi h"),
-    _Product(
-        "deltab_file", "fieldmap", "deltab", "ppm", "Field of the tensor components across B0 (delta B'), ppm of B0"
-    ),
-    _Product("cosmos_file", "Chimap", "cosmos", "ppm", "COSMOS susceptibility on this scan's grid"),
-    _Product("residual_file", "fieldmap", "residual", "ppm", "What chi33 and delta B' leave of the field of the fit"),
-)
-_DEVIATION_PRODUCTS = (
-    _Product("chi33sd_file", "Chimap", "chi33sd", "ppm", "Standard deviation of chi33 of this scan"),
-    _Product("deltabsd_file", "fieldmap", "deltabsd", "ppm", "Standard deviation of delta B' of this scan, ppm of B0"),
-    _Product("cosmossd_file", "Chimap", "cosmossd", "ppm", "Standard deviation of COSMOS on this scan's grid"),
-)
-_SUBJECT_PRODUCTS = (
-    _Product("tensor_file", "Chimap", "tensor", "ppm", "Susceptibility tensor: xx, xy, xz, yy, yz, zz"),
-    _Product("cosmos_file", "Chimap", "cosmos", "ppm", "COSMOS susceptibility"),
-    _Product("mms_file", "Chimap", "mms", "ppm", "Mean magnetic susceptibility"),
-    _Product("msa_file", "Chimap", "msa", "ppm", "Magnetic susceptibility anisotropy"),
-    _Product("pev_file", "Chimap", "pev", None, "Principal eigenvector of the tensor: x, y, z"),
-    _Product("mask_file", "mask", "local", None, "Where at least one scan has a field for the fit"),
-)
-_SINGLE_STEP = "single-step (SMV of total fields)"
-_MEAN_PRODUCT = _Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
-# (suffix, desc) of every file that a run may write of a subject, beside the transforms
-PRODUCT_NAMES = frozenset(
-    (product.suffix, str(product.desc))
-    for product in (*_SCAN_PRODUCTS, *_LABEL_PRODUCTS, *_DEVIATION_PRODUCTS, *_SUBJECT_PRODUCTS, _MEAN_PRODUCT)
-)
 _SUBJECT_FRAME = "world of the reference scan (RAS+, mm); susceptibility relative to the mean over the mask"
 _MEAN_FRAME = "mean of the scans' worlds (RAS+, mm); susceptibility relative to the mean over the mask"
 MEAN = "mean"
@@ -119,14 +81,14 @@ def init_subject_wf(
         workflow.connect([(mask[0], scan_wf, [(mask[1], "inputnode.brain_mask")])])
         place = Derivatives(out_dir, subject.label, scan.session)
         scans.append(_PlacedScan(scan, scan_wf, transform, place))
-        for product in _SCAN_PRODUCTS:
+        for product in SCAN_PRODUCTS:
             beside = {"brain_mask": record, "total_field": (scan_wf, "outputnode.record")}.get(product.output)
             source = (scan_wf, f"outputnode.{product.output}")
             _export_scan_map(workflow, source, product, scan, place, _scan_facts(scan, config, product), beside)
-        facts = _scan_facts(scan, config, _ECHO_PICTURE) | {"EchoNumber": shown_echo(len(scan.echo_times)) + 1}
-        path = place.figure(scan.label, suffix=_ECHO_PICTURE.suffix, desc="phase")
-        _export(workflow, (scan_wf, "outputnode.echo"), _ECHO_PICTURE, path, f"{tag}_echo", facts)
-        product = _Product("transform_file", "xfm", None, None, "World of the scan to the subject frame, mm, 4x4")
+        facts = _scan_facts(scan, config, ECHO_PICTURE) | {"EchoNumber": shown_echo(len(scan.echo_times)) + 1}
+        path = place.figure(scan.label, suffix=ECHO_PICTURE.suffix, desc="phase")
+        _export(workflow, (scan_wf, "outputnode.echo"), ECHO_PICTURE, path, f"{tag}_echo", facts)
+        product = Product("transform_file", "xfm", None, None, "World of the scan to the subject frame, mm, 4x4")
         _export(workflow, transform, product, place.transform(scan.label), f"{tag}_xfm", {}, record=quality)
     place = Derivatives(out_dir, subject.label)
     reference = reference_scan(subject, config)
@@ -155,7 +117,7 @@ def _add_fit(
     fit_wf = init_fit_wf([scan.raw for scan in scans], config)
     sources = fit_sources(config)
     merges = {one: _merge(len(scans), f"all_{one}") for one in (*sources, "transforms")}
-    products = (*_LABEL_PRODUCTS, *(_DEVIATION_PRODUCTS if config.draws or config.jackknife else ()))
+    products = label_products(config)
     for index, scan in enumerate(scans):
         number, own, transform = f"in{index + 1}", scan.workflow, scan.transform
         labels_wf = init_scan_labels_wf(scan.raw, index, name=f"labels_{node_name(scan.raw.name)}_wf")
@@ -301,7 +263,7 @@ def fit_sources(config: RunConfig) -> dict[str, str]:
 def _export_scan_map(
     workflow: pe.Workflow,
     source: _Source,
-    product: _Product,
+    product: Product,
     scan: RawScan,
     place: Derivatives,
     facts: dict[str, Any],
@@ -311,7 +273,7 @@ def _export_scan_map(
     _export(workflow, source, product, path, f"{node_name(scan.name)}_{product.output}", facts, record=record)
 
 
-def _scan_facts(scan: RawScan, config: RunConfig, product: _Product) -> dict[str, Any]:
+def _scan_facts(scan: RawScan, config: RunConfig, product: Product) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "Sources": [path.name for path in (*scan.magnitude, *scan.phase)],
         "EchoTimes": list(scan.echo_times),
@@ -326,19 +288,19 @@ def _scan_facts(scan: RawScan, config: RunConfig, product: _Product) -> dict[str
     return facts | {key: value for key, value in more.items() if value is not None}
 
 
-def _background_removal(config: RunConfig, product: _Product) -> str | None:
+def _background_removal(config: RunConfig, product: Product) -> str | None:
     """How the background of what a file shows was removed; None where it holds it still, or is no field or label."""
     if product.output in ("local_field", "local_mask"):
         return config.background
-    if product in (*_LABEL_PRODUCTS, *_DEVIATION_PRODUCTS):
-        return _SINGLE_STEP if config.fit == "single-step" else config.background
+    if product in (*LABEL_PRODUCTS, FIELD_OF_FIT, *DEVIATION_PRODUCTS):
+        return SINGLE_STEP if config.fit == "single-step" else config.background
     return None
 
 
 def _export(
     workflow: pe.Workflow,
     source: _Source,
-    product: _Product,
+    product: Product,
     path: Path,
     name: str,
     facts: Mapping[str, Any],
@@ -367,7 +329,7 @@ def _frame_facts(reference: RawScan, *, mean: bool) -> dict[str, Any]:
 
 
 def _export_mean(workflow: pe.Workflow, mean: pe.Node, place: Derivatives, reference: RawScan) -> None:
-    product = _MEAN_PRODUCT
+    product = MEAN_PRODUCT
     path = place.path(space="subject", suffix=product.suffix, desc=product.desc)
     _export(workflow, (mean, product.output), product, path, product.output, _frame_facts(reference, mean=True))
 
@@ -376,7 +338,7 @@ def _export_subject(
     workflow: pe.Workflow, fit_wf: pe.Workflow, place: Derivatives, reference: RawScan, *, mean: bool
 ) -> None:
     facts = _frame_facts(reference, mean=mean)
-    for product in _SUBJECT_PRODUCTS:
+    for product in SUBJECT_PRODUCTS:
         path = place.path(space="subject", suffix=product.suffix, desc=product.desc)
         source = (fit_wf, f"outputnode.{product.output}")
         _export(workflow, source, product, path, product.output, facts, record=(fit_wf, "outputnode.sidecar_file"))

@@ -21,6 +21,7 @@ from ..errors import InputError
 from .ismv import ismv
 from .lbv import lbv
 from .local_field import LocalField
+from .of_fit import field_of_fit
 from .pdf import pdf
 from .resharp import resharp, resharp_radius
 from .spheres import check_radii, sphere_kernel
@@ -34,6 +35,7 @@ __all__ = [
     "THRESHOLD",
     "LocalField",
     "check_radii",
+    "field_of_fit",
     "ismv",
     "lbv",
     "pdf",

@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from ..dipole import Float32Array
 from ..errors import InputError
 from ..orientations import OrientationReport
-from .closed_form import check_fields, check_settings, check_support
+from .closed_form import check_settings
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
-from .iterative import FieldModel, LinearModel, Observation, Solution, conjugate_gradients
+from .iterative import FieldModel, Observation
 from .noise import (
     MODEL_ERROR,
     given_noise,
@@ -28,6 +28,8 @@ from .noise import (
 )
 from .prior import Prior
 from .result import Fit
+from .scan_checks import check_scans
+from .solver import LinearModel, Solution, conjugate_gradients
 from .tissue import TissueOptions, TissuePrior, tissue_prior
 from .tissue_slope import expected_slope, filter_power
 
@@ -54,34 +56,6 @@ class Stopping:
             raise InputError(f"iterations must be at least 1, got {self.iterations}.")
         if not self.tolerance >= 0:
             raise InputError(f"tolerance must not be negative, got {self.tolerance}.")
-
-
-def check_weights(
-    weights: Sequence[ArrayLike], shape: tuple[int, ...], names: Sequence[str] | None = None
-) -> list[NDArray[np.float32]]:
-    """Return the weights as float32 volumes; raises InputError on shapes, values and scans that touch no other.
-
-    names: what the scans are called in messages.
-    """
-    volumes = []
-    for index, one in enumerate(weights):
-        name = names[index] if names else f"weights[{index}]"
-        volume = np.asarray(one, np.float32)
-        if volume.shape != tuple(shape):
-            raise InputError(f"{name} has weights of shape {volume.shape}, but the fields have {tuple(shape)}.")
-        if not np.isfinite(volume).all() or volume.min() < 0:
-            raise InputError(f"{name} has weights that are negative or not finite: weights are 0 or larger.")
-        if not volume.any():
-            raise InputError(f"{name} has weights that are all zero: give its mask, or leave the scan out.")
-        volumes.append(volume)
-    covered = np.zeros(shape, np.int16)
-    for volume in volumes:
-        covered += volume > 0
-    for index, volume in enumerate(volumes):
-        if len(volumes) > 1 and not (covered[volume > 0] > 1).any():
-            name = names[index] if names else f"weights[{index}]"
-            raise InputError(f"the mask of {name} touches no other scan's mask: check its transform and mask.")
-    return volumes
 
 
 @dataclass(frozen=True)
@@ -283,21 +257,6 @@ def problem_record(solved: Solved, stopping: Stopping) -> dict[str, Any]:
         "RelativeChanges": [float(f"{change:.3g}") for change in solved.tensor.changes],
         "RelativeChangesCosmos": [float(f"{change:.3g}") for change in solved.cosmos.changes],
     }
-
-
-def check_scans(
-    fields: Sequence[ArrayLike],
-    weights: Sequence[ArrayLike],
-    b0_directions: Sequence[ArrayLike],
-    support: ArrayLike | None = None,
-    names: Sequence[str] | None = None,
-) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]], NDArray[np.bool_]]:
-    """Return fields and weights as float32 volumes and the support; raises InputError where they do not fit."""
-    volumes = check_fields(fields, b0_directions)
-    if len(weights) != len(volumes):
-        raise InputError(f"{len(volumes)} fields but {len(weights)} weights were given: give one of each a scan.")
-    used = check_weights(weights, volumes[0].shape, names)
-    return volumes, used, check_support(support, used)
 
 
 def masked_problem(

@@ -14,12 +14,13 @@ from ..errors import InputError
 from .closed_form import check_settings, fit_susceptibility
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid
-from .iterative import conjugate_gradients
-from .masked import MASKED_ITERATIONS, TOLERANCE, Keep, Problem, Stopping, check_scans, fit_problem, masked_problem
+from .masked import MASKED_ITERATIONS, TOLERANCE, Keep, Problem, Stopping, fit_problem, masked_problem
 from .prior import Prior
 from .result import Fit
+from .scan_checks import check_scans
 from .score import check_score, held_out_score
 from .single_step import SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE, single_step_problem
+from .solver import conjugate_gradients
 from .tissue import TissueOptions
 from .uncertainty import Solver, Uncertainty, check_jackknife, label_uncertainty
 

@@ -22,9 +22,10 @@ from .closed_form import check_settings
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
 from .iterative import Observation
-from .masked import Keep, Problem, Progress, Stopping, check_scans, fit_problem
+from .masked import Keep, Problem, Progress, Stopping, fit_problem
 from .prior import Prior
 from .result import Fit
+from .scan_checks import check_scans
 
 SINGLE_STEP_ITERATIONS = 32
 SINGLE_STEP_TOLERANCE = 0.004

@@ -14,11 +14,12 @@ from chi33.pipeline.errors import InputError
 from chi33.pipeline.fits.closed_form import fit_susceptibility
 from chi33.pipeline.fits.execution import Execution
 from chi33.pipeline.fits.grid import FitGrid, make_grid
-from chi33.pipeline.fits.iterative import FieldModel, Observation, conjugate_gradients
+from chi33.pipeline.fits.iterative import FieldModel, Observation
 from chi33.pipeline.fits.masked import Stopping, fit_masked
 from chi33.pipeline.fits.noise import effective_parameters
 from chi33.pipeline.fits.prior import Prior
 from chi33.pipeline.fits.result import Fit
+from chi33.pipeline.fits.solver import conjugate_gradients
 from chi33.pipeline.tensor_field import TensorFieldOperator, tensor_field
 from chi33.pipeline.tensors import chi33, isotropic
 from fit_checks import directions, relative

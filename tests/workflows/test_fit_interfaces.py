@@ -117,6 +117,20 @@ def test_the_sidecar_tells_the_method_and_how_it_stopped(
     assert not [key for key in sidecar if key.startswith("Uncertainty")]
 
 
+def test_a_white_matter_map_is_used_and_said(turning_head: Any, fit_inputs: dict[str, Any], tmp_path: Path) -> None:
+    affine, mask = turning_head.affines[0], turning_head.mask
+    white = write_image(tmp_path / "wm.nii.gz", 0.9 * mask, affine, {})
+    found = {}
+    for name, more in (("map", {"white_matter_file": str(white)}), ("none", {"white_matter": "none"})):
+        files = _run(FitSusceptibility(**fit_inputs | {"iterations": 6} | more), tmp_path / name)
+        found[name] = (json.loads(files["sidecar_file"].read_text()), read_image(files["tensor_file"])[0])
+    assert found["map"][0]["WhiteMatter"] == "given"
+    assert found["map"][0]["PriorAnisoElsewherePpm"] == 0.002
+    assert found["none"][0]["WhiteMatter"] == "none"
+    assert 0 < found["none"][0]["ExpectedSlopeDeltaB"] < 1
+    assert not np.array_equal(found["map"][1], found["none"][1])
+
+
 def test_sidecar_of_a_fit_records_noise_prior_and_directions(
     turning_head: Any, fit_inputs: dict[str, Any], tmp_path: Path
 ) -> None:

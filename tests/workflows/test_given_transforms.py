@@ -105,6 +105,22 @@ def test_every_mistake_is_named_with_its_remedy(size: str, mistake: str, request
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("angles", "shift"), [((4, 0, 0), (0, 0, 0)), ((0, -3, 3), (0, 0, 0)), ((0, 0, 0), (2, -2, 1))]
+)
+def test_a_transform_some_degrees_or_millimetres_off_is_named(
+    large: list[PlacedScan], angles: tuple[float, ...], shift: tuple[float, ...]
+) -> None:
+    wrong = [*large[:2], replace(large[2], transform=_motion(angles, shift) @ large[2].transform), large[3]]
+    (doubt,) = check_placed(wrong)
+    said = re.fullmatch(
+        r".*/field2.nii.gz lies (\d\.\d) mm and (\d\.\d) degrees from where its field fits field0.nii.gz best: check "
+        r".*/t2\.", doubt,
+    )  # fmt: skip
+    assert said, doubt
+    assert float(said[2]) == pytest.approx(np.linalg.norm(angles), abs=0.5)
+
+
 def test_one_wrong_file_among_right_ones_is_found(large: list[PlacedScan]) -> None:
     wrong = [*large[:2], replace(large[2], transform=np.linalg.inv(large[2].transform)), large[3]]
     with pytest.raises(InputError, match=r"t2 does not bring field2.nii.gz .* as the inverse"):

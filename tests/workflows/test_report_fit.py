@@ -313,3 +313,19 @@ def test_masks_and_the_mean_reference_are_described() -> None:
     given = write_methods({"backend": "builtin", "scans": scans, "config": config | {"masks": "/m"}}, MASKED).text
     assert "Brain masks were given." in given
     assert "BET" not in given
+
+
+def test_what_the_prior_knew_of_tissue_is_said() -> None:
+    record = SINGLE | {
+        "WhiteMatter": "from the susceptibility of a first fit", "WhiteMatterShare": 0.28, "PriorCorrelationMm": 3.0,
+        "PriorAnisoElsewherePpm": 0.002, "ExpectedSlopeDeltaB": 0.64,
+    }  # fmt: skip
+    rows = dict(fit_rows(record))
+    assert rows["White matter in the prior"] == (
+        "from the susceptibility of a first fit, 28\N{NO-BREAK SPACE}% of the brain; 0.002 ppm elsewhere"
+    )
+    assert rows["Correlation of the traceless part"] == "3 mm"
+    assert rows["Expected slope of δB′ against the truth"] == "0.64"
+    plain = dict(fit_rows(SINGLE | {"WhiteMatter": "none", "PriorCorrelationMm": 0.0}))
+    assert plain["White matter in the prior"] == "none"
+    assert "Correlation of the traceless part" not in plain

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from chi33.pipeline.errors import InputError
 from chi33.pipeline.frames import b0_direction_from_affine, rotation_and_scale, rotation_angle
 from chi33.pipeline.phantom.acquisition import Protocol
+from chi33.pipeline.phantom.living.effects import IDEAL
+from chi33.pipeline.phantom.subjects import HeadParameters
 from chi33.pipeline.tensor_field import tensor_field
 from chi33.pipeline.tensors import rotate_components
 from chi33.workflows.derivatives import Derivatives, read_image, read_json, read_transform, sidecar_path
@@ -152,10 +155,14 @@ def test_each_head_may_have_its_own_number_of_scans(tmp_path: Path, monkeypatch:
     import chi33.workflows.simulate as workflow
 
     made: list[tuple[str, int]] = []
-    for name in ("build_head", "smooth_head", "contrast"):
-        monkeypatch.setattr(workflow, name, lambda *arguments: None)
+    subject = SimpleNamespace(
+        head=SimpleNamespace(parameters=HeadParameters.from_seed(0)),
+        effects=IDEAL,
+        scan=lambda *arguments: SimpleNamespace(events={}),
+    )
+    monkeypatch.setattr(workflow, "prepared_subject", lambda *arguments, **options: subject)
     monkeypatch.setattr(workflow, "brain_centred_grid_centre", lambda *arguments: np.zeros(3))
-    monkeypatch.setattr(workflow, "_simulate_scan", lambda *arguments: made.append(arguments[2]))
+    monkeypatch.setattr(workflow, "_write_scan", lambda *arguments: made.append(arguments[2]))
     lines: list[str] = []
     simulate_dataset(tmp_path / "raw", Simulation(subjects=2, orientations=(1, 2)), report=lines.append)
     assert made == [("01", 0), ("02", 0), ("02", 1)]

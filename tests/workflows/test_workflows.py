@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError
 from chi33.workflows.config import RunConfig
@@ -225,6 +227,7 @@ def test_parameters_reach_their_steps(subject: RawSubject) -> None:
     fit = workflow.get_node("fit_wf.fit").inputs
     assert (fit.prior_iso, fit.prior_aniso, fit.noise, fit.method, fit.iterations) == (0.1, 0.004, 0.001, "masked", 7)
     assert (fit.draws, fit.jackknife, fit.scheduler, fit.memory, fit.device) == (3, 4, "local", 2.5, "cuda")
+    assert (fit.white_matter, fit.prior_correlation) == ("auto", 3.0)
     assert fit.labels == ["acq-ori01", "acq-ori02", "acq-ori03"]
     labels = [workflow.get_node(f"labels_acq_ori{i:02d}_wf.labels").inputs.number for i in (1, 2, 3)]
     assert labels == [0, 1, 2]
@@ -336,3 +339,20 @@ def test_masks_of_the_user_replace_bet(subject: RawSubject, tmp_path: Path) -> N
         init_subject_wf(subject, RunConfig(masks=str(folder)), "builtin", tmp_path)
     with pytest.raises(InputError, match=r"masks: .* is no folder: give the folder of the brain masks"):
         init_subject_wf(subject, RunConfig(masks=str(tmp_path / "none")), "builtin", tmp_path)
+
+
+def test_maps_of_tissue_reach_the_fit_and_are_refused_before_it(subject: RawSubject, tmp_path: Path) -> None:
+    affine = np.diag([3.0, 3, 3, 1])
+    white, fibre = tmp_path / "wm.nii.gz", tmp_path / "v1.nii.gz"
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 0.5, np.float32), affine), white)
+    nib.save(nib.Nifti1Image(np.broadcast_to(np.float32([0, 0, 1]), (4, 4, 4, 3)), affine), fibre)
+    config = RunConfig(white_matter=str(white), fibre=str(fibre), prior_correlation=0.0)
+    fit = init_subject_wf(subject, config, "builtin", Path("out")).get_node("fit_wf.fit").inputs
+    assert (fit.white_matter_file, fit.fibre_file, fit.prior_correlation) == (str(white), str(fibre), 0.0)
+    none = RunConfig(white_matter="none")
+    assert init_subject_wf(subject, none, "builtin", Path("out")).get_node("fit_wf.fit").inputs.white_matter == "none"
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 50, np.float32), affine), white)
+    with pytest.raises(InputError, match="holds 50 to 50: give probabilities from 0 to 1"):
+        init_subject_wf(subject, config, "builtin", Path("out"))
+    with pytest.raises(InputError, match="--fibre goes with --fit masked or single-step, got --fit closed"):
+        init_subject_wf(subject, RunConfig(fibre=str(fibre), fit="closed"), "builtin", Path("out"))

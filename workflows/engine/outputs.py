@@ -17,7 +17,7 @@ from ...files.manifest import Manifest, manifest_path, read_manifest
 from ...pipeline.errors import InputError
 from ..derivatives import read_json, sidecar_path, write_json
 from ..interfaces import Export
-from ..subject import PRODUCT_NAMES
+from ..products import PRODUCT_NAMES
 
 EARLIER = "Earlier"
 _OWN_KEYS = {"BackgroundRemoval", "ReferenceScan", "RotationDegrees"}  # one of them is in every sidecar of a run
