@@ -127,7 +127,7 @@ def test_a_noisy_scan_is_named_and_counts_less(files: dict[str, Any], tmp_path: 
     sidecar = read_json(sidecar_path(written[0]))
     noises = np.array(sidecar["ScanNoisePpm"])
     assert np.argmax(noises) == 3
-    assert 0.003 < noises[3] < 0.012
+    assert 0.003 < noises[3] < 0.02  # all are raised alike where their median is below 1 ppb
     assert any(re.match(sentence, warning) for warning in sidecar["Warnings"])
 
 
