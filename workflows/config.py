@@ -85,7 +85,7 @@ class RunConfig:
     vsharp_threshold: float = THRESHOLD
     residual_limit: float = RESIDUAL_LIMIT
     fit: Fit = "single-step"
-    prior_iso: float = 0.03
+    prior_iso: float = 0.05
     prior_aniso: float = 0.004
     prior_correlation: float = CORRELATION
     white_matter: str = "auto"

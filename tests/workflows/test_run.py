@@ -94,7 +94,7 @@ def test_a_run_says_its_steps_and_records_them(done: Done) -> None:
     assert not any("(kept)" in line or "export_" in line for line in steps)
     record = read_json(out / "logs" / "sub-01_provenance.json")
     assert record["scans"] == ["acq-ori01", "acq-ori02"]
-    assert record["config"]["prior_iso"] == 0.03
+    assert record["config"]["prior_iso"] == 0.05
     assert (record["backend"], record["processes"]) == ("fsl", 1)
     assert {"numpy", "nipype", "niimath", "FSL"} <= record["tools"].keys()
     assert {stage["stage"] for stage in record["stages"]} >= {"bet", "flirt", "total_field", "local_field", "fit"}

@@ -260,13 +260,13 @@ def test_node_names_hold_no_punctuation() -> None:
 
 
 def test_plan_lines_say_what_would_run(subject: RawSubject, tmp_path: Path) -> None:
-    config = RunConfig(prior_iso=0.05)
+    config = RunConfig(prior_iso=0.07)
     workflow = init_subject_wf(subject, config, "fsl", tmp_path)
     first, *scans, settings = plan_lines(subject, config, "fsl", workflow)
     assert first.startswith("sub-01: 3 scans, backend fsl, reference acq-ori01, ")
     assert first.endswith(f" {len(workflow.list_node_names())} steps")
     assert scans == [f"  acq-ori{i:02d}: 2 echoes (5, 12 ms), 3 T" for i in (1, 2, 3)]
-    assert "prior_iso=0.05" in settings
+    assert "prior_iso=0.07" in settings
     assert "noise" not in settings
 
 
