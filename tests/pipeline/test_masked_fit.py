@@ -187,7 +187,7 @@ def test_conjugate_gradients_solve_the_regularised_problem(problem: tuple, runni
     noise, prior = 2e-3, Prior()
     fields = [1e-2 * np.random.default_rng(i).standard_normal(grid.box_shape).astype(np.float32) for i in range(3)]
     right = model.data_side(fields)
-    solved = conjugate_gradients(model, right, noise=noise, prior=prior, iterations=40, tolerance=0.0)
+    solved = conjugate_gradients(model, right, noise=noise, prior=prior, iterations=60, tolerance=0.0)
     x = solved.maps
     left = right - (model.normal(x) + model.penalise(x, noise, prior)) * support
     assert np.linalg.norm(left) < 1e-3 * np.linalg.norm(right)
