@@ -69,9 +69,12 @@ def _box(found: NDArray[np.bool_], shape: tuple[int, ...]) -> tuple[slice, ...] 
 def main(source: str, target: str, finder: str, outliner: str, threads: str) -> None:
     """Read an image, write the probability of brain under a temporary name, and rename it."""
     torch.set_num_threads(int(threads))
-    torch.set_flush_denormal(True)
     networks = [torch.jit.load(path, map_location="cpu").eval() for path in (finder, outliner)]
-    probability = brain_probability(np.load(source), *networks)
+    torch.set_flush_denormal(True)
+    try:
+        probability = brain_probability(np.load(source), *networks)
+    finally:  # a caller's own numbers keep what is below the smallest normal one
+        torch.set_flush_denormal(False)
     part = Path(target).with_suffix(".part.npy")
     np.save(part, probability.numpy())
     part.replace(target)

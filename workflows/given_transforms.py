@@ -45,7 +45,7 @@ _UNRELATED = 0.15  # correlation of fields that have nothing to do with one anot
 # Fields differ with B0, so that they fit best off the right place: heads of two simulators by 0.6 mm at 19 degrees and
 # by 1.4 to 2 mm at 35, where transforms 4 degrees off moved by 2.6 to 3.8 mm and by 3.9 mm or more.
 _LARGEST_SHIFT = (1.0, 0.045)  # mm, and mm a degree between two B0
-_LARGEST_SHIFT_VOXELS = 0.6  # at least, where voxels are coarser
+_COARSEST = 5.0  # mm: coarser voxels do not tell
 _RESOLUTION = 4.0  # mm
 
 Matrix = NDArray[np.float64]
@@ -216,12 +216,11 @@ def _shifted(compared: _Comparison, index: int) -> list[str]:
     """A sentence where a scan's field fits the first one distinctly better some millimetres from where it is placed."""
     scan, first = compared.scans[index].scan, compared.scans[0].scan
     angle = _angle(scan, first)
-    if angle > _NEAR:
+    edge = max(float(voxel_size(one.affine).max()) for one in (scan, first))
+    if angle > _NEAR or edge > _COARSEST:
         return []
     off = compared.misplaced(index)
-    edge = max(float(voxel_size(one.affine).max()) for one in (scan, first))
-    limit = max(_LARGEST_SHIFT[0], _LARGEST_SHIFT_VOXELS * edge) + _LARGEST_SHIFT[1] * angle
-    if off is None or not off.exceeds(limit):
+    if off is None or not off.exceeds(_LARGEST_SHIFT[0] + _LARGEST_SHIFT[1] * angle):
         return []
     return [
         f"{scan.path} lies {off.words} from where its field fits {first.path.name} best: check "

@@ -85,10 +85,9 @@ def background(plan: OrientationPlan, radius: float) -> Background:
     noise = noise_with_one_more(plan.directions, h, plan.ranked_by, noise=plan.noise, prior=plan.prior).reshape(t.shape)
     within = tilts <= plan.max_angle + _STEP[0]
     if plan.ranked_by == "tensor_noise" and plan.quality.singular:
-        gain = noise * np.sqrt((len(plan.directions) + 1) / 6)  # that of OrientationReport
-        low = float(gain[within].min())
+        low = float(noise[within].min())
         label = "Noise gain of the tensor with one more scan"
-        return Background(tilts, azimuths, np.minimum(gain, 1e3 * low), LogNorm(low, 8 * low), label)
+        return Background(tilts, azimuths, np.minimum(noise, 1e3 * low), LogNorm(low, 8 * low), label)
     before = getattr(plan.quality, plan.ranked_by)
     if np.isinf(before):  # an infinite prior, in place of which noise_with_one_more takes the default
         before = np.sqrt((expected_chi33_noise(plan.directions, noise=plan.noise) ** 2).mean())
