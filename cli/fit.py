@@ -25,7 +25,7 @@ def fit(
     units: str | None = None,
     b0: float | None = None,
     te: float | None = None,
-    prior_iso: float = 0.05,
+    prior_iso: float = 0.03,
     prior_aniso: float = 0.004,
     prior_correlation: float = 3.0,
     white_matter: str = "auto",

@@ -23,7 +23,7 @@ def plan(
     b0_directions: Path | None = None,
     max_angle: float = 35.0,
     noise: float = 0.001,
-    prior_iso: float = 0.05,
+    prior_iso: float = 0.03,
     prior_aniso: float = 0.004,
     figure: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,

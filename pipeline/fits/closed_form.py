@@ -104,7 +104,7 @@ def fit_susceptibility(
 
     fields: one (x, y, z) a scan in ppm of B0, all on one grid, 0 outside their masks; voxel_size: (3,) mm;
     b0_directions: one unit vector a scan in the voxel frame of that grid; prior: standard deviations in ppm,
-    0.05 (isotropic) and 0.004 (traceless) by default; noise: standard deviation of the fields in ppm, of all scans or
+    0.03 (isotropic) and 0.004 (traceless) by default; noise: standard deviation of the fields in ppm, of all scans or
     one for each, estimated scan by scan when not given; padding: mm of zeros appended to the box around the fields (0:
     the whole grid, circular); execution: where it runs; device: "cpu" (compiled kernels, on `execution`), or "cuda",
     "cuda:N" (torch on a GPU). k = 0 stays 0; the mean of each field where it is known is left out.

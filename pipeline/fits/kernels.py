@@ -13,7 +13,13 @@ import numpy as np
 from numba import njit
 
 _RUN = 32  # k points treated at a time
-_compiled = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy")
+_SETTINGS = {
+    "nogil": True, "cache": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy",
+}  # fmt: skip
+_compiled = njit(**_SETTINGS)
+# Of arrays that may be slabs, one code for any layout: another for contiguous ones would round differently.
+_SPECTRA, _VOLUME, _ROWS, _LINE = "complex64[:,:,:,:]", "float32[:,:,:]", "float32[:,:]", "float32[:]"
+_MATRIX, _AXES = "float64[:,:]", ", ".join(["float32[:]"] * 6)
 
 
 @njit(inline="always")
@@ -94,7 +100,7 @@ def model_forward(out, components, h, kx, ox, ky, oy, kz, oz):
                         out[x, y, start + i] += row[c, i] * components[c, x, y, start + i]
 
 
-@_compiled
+@njit(f"void({_SPECTRA}, {_SPECTRA}, {_ROWS}, {_AXES})", **_SETTINGS)
 def model_adjoint(components, fields, directions, kx, ox, ky, oy, kz, oz):
     """components (6, x, y, z) += sum over scans of a_i(k) Y_i(k), for spectra (n, x, y, z) of fields, in order."""
     row, inverse = np.empty((6, _RUN), np.float32), np.empty(_RUN, np.float32)
@@ -155,7 +161,9 @@ def solve_scans(tensor, scalar, fields, directions, precision, scalar_precision,
                     scalar[x, y, start + p] = np.complex64(0) if at_origin else ratio
 
 
-@_compiled
+@njit(
+    f"void({_SPECTRA}, {_ROWS}, {_LINE}, {_VOLUME}, {_MATRIX}, {_MATRIX}, {_VOLUME}, {_AXES})", **_SETTINGS
+)  # fmt: skip
 def solve_normal(tensor, directions, weights, filter_power, iso, aniso, coherence, kx, ox, ky, oy, kz, oz):
     """tensor (6, x, y, z) <- (f sum w_i a_i a_i^T + iso + q aniso)^-1 tensor per k, in place: the preconditioner.
 

@@ -20,7 +20,7 @@ class Prior:
     Infinity stands for no prior on that part.
     """
 
-    iso: float = 0.05
+    iso: float = 0.03
     aniso: float = 0.004
 
     def __post_init__(self) -> None:

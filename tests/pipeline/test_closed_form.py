@@ -219,7 +219,7 @@ def test_invariants_are_those_of_the_tensor_and_computed_once(random_tensor: Ten
         np.testing.assert_array_equal(getattr(fit, name), compute(fit.tensor))
         assert getattr(fit, name) is getattr(fit, name)
     np.testing.assert_array_equal(fit.principal_eigenvector, principal_eigenvector(fit.tensor))
-    assert fit.prior == Prior(0.05, 0.004)
+    assert fit.prior == Prior(0.03, 0.004)
 
 
 def test_zero_fields_give_zero_maps() -> None:

@@ -132,7 +132,7 @@ def test_derivatives_without_uncertainty_or_record_have_no_such_sections(derivat
     assert not re.search(r'"#?(uncertainty|fit)"', text)
     assert "median standard deviation" not in words
     assert "Last change" not in words
-    assert "With field noise of 0.001 ppm and the prior (0.05 ppm isotropic, 0.004 ppm anisotropic)" in words
+    assert "With field noise of 0.001 ppm and the prior (0.03 ppm isotropic, 0.004 ppm anisotropic)" in words
 
 
 def test_record_of_a_fit_becomes_a_table(derivatives: Derivatives) -> None:
