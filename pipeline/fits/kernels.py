@@ -9,11 +9,13 @@ which stands in products of two axes and keeps every image real (see pipeline.di
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
 _RUN = 32  # k points treated at a time
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
     "nogil": True, "cache": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy",
 }  # fmt: skip
 _compiled = njit(**_SETTINGS)
