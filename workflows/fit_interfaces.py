@@ -13,7 +13,6 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, File, InputMultiPath,
 from numpy.typing import NDArray
 
 from ..pipeline.background import field_of_fit
-from ..pipeline.dipole import Float32Array
 from ..pipeline.errors import InputError
 from ..pipeline.exterior_sources import exterior_field
 from ..pipeline.fits.execution import Execution
@@ -197,30 +196,28 @@ class ScanLabels(Chi33Interface):
             mask > 0, b0_direction=inputs.b0_direction,
         )  # fmt: skip
         for output, volume in (
-            ("chi33_file", found.chi33), ("deltab_file", found.delta_b),
-            ("cosmos_file", found.cosmos), ("residual_file", self._residual(found, affine)),
+            ("chi33_file", found.chi33), ("deltab_file", found.delta_b), ("cosmos_file", found.cosmos),
         ):  # fmt: skip
             self._save(runtime, output, volume, affine)
         if isdefined(inputs.total_file):
-            known = read_image(Path(inputs.known_file))[0] > 0
-            total = read_image(Path(inputs.total_file))[0]
-            own = field_of_fit(total, found.explained, known, voxel_size(affine))
-            self._save(runtime, "fitfield_file", np.where(own.mask & (mask > 0), own.field, 0), affine)
+            self._save_fields_of_fit(runtime, found, affine, mask > 0)
+        else:
+            self._save(runtime, "residual_file", found.residual, affine)
         if isdefined(inputs.uncertainty_file):
             self._save_deviations(runtime, subject_affine, affine, mask > 0)
         return runtime
 
-    def _residual(self, found: Labels, affine: NDArray) -> Float32Array:
-        """What the labels leave of the local field, or through the spheres of a single-step fit of the total one."""
+    def _save_fields_of_fit(self, runtime: Any, found: Labels, affine: NDArray, local: NDArray[np.bool_]) -> None:
+        """Save what the labels leave of a total field through the spheres of a single-step fit, and the local field."""
         inputs = self.inputs
-        if not isdefined(inputs.total_file):
-            return found.residual
         radii = json.loads(Path(inputs.fit_file).read_text())["RadiiMm"]
         known = read_image(Path(inputs.known_file))[0] > 0
         total = read_image(Path(inputs.total_file))[0] * known
         h, size = scan_b0_direction(affine, inputs.b0_direction), voxel_size(affine)
         left = total - exterior_field(total, known, size, h) - found.explained
-        return through_spheres(left, known, size, radii)[0]
+        self._save(runtime, "residual_file", through_spheres(left, known, size, radii)[0], affine)
+        own = field_of_fit(total, found.explained, known, size)
+        self._save(runtime, "fitfield_file", np.where(own.mask & local, own.field, 0), affine)
 
     def _save_deviations(
         self, runtime: Any, subject_affine: NDArray, affine: NDArray, local_mask: NDArray[np.bool_]

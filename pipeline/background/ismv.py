@@ -1,7 +1,7 @@
 """iSMV: the background is its own spherical mean in the mask, with the total field in a rim as its boundary.
 
 Source: Wen 2014, who applies the spherical mean over and over. What that converges to is found here by conjugate
-gradients: (1 - M S M) b = M S B_rim, with S the spherical mean and M where the sphere fits the mask.
+gradients: M (1 - S) b = -M (1 - S) B_rim, with S the spherical mean and M where the sphere fits the mask.
 """
 
 from __future__ import annotations
@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from ..dipole import crop, forward_fft, inverse_fft, padded_shape
-from ..errors import InputError
 from ..masks import bounding_box, continued, depth_inside
 from .conjugate_gradients import conjugate_gradients
-from .local_field import LocalField, check_input, check_iterations, check_positive, only_inside
-from .spheres import sphere_kernel
+from .local_field import LocalField, check_input, check_iterations, check_positive, only_inside, sphere_centres
+from .resharp import SphereHighPass, resharp_radius
 
-RADIUS = 4.0  # mm
 TOLERANCE = 1e-4
 ITERATIONS = 100
 
@@ -41,29 +38,20 @@ def ismv(
     the sphere fits. Raises InputError. Source: Wen 2014.
     """
     given = check_input(total_field, mask, voxel_size).less_harmonics()
-    used = max(RADIUS, 2 * float(given.size.max())) if radius is None else radius
+    used = resharp_radius(given.size) if radius is None else radius
     check_positive(used, "radius", "mm")
     check_positive(tolerance, "tolerance", "")
     check_iterations(iterations)
-    valid = depth_inside(given.inside, given.size) > used
-    if not valid.any():
-        raise InputError(
-            f"no sphere of {used:g} mm fits the mask ({int(given.inside.sum())} voxels): use a smaller radius or a "
-            "larger mask."
-        )
+    valid = sphere_centres(depth_inside(given.inside, given.size), given.inside, used, "a smaller radius")
     box = bounding_box(given.inside, margin=1)
-    inner = valid[box].astype(np.float32)
-    grid = padded_shape(inner.shape, given.size, 2 * used)
-    kernel = sphere_kernel(grid, given.size, used)
-
-    def mean(volume: NDArray) -> NDArray[np.float32]:
-        return inner * crop(inverse_fft(forward_fft(volume, grid) * kernel, grid), inner.shape)
-
+    high_pass = SphereHighPass(valid[box], given.size, used)
     # Discrete spheres reach half a voxel beyond the mask.
     field = continued(given.field[box], given.inside[box], given.size)
+    rim, centre = np.where(valid[box], 0, field), np.where(valid[box], field, 0)
+    # Where the sphere fits, the high pass of the background is nothing: M (1 - S) b = -M (1 - S) B_rim.
     found = conjugate_gradients(
-        lambda inside: inside - mean(inside), mean((1 - inner) * field), iterations=iterations, tolerance=tolerance,
-        start=inner * field, progress=progress,
+        high_pass.forward, -high_pass.forward(rim), iterations=iterations, tolerance=tolerance, start=centre,
+        progress=progress,
     )  # fmt: skip
     local = np.zeros(given.shape, np.float32)
     local[box] = field - found.volume

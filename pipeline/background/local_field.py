@@ -51,6 +51,21 @@ def check_input(total_field: ArrayLike, mask: ArrayLike, voxel_size: ArrayLike) 
     return CheckedInput(field, inside, shape, size)
 
 
+def sphere_centres(
+    depth: NDArray[np.float64], inside: NDArray[np.bool_], radius: float, remedy: str
+) -> NDArray[np.bool_]:
+    """Return where a sphere of `radius` mm fits into a mask (x, y, z) whose voxels lie `depth` mm inside.
+
+    Raises InputError, with a remedy such as "a smaller radius", where it fits nowhere.
+    """
+    valid = depth > radius
+    if not valid.any():
+        raise InputError(
+            f"no sphere of {radius:g} mm fits the mask ({int(inside.sum())} voxels): use {remedy} or a larger mask."
+        )
+    return valid
+
+
 def check_positive(value: float, name: str, unit: str) -> None:
     """Raise InputError unless `value` is a positive finite number."""
     if not 0 < value < np.inf:

@@ -14,7 +14,7 @@ from ..dipole import Float32Array, check_grid, crop, forward_fft, inverse_fft, p
 from ..errors import InputError
 from ..masks import bounding_box, continued, depth_inside
 from .conjugate_gradients import conjugate_gradients
-from .local_field import LocalField, check_input, check_iterations, check_positive, only_inside
+from .local_field import LocalField, check_input, check_iterations, check_positive, only_inside, sphere_centres
 from .spheres import sphere_kernel
 
 RADIUS = 4.0  # mm
@@ -89,12 +89,7 @@ def resharp(
     check_positive(regularisation, "regularisation", "")
     check_positive(tolerance, "tolerance", "")
     check_iterations(iterations)
-    valid = depth_inside(given.inside, given.size) > used
-    if not valid.any():
-        raise InputError(
-            f"no sphere of {used:g} mm fits the mask ({int(given.inside.sum())} voxels): use a smaller radius or a "
-            "larger mask."
-        )
+    valid = sphere_centres(depth_inside(given.inside, given.size), given.inside, used, "a smaller radius")
     box = bounding_box(given.inside, margin=1)
     high_pass = SphereHighPass(valid[box], given.size, used)
     inside = given.inside[box]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..dipole import crop, forward_fft, inverse_fft, padded_shape
 from ..errors import InputError
 from ..masks import bounding_box, continued, depth_inside
-from .local_field import LocalField, check_input, only_inside
+from .local_field import LocalField, check_input, only_inside, sphere_centres
 from .spheres import check_radii, sphere_kernel
 
 LARGEST_RADIUS = 18.0  # mm
@@ -53,12 +53,7 @@ def vsharp(
     if not 0 < threshold < 1:
         raise InputError(f"threshold must lie between 0 and 1, got {threshold}.")
     depth = depth_inside(given.inside, size)
-    valid = depth > used[-1]
-    if not valid.any():
-        raise InputError(
-            f"no sphere of {used[-1]:g} mm fits the mask ({int(given.inside.sum())} voxels): use smaller radii or a "
-            "larger mask."
-        )
+    valid = sphere_centres(depth, given.inside, used[-1], "smaller radii")
     box = bounding_box(given.inside, margin=1)
     # Discrete spheres reach half a voxel beyond the mask.
     whole = continued(field[box], given.inside[box], size)

@@ -16,12 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..dipole import Float32Array
 from ..errors import InputError
-from .closed_form import check_determined
 from .execution import Execution
 from .masked import Problem
 from .noise import noise_shares
 from .prior import Prior
-from .uncertainty import Solver, left_out
+from .uncertainty import Solver, check_without, left_out
 
 _FEWEST = 2  # scans of a fit
 
@@ -63,14 +62,13 @@ def check_score(b0_directions: Sequence[ArrayLike], prior: Prior, groups: int) -
                 f"a score of {groups} groups leaves {scans - len(out)} of {scans} scans to a fit, which needs "
                 f"{_FEWEST}: ask for more groups, or add scans."
             )
-        try:
-            check_determined([h for scan, h in enumerate(b0_directions) if scan not in out], prior)
-        except InputError as error:
-            those = ", ".join(str(scan + 1) for scan in out)
-            raise InputError(
-                f"a score of {groups} groups cannot hold out scan {those} of {scans}, for the others do not determine "
-                f"a fit ({str(error).split(': ')[0]}): ask for more groups, or add scans."
-            ) from error
+        check_without(
+            b0_directions,
+            prior,
+            out,
+            f"a score of {groups} groups cannot hold out",
+            "ask for more groups, or add scans",
+        )
 
 
 def held_out_score(

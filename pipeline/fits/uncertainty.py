@@ -97,6 +97,20 @@ def left_out(scans: int, groups: int, group: int) -> list[int]:
     return list(range(group, scans, groups))
 
 
+def check_without(
+    b0_directions: Sequence[ArrayLike], prior: Prior, out: Sequence[int], cannot: str, remedy: str
+) -> None:
+    """Raise InputError where a fit needs the scans that are left out; cannot, remedy: the ends of its sentence."""
+    try:
+        check_determined([h for scan, h in enumerate(b0_directions) if scan not in out], prior)
+    except InputError as error:
+        those = ", ".join(str(scan + 1) for scan in out)
+        raise InputError(
+            f"{cannot} scan {those} of {len(b0_directions)}, for the others do not determine a fit "
+            f"({str(error).split(': ')[0]}): {remedy}."
+        ) from error
+
+
 def check_jackknife(b0_directions: Sequence[ArrayLike], prior: Prior, draws: int, groups: int) -> None:
     """Raise InputError where a jackknife cannot be made: too few scans, or a group without which no fit exists."""
     scans = len(b0_directions)
@@ -108,14 +122,9 @@ def check_jackknife(b0_directions: Sequence[ArrayLike], prior: Prior, draws: int
         )
     for group in range(used):
         out = left_out(scans, used, group)
-        try:
-            check_determined([h for scan, h in enumerate(b0_directions) if scan not in out], prior)
-        except InputError as error:
-            those = ", ".join(str(scan + 1) for scan in out)
-            raise InputError(
-                f"the jackknife cannot leave out scan {those} of {scans}, for the others do not determine a fit "
-                f"({str(error).split(': ')[0]}): ask for other groups, or for draws instead."
-            ) from error
+        check_without(
+            b0_directions, prior, out, "the jackknife cannot leave out", "ask for other groups, or for draws instead"
+        )
 
 
 def label_uncertainty(
