@@ -243,7 +243,7 @@ def _shape(h: FloatArray, spread: float) -> _Shape | None:
     axes = np.linalg.svd(h)[2]
     if different >= 3 and np.degrees(np.arcsin(np.clip(np.abs(h @ axes[2]).max(), 0, 1))) <= tolerance:
         return _ONE_AXIS
-    departure, angle = min(_departure_from_ring(h, axis) for axis in axes)
+    departure, angle = _departure_from_ring(h, axes[0])
     if different >= 4 and departure <= tolerance:
         return _RING if angle < _WIDE_RING else _ONE_AXIS
     if different >= 5 and _departure_from_cross(h) <= tolerance:

@@ -147,8 +147,9 @@ table.</small></figcaption>
 {% endfor %}</tbody></table>
 {% for message in orientations.messages %}<p class="bad">{{ message }}</p>{% else %}
 <p class="good">These directions determine COSMOS and the tensor.</p>{% endfor %}
-<p class="soft">Noise gain: of the tensor, against as many scans in an ideal set; of COSMOS, at the worst point of
-k-space, per unit of field noise. Smaller is better for every number but the angle and the rank.</p></div></div>
+<p class="soft">Noise gain: standard deviation of the fit without a prior per unit of white noise in every field, root
+mean square over k-space, of the tensor over its components too. Smaller is better for every number but the angle and
+the rank.</p></div></div>
 {% if plan %}<h3>What each scan counts, and one more</h3>
 <p>{{ plan.sentences|join(" ") }}</p>
 <p class="soft">Scans are numbered as in the table; pitch and roll turn the head from where it was in the reference

@@ -348,3 +348,12 @@ def test_two_scans_are_infinitely_bad_and_not_just_nearly() -> None:
         one, other = rng.standard_normal((2, 3))
         pair = np.array([one / np.linalg.norm(one), other / np.linalg.norm(other)])
         assert summed_kernel_range(pair)[0] == 0.0
+
+
+@pytest.mark.parametrize("tilts", [
+    ((0, 0), (25, 0), (-25, 0), (0, 25)), ((0, 0), (20, 0), (0, 20), (15, 15)), ((0, 0), (30, 0), (0, 30), (-20, -20)),
+])  # fmt: skip
+def test_four_scans_that_turn_about_two_axes_are_not_said_to_turn_about_one(tilts: tuple) -> None:
+    turned = [Rotation.from_euler("xy", pair, degrees=True).inv().apply([0.0, 0, 1]) for pair in tilts]
+    (message,) = [one for one in assess_orientations(turned).messages if "tensor" in one and "COSMOS" not in one]
+    assert message.startswith("4 scans cannot determine the six tensor components alone: the prior")
