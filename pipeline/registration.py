@@ -12,25 +12,25 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from .echoes import smooth_inside
 from .errors import InputError, StepError
 from .frames import check_affine, rotation_and_scale, voxel_size
-from .registration_check import LARGEST_SHIFT, misplacement
+from .registration_check import LARGEST_SHIFT, LARGEST_SPREAD, misplacement, spread
+from .registration_images import without_shading
 from .registration_refinement import Side, agreement, refine, side
 from .resample import resample
 
 # Three simulated heads: right transforms 0.95 or more; 5 degrees or 2 mm off 0.84-0.95, which passes but is noticed
 # (registration_check); 10 degrees off 0.69-0.81, 5 mm off 0.50-0.73, 20 degrees off and wrong optima 0.65 or less,
-# another head 0.69.
+# another head 0.69. With the distortions, ringing and noise of a living head right ones have 0.78-0.89: below
+# MINIMUM_QUALITY the halves of the brain must agree where it lies (registration_check.spread).
 MINIMUM_QUALITY = 0.8
+LEAST_QUALITY = 0.5  # however well the halves agree
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TILTS = (-35.0, 0.0, 35.0)  # degrees about x and y, tried on the coarsest level
 _MORE_TILTS = (-60.0, -30.0, 0.0, 30.0, 60.0)  # where these fail
 _FOLLOWED = (1, 4)  # starts followed beyond the coarsest level, of the tilts and of more tilts
 _BINS = 50
 _SAMPLES = 300_000
-_SHADING_WIDTH = 15.0  # mm
-_DECAY_WIDTH = 1.5  # voxels
 _MASK_MARGIN = 4.0  # mm
 SPACINGS = (8.0, 4.0)  # mm, of the levels of mutual information
 _AS_GOOD = 0.02  # of the quality, which shading moves more than a millimetre does
@@ -44,7 +44,8 @@ class Registration:
     mutual_information: Mattes mutual information on the 4 mm grid in nats (higher is better); correlation: of the two
     magnitudes in the head after registration; quality: correlation of the two images, without shading, in the brain
     at 4 mm, at most 1, which is near 0 where a registration failed; overlap: share of the reference's brain that the
-    moving scan holds; warning: what is doubtful about it, a clause, "" for nothing.
+    moving scan holds; spread: of the halves of the brain in mm (registration_check), measured where the quality is
+    below MINIMUM_QUALITY, NaN elsewhere; warning: what is doubtful about it, a clause, "" for nothing.
     """
 
     transform: NDArray[np.float64]
@@ -52,7 +53,14 @@ class Registration:
     correlation: float
     quality: float = float("nan")
     overlap: float = float("nan")
+    spread: float = float("nan")
     warning: str = ""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it is right: the brains agree, or agree somewhat and their halves on the place."""
+        agreeing = self.quality >= LEAST_QUALITY and self.spread <= LARGEST_SPREAD
+        return self.quality >= MINIMUM_QUALITY or agreeing
 
 
 class RegistrationFailed(StepError):
@@ -81,35 +89,6 @@ class _Scan:
             else self.magnitude / np.float32(max(float(np.median(self.magnitude[self.wanted])), 1e-30))
         )
         return side(image, self.affine, self.wanted, resolution)
-
-
-def without_decay(magnitude: ArrayLike, echo_times: Sequence[float]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the magnitude (x, y, z) extrapolated to echo time 0, and where it decays no faster than tissue.
-
-    magnitude: (echo, x, y, z); echo_times in s. Signal lost to strong field gradients depends on the position of the
-    head and pulls a registration; the extrapolation restores the weak loss, the mask (False near air, in veins and
-    iron) leaves the strong one out. A single echo comes back as it is, with a mask that is True everywhere.
-    """
-    echoes = np.asarray(magnitude, np.float32)
-    times = np.asarray(echo_times, np.float64)
-    if echoes.ndim != 4 or times.shape != (len(echoes),) or (np.diff(times) <= 0).any() or times[0] <= 0:
-        raise InputError(
-            f"magnitude {echoes.shape} must be (echo, x, y, z) with one ascending echo time each, got {times}."
-        )
-    if len(times) == 1:
-        return echoes[0], np.ones(echoes.shape[1:], bool)
-    later = int(np.argmin(np.abs(times - 2.3 * times[0])[1:])) + 1
-    smooth = [ndimage.gaussian_filter(echoes[index], 0.7) for index in (0, later)]
-    head = smooth[0] > 0.1 * np.percentile(smooth[0], 99)
-    rate = np.zeros(head.shape, np.float32)
-    rate[head] = np.log(smooth[0][head] / np.maximum(smooth[1][head], 1e-3 * smooth[0][head])) / (
-        times[later] - times[0]
-    )
-    usual = float(np.median(rate[head])) if head.any() else 0.0
-    fast = ndimage.binary_dilation(ndimage.binary_opening(rate > usual + max(0.5 * usual, 5.0)), iterations=2)
-    first, second = (ndimage.gaussian_filter(echoes[index], _DECAY_WIDTH) for index in (0, 1))
-    gain = (first / np.maximum(second, 0.3 * first + 1e-30)) ** (times[0] / (times[1] - times[0]))
-    return (echoes[0] * np.clip(gain, 1, 3)).astype(np.float32), ~fast
 
 
 def _image(volume: NDArray[np.float32], affine: NDArray[np.float64]) -> sitk.Image:
@@ -142,16 +121,6 @@ def _at_spacing(image: sitk.Image, spacing: float) -> sitk.Image:
     )  # fmt: skip
 
 
-def _without_shading(volume: NDArray[np.float32], size: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return a magnitude divided by its local mean over the head, which leaves the coil's shading behind."""
-    bright = max(float(np.percentile(volume, 99)), 1e-30)
-    head = volume > 0.1 * bright
-    local = smooth_inside(volume, head, size, _SHADING_WIDTH)
-    flat = volume / np.maximum(local, 0.05 * bright)
-    flat[local == 0] = 0
-    return np.clip(flat / np.percentile(flat, 99.5), 0, 1).astype(np.float32)
-
-
 def _scan(name: str, volume: ArrayLike, affine: ArrayLike, mask: ArrayLike | None, steady: ArrayLike | None) -> _Scan:
     array = np.asarray(volume, np.float32)
     if array.ndim != 3 or not np.isfinite(array).all() or np.ptp(array) == 0:
@@ -161,7 +130,7 @@ def _scan(name: str, volume: ArrayLike, affine: ArrayLike, mask: ArrayLike | Non
         if one is not None and np.shape(one) != array.shape:
             raise InputError(f"{name}_{kind} has shape {np.shape(one)}, but its image has {array.shape}.")
     size = voxel_size(matrix)
-    flat = _without_shading(array, size)
+    flat = without_shading(array, size)
     if mask is None:
         near, centre = flat > 0, None
     else:
@@ -237,12 +206,14 @@ def register(
     Both magnitudes are freed of coil shading; mutual information finds the head from nine tilts on an 8 mm grid and
     follows it to 4 mm; then robust least squares in both directions (registration_refinement) compare the images in
     the brain masks and 4 mm around, so that the neck and the air sinuses, which change with the position, do not
-    pull. Where that ends below MINIMUM_QUALITY, it is tried again from 25 tilts.
+    pull. Where that cannot be trusted, it is tried again from 25 tilts.
 
     moving, reference: magnitudes (x, y, z); affines: voxel-to-world (4, 4), RAS mm; masks: of the brain, on the grid
     of their image (the head where not given); steady: masks of without_decay, what they exclude is left out. One
     thread, repeatable bit by bit. Raises InputError for images without contrast, RegistrationFailed (a StepError that
-    holds the registration) where the result is no head motion or its quality is below minimum_quality (0-1).
+    holds the registration) where the result is no head motion or its quality is below minimum_quality (0-1); down to
+    LEAST_QUALITY that serves where the halves of the brain agree on the place, unless more than MINIMUM_QUALITY is
+    asked for.
     """
     fixed = _scan("reference", reference, reference_affine, reference_mask, reference_steady)
     floating = _scan("moving", moving, moving_affine, moving_mask, moving_steady)
@@ -250,7 +221,7 @@ def register(
     for tilts, followed in zip((_TILTS, _MORE_TILTS), _FOLLOWED, strict=True):
         found += _attempt(fixed, floating, tilts, followed)
         best = max(found, key=lambda one: one.quality)
-        if best.quality >= MINIMUM_QUALITY:
+        if best.trusted:
             break
     return _checked(best, minimum_quality)
 
@@ -278,11 +249,15 @@ def assess(
     world = check_affine(transform, "transform")
     with _one_thread():
         sides = _coarse_sides(fixed, floating)
-        given = _checked(_measured(fixed, floating, world, sides), minimum_quality)
+        given = _measured(fixed, floating, world, sides)
         better = _finished(fixed, floating, world, sides)
+    # Given ones are refused by how much worse they fit than what is near, where that is right.
+    least = minimum_quality * (min(better.quality, 1.0) if better.trusted else 1.0)
+    if given.quality < least:
+        _checked(replace(given, spread=float("inf")), minimum_quality)
     off = misplacement(world, better.transform, sides[1].points)
     if not off.exceeds(LARGEST_SHIFT) or better.quality < given.quality - _AS_GOOD:
-        return given
+        return _checked(replace(given, spread=better.spread), minimum_quality)
     said = f"the transform given is {off.words} from where the brains fit best: the better one is used"
     return replace(_checked(better, minimum_quality), warning=said)
 
@@ -325,7 +300,7 @@ def _problem(found: Registration, minimum_quality: float) -> str | None:
         rotation_and_scale(found.transform, "the estimated transform")
     except InputError as error:
         return str(error)
-    if not found.quality >= minimum_quality:
+    if not (found.quality >= minimum_quality or (found.trusted and minimum_quality <= MINIMUM_QUALITY)):
         return (
             f"the brains agree with a correlation of {found.quality:.2f}, less than {minimum_quality:g}: check that "
             "both magnitudes show the same head and that the brain masks fit them, or give the transform yourself."
@@ -374,7 +349,8 @@ def _finished(fixed: _Scan, moving: _Scan, world: NDArray[np.float64], sides: tu
     world = refine(*sides, world, degree=2, tolerance=0.03)
     finest = _finest(fixed, moving)
     world = refine(moving.side(finest, flat=False), fixed.side(finest, flat=False), world)
-    return _measured(fixed, moving, world, sides)
+    found = _measured(fixed, moving, world, sides)
+    return found if found.quality >= MINIMUM_QUALITY else replace(found, spread=spread(*sides, world))
 
 
 def _finest(fixed: _Scan, moving: _Scan) -> float:

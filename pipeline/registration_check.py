@@ -16,7 +16,11 @@ from .frames import rotation_angle
 from .registration_refinement import Side, agreement, refine
 
 LARGEST_SHIFT = 1.0  # mm, of a transform from where magnitudes fit best
+# Largest distance in mm between where halves of a brain fit best: 0.3-0.9 of right transforms (with and without the
+# effects of a living head), 2.8-7 of other heads and of wrong optima.
+LARGEST_SPREAD = 1.5
 _POINTS = 20_000  # of each image
+_FEWEST_POINTS = 1000  # of half a brain
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,35 @@ def misplaced(moving: Side, fixed: Side, transform: ArrayLike) -> Misplacement |
     if agreement(*pair, found)[0] <= agreement(*pair, transform)[0]:
         return None
     return misplacement(transform, found, pair[1].points)
+
+
+def spread(moving: Side, fixed: Side, transform: ArrayLike) -> float:
+    """Return how far apart in mm halves of the brain lie where each fits best near a transform (4, 4).
+
+    The brain is halved along each axis of the fixed world; the largest distance counts, between two halves, or a half
+    and the transform. Noise, distortion and shading take from the correlation of two images of one head, but leave
+    its parts where they are; a wrong optimum, or another head, fits each part at another place. Infinite where a half
+    has hardly a voxel.
+    """
+    world = np.asarray(transform, np.float64)
+    pair = _thinned(moving), _thinned(fixed)
+    centre = pair[1].points.mean(axis=1, keepdims=True)
+    places = world[:3, :3] @ pair[0].points + world[:3, 3:] - centre, pair[1].points - centre
+    apart = [0.0]
+    for axis in range(3):
+        sides = [
+            [_kept(one, sign * at[axis] > 0) for one, at in zip(pair, places, strict=True)] for sign in (1, -1)
+        ]
+        if min(one.points.shape[1] for half in sides for one in half) < _FEWEST_POINTS:
+            return float("inf")
+        halves = [refine(*half, world, degree=0, tolerance=0.05) for half in sides]
+        for one, other in ((halves[0], halves[1]), (halves[0], world), (halves[1], world)):
+            apart.append(misplacement(one, other, pair[1].points).shift)
+    return max(apart)
+
+
+def _kept(one: Side, chosen: NDArray[np.bool_]) -> Side:
+    return replace(one, points=np.ascontiguousarray(one.points[:, chosen]), values=one.values[chosen])
 
 
 def _thinned(one: Side) -> Side:

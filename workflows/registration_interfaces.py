@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..pipeline import frames
 from ..pipeline.errors import StepError
-from ..pipeline.registration import Registration, RegistrationFailed, assess, register, without_decay
+from ..pipeline.registration import Registration, RegistrationFailed, assess, register
+from ..pipeline.registration_images import without_decay
 from .derivatives import read_image, read_transform, write_transform
 from .flirt import flirt_to_world
 from .interfaces import Chi33Interface, read_volume
@@ -85,6 +86,8 @@ class RegisterSimilarity(Chi33Interface):
             "Correlation": found.correlation, "Overlap": round(found.overlap, 4),
             "Warnings": [f"Registration: {found.warning}."] if found.warning else [],
         }  # fmt: skip
+        if np.isfinite(found.spread):
+            quality["SpreadOfHalvesMillimetres"] = round(found.spread, 2)
         self._save_json(runtime, "quality_file", {**quality, **motion(found.transform)})
         return runtime
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from chi33.pipeline.errors import InputError, StepError
 from chi33.pipeline.frames import rotation_and_scale, rotation_angle
-from chi33.pipeline.registration import Registration, RegistrationFailed, assess, register, without_decay
+from chi33.pipeline.registration import Registration, RegistrationFailed, assess, register
+from chi33.pipeline.registration_images import without_decay
 from numpy.typing import NDArray
 from scipy import ndimage
 from synthetic_head import brain, grid_affine, head_points, magnitude, rigid
@@ -133,6 +134,21 @@ def test_what_is_no_pair_of_one_head_is_refused_and_keeps_what_was_found() -> No
     assert raised.value.found.quality < 0.8
     again = pickle.loads(pickle.dumps(raised.value))
     assert str(again) == str(raised.value)
+
+
+def test_noise_that_hides_the_contrast_leaves_a_transform_trusted() -> None:
+    pose = rigid((12, -8, 3), (2, 1, -3))
+    images = []
+    for seed, one in enumerate((pose, np.eye(4))):
+        rough = np.random.default_rng(seed).standard_normal(SHAPE).astype(np.float32)
+        images.append(scan(AFFINE, SHAPE, one, 5 + seed) + np.float32(0.3) * rough)
+    mask = brain(head_points(AFFINE, SHAPE, np.eye(4)))
+    found = register(images[0], AFFINE, images[1], AFFINE, mask)
+    angle, distance = errors(found.transform, np.linalg.inv(pose))
+    assert 0.5 < found.quality < 0.8
+    assert found.spread < 1.5
+    assert angle < 1
+    assert distance < found.spread
 
 
 def test_a_quality_that_is_asked_for_and_not_reached_is_named(pair: tuple) -> None:
