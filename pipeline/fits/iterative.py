@@ -42,6 +42,11 @@ class Observation:
     shells: NDArray[np.uint8] | None = None
     level: float = 1.0
 
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Where the field enters (x, y, z), the voxels of its residual."""
+        return self.weight > 0 if self.shells is None else (self.weight > 0) & (self.shells > 0)
+
     def with_level(self, level: float) -> Observation:
         """Return the same with another factor of the scan in its weight."""
         if level == self.level:
@@ -166,8 +171,7 @@ class FieldModel:
 
     def known(self, scan: int) -> NDArray[np.bool_]:
         """Return where a scan's field enters (box), the voxels of its residual."""
-        one = self._observations[scan]
-        return one.weight > 0 if one.shells is None else (one.weight > 0) & (one.shells > 0)
+        return self._observations[scan].known
 
     def _filter_power(self) -> Float32Array:
         """Return the mean of (weight x filter)^2 at each k (half): what the closed form of the problem holds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from .scan_checks import check_scans
 from .solver import LinearModel, Solution, conjugate_gradients
 from .tissue import TissueOptions, TissuePrior, tissue_prior
 from .tissue_slope import expected_slope, filter_power
+from .voxel_noise import noise_correlation, voxel_factors
 
 FIRST_NOISE = 2e-3  # ppm, until the data have told
 _NOISE_ITERATIONS = 4  # after which the noise is estimated
@@ -106,13 +107,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Solved:
-    """Both solutions of a problem, the noise of each scan (n,) in ppm that they assumed, and the problem with the
-    weights that they used."""
+    """Both solutions of a problem, the noise of each scan (n,) in ppm that they assumed, the problem with the weights
+    that they used, and by how much that noise was raised because neighbours err alike (voxel_noise)."""
 
     tensor: Solution
     cosmos: Solution
     noises: NDArray[np.float64]
     problem: Problem
+    correlation: float = 1.0
 
     @property
     def noise(self) -> float:
@@ -138,9 +140,10 @@ def solve_problem(
         return None if progress is None else lambda iteration, change: progress(name, iteration, change)
 
     first: Solution | None = None
-    noises = given_noise(noise, len(problem.fields))
+    noises, correlation = given_noise(noise, len(problem.fields)), 1.0
     if noises is None or problem.filters is not None or problem.anatomy is not None:
-        problem, noises, first = _first_look(problem, prior, noises, stopping, execution, report("tensor"))
+        problem, noises, correlation, first = _first_look(problem, prior, noises, stopping, execution, report("tensor"))
+        problem = _with_voxel_weights(problem, prior, noises, first, execution)
         problem = _with_tissue(problem, prior, first)
     problem = problem.with_noises(noises)
     level = typical_noise(noises)
@@ -161,7 +164,7 @@ def solve_problem(
         scalar, scalar.data_side(problem.fields), noise=level, prior=prior, iterations=stopping.iterations,
         tolerance=stopping.tolerance, progress=report("COSMOS"),
     )  # fmt: skip
-    return Solved(tensor, cosmos, noises, problem)
+    return Solved(tensor, cosmos, noises, problem, correlation)
 
 
 def _first_look(
@@ -171,12 +174,13 @@ def _first_look(
     stopping: Stopping,
     execution: Execution,
     progress: Callable[[int, float], None] | None,
-) -> tuple[Problem, NDArray[np.float64], Solution]:
-    """Return the problem with its spheres weighted, the noise of each scan (n,) in ppm (the given one) and the solution
-    so far.
+) -> tuple[Problem, NDArray[np.float64], float, Solution]:
+    """Return the problem with its spheres weighted, the noise of each scan (n,) in ppm (the given one), by how much it
+    was raised for what neighbours share, and the solution so far.
 
-    Both come from the residuals of a few iterations.
+    All come from the residuals of a few iterations.
     """
+    correlation = 1.0
     noises = np.full(len(problem.fields), FIRST_NOISE) if given is None else given
     maps, total, found = None, 0, None
     changes: tuple[float, ...] = ()
@@ -196,19 +200,54 @@ def _first_look(
             problem, residuals = _weight_spheres(problem, residuals)
         if given is not None:
             break
-        previous, noises = noises, _noises_left(problem, residuals, prior, noises)
+        correlation = _correlation(problem, residuals)
+        previous, noises = noises, _noises_left(problem, residuals, prior, noises, correlation)
         if (np.abs(noises - previous) < _STEADY * previous).all():
             break
     assert found is not None
-    return problem, noises, replace(found, iterations=total, changes=changes)
+    return problem, noises, correlation, replace(found, iterations=total, changes=changes)
 
 
 def _noises_left(
-    problem: Problem, residuals: Sequence[NDArray[np.float32]], prior: Prior, noises: NDArray[np.float64]
+    problem: Problem,
+    residuals: Sequence[NDArray[np.float32]],
+    prior: Prior,
+    noises: NDArray[np.float64],
+    correlation: float,
 ) -> NDArray[np.float64]:
     """Return the noise of each scan (n,) in ppm from the weighted residuals of a fit that assumed `noises`."""
     sizes = [residual_size(left) / one.level for left, one in zip(residuals, problem.observations, strict=True)]
-    return scan_noises(sizes, noise_shares(problem.grid.directions, prior, noises), MODEL_ERROR)
+    shares = noise_shares(problem.grid.directions, prior, noises)
+    return scan_noises(correlation * np.array(sizes), shares, MODEL_ERROR)
+
+
+def _on_box(problem: Problem, residuals: Sequence[NDArray[np.float32]]) -> Iterator[Float32Array]:
+    """Yield residuals of the known voxels as volumes (box), 0 elsewhere."""
+    for one, left in zip(problem.observations, residuals, strict=True):
+        volume = np.zeros(problem.grid.box_shape, np.float32)
+        volume[one.known] = left
+        yield volume
+
+
+def _correlation(problem: Problem, residuals: Sequence[NDArray[np.float32]]) -> float:
+    """Return the median over the scans of noise_correlation."""
+    volumes = zip(_on_box(problem, residuals), problem.observations, strict=True)
+    return float(np.median([noise_correlation(volume, one.known) for volume, one in volumes]))
+
+
+def _with_voxel_weights(
+    problem: Problem, prior: Prior, noises: NDArray[np.float64], first: Solution, execution: Execution
+) -> Problem:
+    """Return the problem with its voxels weighted by what a first solution leaves of them (voxel_factors)."""
+    problem = problem.with_noises(noises)
+    residuals = problem.model(execution).residuals(first.maps, problem.fields)
+    shares = noise_shares(problem.grid.directions, prior, noises)
+    factors = voxel_factors(
+        list(_on_box(problem, residuals)), [one.known for one in problem.observations],
+        (shares @ noises**2) * scan_levels(noises) ** 2, problem.grid.voxel_size,
+    )  # fmt: skip
+    pairs = zip(problem.observations, factors, strict=True)
+    return replace(problem, observations=[replace(one, weight=one.weight * factor) for one, factor in pairs])
 
 
 def _with_tissue(problem: Problem, prior: Prior, first: Solution) -> Problem:
@@ -301,7 +340,8 @@ def fit_problem(
     record = {**solved.problem.record, **problem_record(solved, used_stopping)}
     shares = noise_shares(problem.grid.directions, used_prior, solved.noises)
     left = [one / seen.level for one, seen in zip(residuals, solved.problem.observations, strict=True)]
-    record["ReducedChiSquare"] = reduced_chi_square(left, shares @ solved.noises**2)
+    record["NoiseCorrelation"] = round(solved.correlation, 3)
+    record["ReducedChiSquare"] = reduced_chi_square(left, shares @ (solved.noises / solved.correlation) ** 2)
     power, used = filter_power(solved.problem.observations, problem.filters), solved.problem.tissue
     slope = expected_slope(problem.grid, used_prior, solved.noise, problem.support, used, power)
     record["ExpectedSlopeDeltaB"] = round(slope, 3)
