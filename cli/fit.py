@@ -28,6 +28,7 @@ def fit(
     prior_iso: float = 0.03,
     prior_aniso: float = 0.004,
     prior_correlation: float = 3.0,
+    isotropic_frequency: float = 0.0,
     white_matter: str = "auto",
     fibre: Path | None = None,
     noise: float | None = None,
@@ -91,6 +92,10 @@ def fit(
         Prior standard deviation of the traceless part of the tensor, ppm; inf for none.
     prior_correlation
         Distance over which the traceless parts of neighbours are alike before the data, mm; 3 by default, 0 for none.
+    isotropic_frequency
+        Prior standard deviation in white matter, ppm, of a frequency that is the same in all scans and that no
+        susceptibility makes, as myelin's: it is fitted beside the tensor and written (0.005 is usual); 0, the default:
+        none.
     white_matter
         Where the tensor is anisotropic: auto (found in the data; the default), none (the same prior everywhere), or a
         map of probabilities from 0 to 1 in the world of the first scan, on any grid. Outside, prior_aniso is halved.
@@ -155,7 +160,9 @@ def fit(
             prefix, field, mask, b0_directions=b0_directions, transforms=transform, weights=weights,
             given=Given(units, b0, None if te is None else te / 1000), total=method == "single-step", options=options,
             dask=dask, memory=memory, device=device, overwrite=overwrite, progress=progress,
-            tissue=TissueFiles(white_matter, None if fibre is None else str(fibre), prior_correlation),
+            tissue=TissueFiles(
+                white_matter, None if fibre is None else str(fibre), prior_correlation, isotropic_frequency
+            ),
         )  # fmt: skip
     for path in written:
         print(path)

@@ -50,6 +50,7 @@ def run(
     prior_iso: float | None = None,
     prior_aniso: float | None = None,
     prior_correlation: float | None = None,
+    isotropic_frequency: float | None = None,
     white_matter: str | None = None,
     fibre: Path | None = None,
     noise: float | None = None,
@@ -137,6 +138,10 @@ def run(
         Prior standard deviation of the traceless part of the tensor, ppm.
     prior_correlation
         Distance over which the traceless parts of neighbours are alike before the data, mm; 3 by default, 0 for none.
+    isotropic_frequency
+        Prior standard deviation in white matter, ppm, of a frequency that is the same in all scans and that no
+        susceptibility makes, as myelin's: it is fitted beside the tensor and written (0.005 is usual); 0, the default:
+        none.
     white_matter
         Where the tensor is anisotropic: auto (found in the data; the default), none (the same prior everywhere), or a
         map of probabilities from 0 to 1 in the world of the reference scan, on any grid. Outside, prior_aniso is
@@ -202,7 +207,8 @@ def run(
         "rois": str(rois.absolute()) if rois else None,
         "echo_times": _seconds(te) if te else None, "field_strength": b0,
         "prior_iso": prior_iso, "prior_aniso": prior_aniso, "noise": noise,
-        "prior_correlation": prior_correlation, "white_matter": absolute_map(white_matter),
+        "prior_correlation": prior_correlation, "isotropic_frequency": isotropic_frequency,
+        "white_matter": absolute_map(white_matter),
         "fibre": str(fibre.absolute()) if fibre else None,
         "iterations": iterations, "weights": weights, "draws": draws, "jackknife": jackknife, "score": score,
         "dask": dask, "fit_memory": fit_memory, "device": device,

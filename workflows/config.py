@@ -49,6 +49,8 @@ class RunConfig:
     prior_iso: prior standard deviation of the isotropic susceptibility, ppm;
     prior_aniso: prior standard deviation of the traceless part of the tensor (in white matter), ppm;
     prior_correlation: distance over which the traceless parts of neighbours are alike before the data, mm, 0 for none;
+    isotropic_frequency: prior standard deviation (in white matter) of a frequency that all scans share and no
+    susceptibility makes, ppm, fitted beside the tensor; 0 for none;
     white_matter: where the traceless part is larger, "auto" (found in the data), "none" (the same prior everywhere) or
     a map of probabilities 0-1 in the subject frame;
     fibre: map of unit vectors along the fibres, on the reference scan's grid, about which the tensor is symmetric;
@@ -88,6 +90,7 @@ class RunConfig:
     prior_iso: float = 0.05
     prior_aniso: float = 0.004
     prior_correlation: float = CORRELATION
+    isotropic_frequency: float = 0.0
     white_matter: str = "auto"
     fibre: str | None = None
     noise: float | None = None
@@ -115,7 +118,7 @@ class RunConfig:
             iterations=self.iterations, draws=self.draws, jackknife=self.jackknife,
             score=self.score,
         )  # fmt: skip
-        TissueOptions(correlation=self.prior_correlation)
+        TissueOptions(correlation=self.prior_correlation, frequency=self.isotropic_frequency)
         if not 0 < self.bet_threshold < 1:
             raise InputError(f"bet_threshold must lie between 0 and 1, got {self.bet_threshold}.")
         if self.mask_method not in get_args(MaskMethod):
@@ -169,7 +172,7 @@ class RunConfig:
     @property
     def tissue(self) -> TissueFiles:
         """What the prior is told of tissue."""
-        return TissueFiles(self.white_matter, self.fibre, self.prior_correlation)
+        return TissueFiles(self.white_matter, self.fibre, self.prior_correlation, self.isotropic_frequency)
 
     @property
     def prior(self) -> Prior:

@@ -70,7 +70,9 @@ def fit_files(
     files = GivenFiles(fields, masks, b0_directions, transforms, weights)
     files.check()
     deviations = bool(used.draws or used.jackknife)
-    planned = _planned(prefix, len(fields), labels=bool(transforms), deviations=deviations)
+    planned = _planned(
+        prefix, len(fields), labels=bool(transforms), deviations=deviations, frequency=tissue.frequency > 0
+    )
     for path in planned:
         if not overwrite and (path.exists() or sidecar_path(path).exists()):
             raise InputError(f"{path} exists already: pass --overwrite to replace it.")
@@ -115,6 +117,8 @@ def _write_all(
     outputs = _Outputs(prefix, affine, sidecar)
     outputs.write("cosmos", cosmos)
     outputs.write("tensor", tensor, {"Components": ["xx", "xy", "xz", "yy", "yz", "zz"]})
+    if found.frequency is not None:
+        outputs.write("frequency", found.frequency * placed.determined)
     if own_grids:
         _write_labels(outputs, scans, tensor, cosmos, placed.determined)
     if uncertainty is not None:
@@ -191,9 +195,11 @@ def _check_result(cosmos: NDArray[np.floating], determined: NDArray[np.bool_]) -
         )
 
 
-def _planned(prefix: Path, count: int, *, labels: bool, deviations: bool) -> list[Path]:
+def _planned(prefix: Path, count: int, *, labels: bool, deviations: bool, frequency: bool) -> list[Path]:
     names = ["cosmos", "tensor"]
     parts = ["chi33", "deltab", "cosmos"] if labels else []
+    if frequency:
+        names.append("frequency")
     if deviations:
         names.append("cosmossd")
         parts += ["chi33sd", "deltabsd"]

@@ -48,6 +48,7 @@ class _FitInputs(BaseInterfaceInputSpec):
     prior_iso = traits.Float(mandatory=True, desc="ppm")
     prior_aniso = traits.Float(mandatory=True, desc="ppm")
     prior_correlation = traits.Float(CORRELATION, usedefault=True, desc="mm, of the tensor's traceless part")
+    isotropic_frequency = traits.Float(0.0, usedefault=True, desc="ppm, prior of a frequency of all scans; 0: none")
     white_matter = traits.Enum(*WHITE_MATTER, usedefault=True, desc="where the traceless part is larger")
     white_matter_file = File(exists=True, desc="probability 0-1, instead of that")
     fibre_file = File(exists=True, desc="unit vectors along the world's axes, subject grid")
@@ -71,6 +72,7 @@ class _FitOutputs(TraitedSpec):
     mms_file = File(desc="mean magnetic susceptibility, ppm")
     msa_file = File(desc="magnetic susceptibility anisotropy, ppm")
     pev_file = File(desc="principal eigenvector, axes of the subject frame's world")
+    frequency_file = File(desc="isotropic frequency, where it was fitted, ppm of B0")
     mask_file = File(desc="where at least one scan has a field")
     sidecar_file = File(desc="JSON: method, noise, prior, stopping, B0 directions, conditioning")
     uncertainty_file = File(desc="standard deviations, ppm: chi33 and delta B' of each scan in turn, then COSMOS")
@@ -114,7 +116,7 @@ class FitSusceptibility(Chi33Interface):
         inputs = self.inputs
         given = inputs.white_matter_file if isdefined(inputs.white_matter_file) else inputs.white_matter
         fibre = inputs.fibre_file if isdefined(inputs.fibre_file) else None
-        return TissueFiles(str(given), fibre, inputs.prior_correlation)
+        return TissueFiles(str(given), fibre, inputs.prior_correlation, inputs.isotropic_frequency)
 
     def _check_directions(self) -> None:
         """Raise InputError where nothing tells how the heads lay to B0."""
@@ -143,6 +145,8 @@ class FitSusceptibility(Chi33Interface):
         self._save(runtime, "tensor_file", tensor, affine)
         self._save(runtime, "cosmos_file", reference_to_mask(fit.cosmos, support), affine)
         self._save(runtime, "mask_file", support, affine, np.uint8)
+        if fit.frequency is not None:
+            self._save(runtime, "frequency_file", fit.frequency * support, affine)
         final = Fit(tensor, fit.cosmos, fit.noise, fit.prior, fit.orientations)
         self._save(runtime, "mms_file", final.mms, affine)
         self._save(runtime, "msa_file", final.msa * support, affine)

@@ -13,7 +13,8 @@ from .raw import RawScan
 from .tissue_files import WHITE_MATTER
 
 FIT_OUTPUTS = (
-    "tensor_file", "cosmos_file", "mms_file", "msa_file", "pev_file", "mask_file", "sidecar_file", "uncertainty_file",
+    "tensor_file", "cosmos_file", "mms_file", "msa_file", "pev_file", "frequency_file", "mask_file",
+    "sidecar_file", "uncertainty_file",
 )  # fmt: skip
 LABEL_OUTPUTS = (
     "chi33_file", "deltab_file", "cosmos_file", "residual_file", "fitfield_file", "chi33sd_file", "deltabsd_file",
@@ -40,7 +41,8 @@ def init_fit_wf(scans: Sequence[RawScan], config: RunConfig, *, name: str = "fit
             method=config.fit, prior_iso=config.prior_iso, prior_aniso=config.prior_aniso, noise=config.noise,
             iterations=config.iterations, draws=config.draws, jackknife=config.jackknife, score=config.score,
             scheduler=config.dask, memory=config.fit_memory, device=config.device,
-            prior_correlation=config.prior_correlation, **_tissue_inputs(config),
+            prior_correlation=config.prior_correlation, isotropic_frequency=config.isotropic_frequency,
+            **_tissue_inputs(config),
         ),
         name="fit",
     )  # fmt: skip

@@ -58,6 +58,9 @@ SUBJECT_PRODUCTS = (
         "Where at least one scan has a field for the fit",
     ),
 )
+FREQUENCY = Product(
+    "frequency_file", "fieldmap", "frequency", "ppm", "Frequency that all scans share, fitted beside the tensor, of B0"
+)
 SINGLE_STEP = "single-step (SMV of total fields)"
 MEAN_PRODUCT = Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
 # (suffix, desc) of every file that a run may write of a subject, beside the transforms
@@ -69,9 +72,15 @@ PRODUCT_NAMES = frozenset(
         FIELD_OF_FIT,
         *DEVIATION_PRODUCTS,
         *SUBJECT_PRODUCTS,
+        FREQUENCY,
         MEAN_PRODUCT,
     )
 )
+
+
+def subject_products(config: RunConfig) -> tuple[Product, ...]:
+    """Return what is written of a subject's fit."""
+    return (*SUBJECT_PRODUCTS, *((FREQUENCY,) if config.isotropic_frequency > 0 else ()))
 
 
 def label_products(config: RunConfig) -> tuple[Product, ...]:

@@ -27,9 +27,9 @@ from .products import (
     MEAN_PRODUCT,
     SCAN_PRODUCTS,
     SINGLE_STEP,
-    SUBJECT_PRODUCTS,
     Product,
     label_products,
+    subject_products,
 )
 from .raw import RawScan, RawSubject, raise_problems
 from .raw_names import names_scan
@@ -96,7 +96,7 @@ def init_subject_wf(
         _export_mean(workflow, frame.mean, place, reference)
     if config.fit != "none":
         fit_wf = _add_fit(workflow, scans, reference, config, frame.mean)
-        _export_subject(workflow, fit_wf, place, reference, mean=frame.mean is not None)
+        _export_subject(workflow, fit_wf, place, reference, config, mean=frame.mean is not None)
     return workflow
 
 
@@ -335,10 +335,10 @@ def _export_mean(workflow: pe.Workflow, mean: pe.Node, place: Derivatives, refer
 
 
 def _export_subject(
-    workflow: pe.Workflow, fit_wf: pe.Workflow, place: Derivatives, reference: RawScan, *, mean: bool
+    workflow: pe.Workflow, fit_wf: pe.Workflow, place: Derivatives, reference: RawScan, config: RunConfig, *, mean: bool
 ) -> None:
     facts = _frame_facts(reference, mean=mean)
-    for product in SUBJECT_PRODUCTS:
+    for product in subject_products(config):
         path = place.path(space="subject", suffix=product.suffix, desc=product.desc)
         source = (fit_wf, f"outputnode.{product.output}")
         _export(workflow, source, product, path, product.output, facts, record=(fit_wf, "outputnode.sidecar_file"))

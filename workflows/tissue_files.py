@@ -25,17 +25,22 @@ _FEW = 0.01  # of the vectors, that may be of another length
 
 @dataclass(frozen=True)
 class TissueFiles:
-    """What the prior is told: white_matter "auto", "none" or a file; fibre: a file or None; correlation in mm."""
+    """What the prior is told: white_matter "auto", "none" or a file; fibre: a file or None; correlation in mm.
+
+    frequency: prior standard deviation in ppm of a frequency that all scans share (TissueOptions); 0: none.
+    """
 
     white_matter: str = "auto"
     fibre: str | None = None
     correlation: float = TissueOptions().correlation
+    frequency: float = 0.0
 
     def check(self, method: str) -> TissueFiles:
         """Return itself; raise InputError where a file cannot be used, or the fit has no use for it."""
-        TissueOptions(correlation=self.correlation)
+        TissueOptions(correlation=self.correlation, frequency=self.frequency)
         given = [name for name, used in (("--white-matter", self.white_matter not in WHITE_MATTER),
-                                         ("--fibre", self.fibre is not None)) if used]  # fmt: skip
+                                         ("--fibre", self.fibre is not None),
+                                         ("--isotropic-frequency", self.frequency > 0)) if used]  # fmt: skip
         if given and method in ("closed", "none"):
             raise InputError(
                 f"{given[0]} goes with --fit masked or single-step, got --fit {method}, whose prior is the same in all "
@@ -49,7 +54,7 @@ class TissueFiles:
 
     def options(self, brain: NDArray[np.bool_], affine: NDArray[np.float64]) -> TissueOptions:
         """Return the options of the fit on the subject's grid; brain: its mask (x, y, z); InputError as check's."""
-        found = TissueOptions(correlation=self.correlation)
+        found = TissueOptions(correlation=self.correlation, frequency=self.frequency)
         if self.white_matter in WHITE_MATTER:
             found = replace(found, white_matter=cast(Literal["auto", "none"], self.white_matter))
         else:

@@ -25,8 +25,9 @@ from .execution import Execution
 from .grid import FitGrid
 from .noise import without_constant
 from .prior import Prior
-from .tissue import TissueMetric, TissuePrior
+from .tissue import FrequencyMetric, TissueMetric, TissuePrior
 
+TENSOR = 6  # components
 _NO_FILTER = np.ones((1, 1, 1), np.float32)
 
 
@@ -84,13 +85,18 @@ def _seen(
 
 
 def model_spectrum(components: Complex64Array, grid: FitGrid, scan: int) -> Complex64Array:
-    """Return the spectrum of a scan's field for the spectra of a tensor (6, …) or of a scalar map (1, …)."""
+    """Return the spectrum of a scan's field for the spectra of a tensor (6, …) or of a scalar map (1, …).
+
+    One map more is that of a frequency that all scans share.
+    """
     out = np.empty(grid.half, np.complex64)
     h = grid.directions[scan]
-    if len(components) == 6:
-        kernels.model_forward(out, components, h, *grid.frequencies())
+    if len(components) >= TENSOR:
+        kernels.model_forward(out, components[:TENSOR], h, *grid.frequencies())
     else:
         kernels.scalar_forward(out, components[0], h, *grid.frequencies())
+    if len(components) not in (1, TENSOR):
+        out += components[-1]
     return out
 
 
@@ -138,7 +144,8 @@ class FieldModel:
 
     observations: one a scan; support: (x, y, z) bool, chi is 0 outside; filters: (r, half) float32 real spectra of the
     shells' filters. Maps are (components, x, y, z) float32 in ppm. scans: which scans count (all by default); tissue:
-    how the prior of a tensor's traceless part varies (None: not at all).
+    how the prior of a tensor's traceless part varies (None: not at all). Where it has a prior of a frequency that the
+    scans share, that is one map more, the last, in ppm.
     """
 
     def __init__(
@@ -161,8 +168,10 @@ class FieldModel:
         self._filters = filters
         self._shared_filters = None if filters is None else execution.share(filters)
         self._power = self._filter_power()
-        given = tissue if components == 6 else None
+        given = tissue if components == TENSOR else None
         self.metric = None if given is None else TissueMetric(given, grid, support, np.ascontiguousarray)
+        shared = None if tissue is None else tissue.frequency
+        self.frequency = None if shared is None else FrequencyMetric(shared, grid, support, np.ascontiguousarray)
 
     @property
     def weights(self) -> list[Float32Array]:
@@ -180,15 +189,20 @@ class FieldModel:
         shares = shell_shares([self._observations[scan] for scan in self.scans], len(self._filters))
         return np.einsum("r,rxyz->xyz", shares, self._filters**2).astype(np.float32)
 
+    @property
+    def count(self) -> int:
+        """The number of maps: the components, and the frequency where there is one."""
+        return self.components + (self.frequency is not None)
+
     def spectra(self, maps: Float32Array) -> Complex64Array:
         """Return the half spectra of maps."""
-        out = np.empty((self.components, *self.grid.half), np.complex64)
+        out = np.empty((len(maps), *self.grid.half), np.complex64)
         self.execution.fill(out, self.grid.forward, list(maps), self.grid.forward_into)
         return out
 
     def maps(self, spectra: Complex64Array) -> Float32Array:
         """Return the maps of half spectra (overwritten), 0 outside the support."""
-        out = np.empty((self.components, *self.grid.box_shape), np.float32)
+        out = np.empty((len(spectra), *self.grid.box_shape), np.float32)
         self.execution.fill(out, self.grid.inverse, list(spectra))
         out *= self._inside
         return out
@@ -199,15 +213,17 @@ class FieldModel:
 
         def one(planes: slice) -> None:
             frequencies = self.grid.frequencies(planes)
-            if self.components == 6:
-                kernels.model_adjoint(total[:, planes], fields[:, planes], chosen, *frequencies)
+            if self.frequency is not None:
+                total[-1, planes] += fields[:, planes].sum(axis=0)
+            if self.components == TENSOR:
+                kernels.model_adjoint(total[:TENSOR, planes], fields[:, planes], chosen, *frequencies)
             else:
                 kernels.scalar_adjoint(total[0, planes], fields[:, planes], chosen, *frequencies)
 
         self.execution.map_here(one, self.grid.slabs())
 
     def _sum_over_scans(self, function: Callable[..., Complex64Array], *arguments: Sequence[Any]) -> Complex64Array:
-        total = np.zeros((self.components, *self.grid.half), np.complex64)
+        total = np.zeros((self.count, *self.grid.half), np.complex64)
         for batch, parts in self.execution.map_batches(function, *arguments):
             self._accumulate(total, np.stack(parts), self.scans[batch])
         return total
@@ -246,7 +262,7 @@ class FieldModel:
             squares = one.weight**2
             weighted = weighted - squares * (weighted.sum() / max(float(squares.sum()), 1e-30))
         spectrum = one.adjoint(weighted, self.grid, self._filters)
-        total = np.zeros((self.components, *self.grid.half), np.complex64)
+        total = np.zeros((self.count, *self.grid.half), np.complex64)
         self._accumulate(total, spectrum[None], [scan])
         return self.maps(total)
 
@@ -274,8 +290,13 @@ class FieldModel:
         def one(planes: slice) -> None:
             power, tied = (one if one.size == 1 else one[planes] for one in (self._power, coherence))
             frequencies = self.grid.frequencies(planes)
-            if self.components == 6:
-                kernels.solve_normal(spectra[:, planes], directions, weights, power, iso, aniso, tied, *frequencies)
+            if self.frequency is not None:
+                known = self.frequency.typical if self.frequency.typical.size == 1 else self.frequency.typical[planes]
+                spectra[-1, planes] /= power * weights.sum() + np.float32(noise**2) * known
+            if self.components == TENSOR:
+                kernels.solve_normal(
+                    spectra[:TENSOR, planes], directions, weights, power, iso, aniso, tied, *frequencies
+                )
             else:
                 kernels.scalar_solve(spectra[0, planes], directions, weights, power, scalar, *frequencies)
 
@@ -285,6 +306,12 @@ class FieldModel:
     def penalise(self, maps: Float32Array, noise: float, prior: Prior) -> Float32Array:
         """Return sigma^2 times the prior's precision times maps, its parts split so that none drowns the other."""
         iso, aniso = np.float32(noise**2 / prior.iso**2), np.float32(noise**2 / prior.aniso**2)
+        if self.frequency is not None:
+            shared = np.float32(noise**2) * self.frequency.precision(maps[-1])
+            return np.concatenate([self._penalise(maps[:-1], iso, aniso), shared[None]])
+        return self._penalise(maps, iso, aniso)
+
+    def _penalise(self, maps: Float32Array, iso: np.float32, aniso: np.float32) -> Float32Array:
         if self.components == 1:
             return iso * maps
         mean = maps[list(DIAGONAL)].mean(axis=0)
@@ -302,8 +329,8 @@ class FieldModel:
         """Return the root mean square over support and scans of chi33 in ppm (of a scalar map: of itself)."""
         count = max(int(self.support.sum()), 1)
         if self.components == 1:
-            return float(np.sqrt(inner_product(maps, maps) / count))
-        return float(np.sqrt(label_energy(inner_products(maps), self.grid.directions[self.scans]) / count))
+            return float(np.sqrt(inner_product(maps[:1], maps[:1]) / count))
+        return float(np.sqrt(label_energy(inner_products(maps[:TENSOR]), self.grid.directions[self.scans]) / count))
 
     def own(self, maps: Float32Array) -> Float32Array:
         """Return a copy of maps that an iteration may change, where the model keeps its arrays."""

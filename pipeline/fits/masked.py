@@ -15,9 +15,10 @@ from ..orientations import OrientationReport
 from .closed_form import check_settings
 from .execution import Execution, execution_or_threads
 from .grid import FIT_PADDING, FitGrid, make_grid
-from .iterative import FieldModel, Observation
+from .iterative import TENSOR, FieldModel, Observation
 from .noise import (
     MODEL_ERROR,
+    believed,
     given_noise,
     noise_shares,
     reduced_chi_square,
@@ -153,7 +154,8 @@ def solve_problem(
     if first is None or done < stopping.iterations:
         tensor = conjugate_gradients(
             model, model.data_side(problem.fields), noise=level, prior=prior, iterations=stopping.iterations - done,
-            tolerance=stopping.tolerance, start=None if first is None else first.maps, progress=report("tensor"),
+            tolerance=stopping.tolerance, start=None if first is None else _extended(first.maps, problem),
+            progress=report("tensor"),
         )  # fmt: skip
         earlier = () if first is None else first.changes
         tensor = replace(tensor, iterations=tensor.iterations + done, changes=earlier + tensor.changes)
@@ -181,7 +183,7 @@ def _first_look(
     All come from the residuals of a few iterations.
     """
     correlation = 1.0
-    noises = np.full(len(problem.fields), FIRST_NOISE) if given is None else given
+    noises = seen = np.full(len(problem.fields), FIRST_NOISE) if given is None else given
     maps, total, found = None, 0, None
     changes: tuple[float, ...] = ()
     while total < min(_NOISE_ROUNDS * _NOISE_ITERATIONS, stopping.iterations):
@@ -200,12 +202,21 @@ def _first_look(
             problem, residuals = _weight_spheres(problem, residuals)
         if given is not None:
             break
-        correlation = _correlation(problem, residuals)
-        previous, noises = noises, _noises_left(problem, residuals, prior, noises, correlation)
+        previous, seen = noises, _noises_left(problem, residuals, prior, noises)
+        noises = believed(seen, MODEL_ERROR)
         if (np.abs(noises - previous) < _STEADY * previous).all():
             break
     assert found is not None
+    if given is None and maps is not None:
+        correlation = _correlation(problem, residuals)
+        noises = believed(correlation * seen, MODEL_ERROR)
     return problem, noises, correlation, replace(found, iterations=total, changes=changes)
+
+
+def _extended(maps: Float32Array, problem: Problem) -> Float32Array:
+    """Return maps (6, box) of a first solution with one of no frequency beside them, where the problem has that."""
+    shared = problem.tissue is not None and problem.tissue.frequency is not None
+    return np.concatenate([maps, 0 * maps[:1]]) if shared else maps
 
 
 def _noises_left(
@@ -213,12 +224,11 @@ def _noises_left(
     residuals: Sequence[NDArray[np.float32]],
     prior: Prior,
     noises: NDArray[np.float64],
-    correlation: float,
 ) -> NDArray[np.float64]:
     """Return the noise of each scan (n,) in ppm from the weighted residuals of a fit that assumed `noises`."""
     sizes = [residual_size(left) / one.level for left, one in zip(residuals, problem.observations, strict=True)]
     shares = noise_shares(problem.grid.directions, prior, noises)
-    return scan_noises(correlation * np.array(sizes), shares, MODEL_ERROR)
+    return scan_noises(sizes, shares)
 
 
 def _on_box(problem: Problem, residuals: Sequence[NDArray[np.float32]]) -> Iterator[Float32Array]:
@@ -345,9 +355,10 @@ def fit_problem(
     power, used = filter_power(solved.problem.observations, problem.filters), solved.problem.tissue
     slope = expected_slope(problem.grid, used_prior, solved.noise, problem.support, used, power)
     record["ExpectedSlopeDeltaB"] = round(slope, 3)
-    tensor, cosmos = problem.grid.embed(solved.tensor.maps), problem.grid.embed(solved.cosmos.maps[0])
+    whole, cosmos = problem.grid.embed(solved.tensor.maps), problem.grid.embed(solved.cosmos.maps[0])
     fit = Fit(
-        tensor, cosmos, solved.noise, used_prior, report, problem.method, record, tuple(solved.noises.tolist())
+        whole[:TENSOR], cosmos, solved.noise, used_prior, report, problem.method, record,
+        tuple(solved.noises.tolist()), whole[TENSOR] if len(whole) > TENSOR else None,
     )  # fmt: skip
     return fit, solved.problem
 

@@ -122,7 +122,7 @@ def fit_fields(
         if problem is None or not more:
             return fit, None
         grid = problem.grid
-        solution = (np.ascontiguousarray(grid.crop(fit.tensor)), np.ascontiguousarray(grid.crop(fit.cosmos)))
+        solution = (np.ascontiguousarray(grid.crop(fit.maps)), np.ascontiguousarray(grid.crop(fit.cosmos)))
         if closed:
             problem = problem.with_noises(np.array(fit.scan_noises))
         solver = (_closed_solver if closed else _iterative_solver)(problem, fit, used, running)
@@ -193,7 +193,7 @@ def _iterative_solver(problem: Problem, fit: Fit, options: FitOptions, execution
                     tolerance=options.stopping().tolerance,
                 ).maps
             )  # fmt: skip
-        return found[0], found[1][0]
+        return found[0], found[1]
 
     return solve
 
@@ -211,7 +211,7 @@ def _closed_solver(problem: Problem, fit: Fit, options: FitOptions, execution: E
             padding=options.padding, execution=execution, device=problem.device,
         )  # fmt: skip
         inside = problem.support
-        return grid.crop(again.tensor) * inside, grid.crop(again.cosmos) * inside
+        return grid.crop(again.tensor) * inside, (grid.crop(again.cosmos) * inside)[None]
 
     return solve
 

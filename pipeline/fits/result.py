@@ -24,7 +24,8 @@ class Fit:
     tensor: (6, x, y, z); cosmos: (x, y, z); noise: standard deviation of the fields in ppm that the fit assumed, of the
     median scan; prior: its standard deviations; orientations: how well the directions determine it; method: "closed",
     "masked" or "single-step"; record: what else a sidecar should say (iterations, stopping rule, radii);
-    scan_noises: the same of each scan, at weight 1.
+    scan_noises: the same of each scan, at weight 1; frequency: (x, y, z) that all scans share and no susceptibility
+    makes, where it was fitted, else None.
     """
 
     tensor: Float32Array
@@ -35,6 +36,12 @@ class Fit:
     method: str = "closed"
     record: Mapping[str, Any] = field(default_factory=dict)
     scan_noises: tuple[float, ...] = ()
+    frequency: Float32Array | None = None
+
+    @property
+    def maps(self) -> Float32Array:
+        """The tensor, and the frequency where it was fitted: (6 or 7, x, y, z)."""
+        return self.tensor if self.frequency is None else np.concatenate([self.tensor, self.frequency[None]])
 
     @cached_property
     def eigenvalues(self) -> NDArray[np.floating]:

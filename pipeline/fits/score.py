@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..dipole import Float32Array
 from ..errors import InputError
 from .execution import Execution
+from .iterative import TENSOR
 from .masked import Problem
 from .noise import noise_shares
 from .prior import Prior
@@ -85,7 +86,7 @@ def held_out_score(
 ) -> HeldOutScore:
     """Return the score of a fit.
 
-    ruler: the scans' fields as a single-step problem, which measures; solution: tensor (6, box) and COSMOS (box) of
+    ruler: the scans' fields as a single-step problem, which measures; solution: maps (6 or 7, box) and COSMOS (box) of
     all scans; solver: solves `fields` (box each) of some scans in the same way; prior, noises (n,) in ppm: what the fit
     assumed; groups: see check_score.
     """
@@ -100,7 +101,7 @@ def held_out_score(
         out = left_out(len(flat), groups, group)
         found, scalar = solver(list(fields), [scan for scan in scans if scan not in out])
         tensor[out] = _missed(measure, found, out, execution)
-        cosmos[out] = _missed(measure, scalar[None], out, execution)
+        cosmos[out] = _missed(measure, scalar, out, execution)
         if progress is not None:
             progress(f"score: group {group + 1} of {groups}")
     shares = [(values / np.maximum(whole, 1e-12)).tolist() for values in (tensor, cosmos, noise)]
@@ -108,7 +109,9 @@ def held_out_score(
 
 
 def _missed(measure: Problem, maps: Float32Array, scans: Sequence[int], execution: Execution) -> list[float]:
-    """Return the root mean square in ppm of what maps (6 or 1, box) leave of some scans' filtered fields."""
-    model = measure.compiled_model(execution, components=len(maps), scans=list(scans))
+    """Return the root mean square in ppm of what maps (6 or 1, a frequency beside them; box) leave of some scans'
+    filtered fields."""
+    components = TENSOR if len(maps) >= TENSOR else 1
+    model = measure.compiled_model(execution, components=components, scans=list(scans))
     left = model.residuals(np.ascontiguousarray(maps, np.float32), measure.fields)
     return [float(np.sqrt(np.square(one, dtype=np.float64).mean())) for one in left]

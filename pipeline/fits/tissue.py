@@ -28,6 +28,7 @@ _COUNTED = np.array([1, 2, 2, 1, 2, 1], np.float32)  # how often a component sta
 
 ELSEWHERE = 0.5  # standard deviation outside white matter, relative to that within
 CORRELATION = 3.0  # mm
+FREQUENCY_ELSEWHERE = 0.1  # standard deviation of the isotropic frequency outside white matter, relative to within
 ACROSS = 0.5  # standard deviation of what is not symmetric about a fibre, relative to what is
 
 
@@ -38,7 +39,9 @@ class TissueOptions:
     white_matter: "auto" (from the data), "none" (the same prior everywhere) or a probability (x, y, z) 0-1;
     elsewhere: standard deviation outside white matter relative to Prior.aniso, which holds within; correlation: mm over
     which neighbours are alike, 0 for independent voxels; fibre: (3, x, y, z) unit vectors along the array axes, 0 where
-    none is known; across: standard deviation of what is not symmetric about it, relative to what is.
+    none is known; across: standard deviation of what is not symmetric about it, relative to what is; frequency: prior
+    standard deviation in ppm, in white matter, of a frequency that all scans share and no susceptibility makes (0: none
+    is fitted).
     """
 
     white_matter: Literal["auto", "none"] | Float32Array = "auto"
@@ -46,15 +49,26 @@ class TissueOptions:
     correlation: float = CORRELATION
     fibre: Float32Array | None = None
     across: float = ACROSS
+    frequency: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.white_matter, str) and self.white_matter not in ("auto", "none"):
             raise InputError(f"white_matter must be 'auto', 'none' or a map, got {self.white_matter!r}.")
         if not 0 <= self.correlation < np.inf:
             raise InputError(f"the correlation of the prior must be 0 mm or more, got {self.correlation}.")
+        if not 0 <= self.frequency < np.inf:
+            raise InputError(f"the isotropic frequency's prior must be 0 ppm (none) or more, got {self.frequency}.")
         for name in ("elsewhere", "across"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} must lie above 0 and be 1 at most, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class FrequencyPrior:
+    """The prior of a frequency that all scans share: (x, y, z) standard deviation in ppm, positive; correlation, mm."""
+
+    spread: Float32Array
+    correlation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,7 @@ class TissuePrior:
     spread: (x, y, z) standard deviation relative to Prior.aniso, positive; correlation: mm over which neighbours are
     alike, 0 for independent voxels; fibre: (3, x, y, z) unit vectors along the array axes, 0 where none is known, or
     None; along, across: standard deviations of the part that is symmetric about the fibre, and of the rest, relative to
-    `spread`.
+    `spread`; frequency: the prior of an isotropic frequency beside the tensor, or None.
     """
 
     spread: Float32Array
@@ -72,6 +86,7 @@ class TissuePrior:
     fibre: Float32Array | None = None
     along: float = 1.0
     across: float = 1.0
+    frequency: FrequencyPrior | None = None
 
     def symmetric_part(self) -> Float32Array | None:
         """Return v v^T - I/3 (6, x, y, z) of the fibre's direction, of Frobenius norm 1; 0 where none is known."""
@@ -102,11 +117,16 @@ def tissue_prior(
         record["WhiteMatterShare"] = round(float(white[support].mean()), 3)
         record["PriorAnisoWhiteMatterPpm"] = prior.aniso
         record["PriorAnisoElsewherePpm"] = prior.aniso * options.elsewhere
+    frequency = None
+    if options.frequency > 0:
+        record["PriorFrequencyPpm"] = options.frequency
+        within = np.ones_like(spread) if white is None else np.maximum(white, np.float32(FREQUENCY_ELSEWHERE))
+        frequency = FrequencyPrior(within * np.float32(options.frequency), options.correlation)
     if options.fibre is None:
-        return TissuePrior(spread, options.correlation), record
+        return TissuePrior(spread, options.correlation, frequency=frequency), record
     record["PriorAnisoAcrossFibrePpm"] = prior.aniso * options.across
     fibre = np.ascontiguousarray(grid.crop(options.fibre), np.float32)
-    return TissuePrior(spread, options.correlation, fibre, across=options.across), record
+    return TissuePrior(spread, options.correlation, fibre, across=options.across, frequency=frequency), record
 
 
 def _white_matter(
@@ -155,12 +175,7 @@ class TissueMetric:
         self._spread = own(np.where(inside, prior.spread, np.float32(1)))
         unit = prior.symmetric_part()
         self._unit = None if unit is None else own(unit)
-        self._offset = 0.0 if prior.correlation <= 0 else prior.correlation**-2
-        self._scale = 1.0 if prior.correlation <= 0 else _scale(grid, prior.correlation)
-        faces = [inside[1:] & inside[:-1], inside[:, 1:] & inside[:, :-1], inside[..., 1:] & inside[..., :-1]]
-        self._faces = [
-            own(f.astype(np.float32) / np.float32(d**2)) for f, d in zip(faces, grid.voxel_size, strict=True)
-        ]
+        self._likeness = _Likeness(prior.correlation, grid, inside, own)
 
     def precision(self, maps: Any) -> Any:
         """Return S^-T Q S^-1 of the traceless part of maps, as a gradient (components off the diagonal count twice)."""
@@ -170,7 +185,7 @@ class TissueMetric:
         for component in DIAGONAL:
             white[component] -= mean
         for one in white:
-            one[...] = self._coherent(self._coherent(one)) * self._scale if self._offset else one
+            one[...] = self._likeness.precision(one)
         for component in (1, 2, 4):
             white[component] *= 2
         out = self._apply(white, 1 / self._across, 1 / self._along, True, inverse)
@@ -186,7 +201,7 @@ class TissueMetric:
         traceless = maps.copy()
         for component in DIAGONAL:
             traceless[component] -= mean
-        if self._offset:
+        if self._likeness.correlated:
             # a field over the whole padded grid, so that its variance is the same up to the edge of the box
             level = [float(np.sqrt(np.square(one[inside > 0]).mean())) for one in traceless]
             for number, size in enumerate(level):
@@ -214,7 +229,49 @@ class TissueMetric:
             out[component] += mean * (1 - spread * across)
         return out
 
-    def _coherent(self, one: Any) -> Any:
+
+class FrequencyMetric:
+    """The precision S^-1 Q S^-1 of a FrequencyPrior on arrays of one kind; arguments as TissueMetric's.
+
+    typical: its spectrum (half) or (1, 1, 1) in ppm^-2, for the mean of S^-2 over the support.
+    """
+
+    def __init__(self, prior: FrequencyPrior, grid: FitGrid, inside: NDArray[np.bool_], own: Any) -> None:
+        spread = prior.spread[inside]
+        self.spectrum = coherence(grid, prior.correlation)
+        self.typical = self.spectrum * np.float32(np.mean(spread**-2.0) if spread.size else 1)
+        self._likeness = _Likeness(prior.correlation, grid, inside, own)
+        self._inverse = own(np.where(inside, 1 / prior.spread, np.float32(1)))
+        self._prior, self._inside = prior, inside
+
+    def precision(self, frequency: Any) -> Any:
+        """Return the precision times a map (x, y, z)."""
+        return self._inverse * self._likeness.precision(frequency * self._inverse)
+
+    def sample(self, grid: FitGrid, rng: np.random.Generator) -> Float32Array:
+        """Return a map (x, y, z) in ppm drawn from the prior (NumPy)."""
+        noise = fft.rfftn(rng.standard_normal(grid.padded, dtype=np.float32), workers=1)
+        drawn = grid.inverse(noise / np.sqrt(self.spectrum))
+        return np.asarray(self._prior.spread * self._inside * drawn, np.float32)
+
+
+class _Likeness:
+    """Q = c (k^2 - Laplacian)^2 within a support, on arrays of one kind; the identity for a correlation of 0 mm."""
+
+    def __init__(self, correlation: float, grid: FitGrid, inside: NDArray[np.bool_], own: Any) -> None:
+        self.correlated = correlation > 0
+        self._offset = correlation**-2 if self.correlated else 0.0
+        self._scale = _scale(grid, correlation) if self.correlated else 1.0
+        faces = [inside[1:] & inside[:-1], inside[:, 1:] & inside[:, :-1], inside[..., 1:] & inside[..., :-1]]
+        self._faces = [
+            own(f.astype(np.float32) / np.float32(d**2)) for f, d in zip(faces, grid.voxel_size, strict=True)
+        ]
+
+    def precision(self, one: Any) -> Any:
+        """Return Q times a volume (x, y, z)."""
+        return self._half(self._half(one)) * self._scale if self.correlated else one
+
+    def _half(self, one: Any) -> Any:
         """Return (k^2 - Laplacian) of a volume within the support."""
         out = one * self._offset
         for axis, face in enumerate(self._faces):

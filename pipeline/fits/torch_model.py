@@ -17,10 +17,10 @@ from torch import Tensor
 from ..dipole import Float32Array
 from .execution import Execution
 from .grid import FitGrid
-from .iterative import Observation, label_energy, shell_shares
+from .iterative import TENSOR, Observation, label_energy, shell_shares
 from .masked import Problem, Progress, Solved, Stopping, solve_problem
 from .prior import Prior
-from .tissue import TissueMetric, TissuePrior
+from .tissue import FrequencyMetric, TissueMetric, TissuePrior
 from .torch_closed_form import COMPONENT_AXES, TorchGrid, add_normal, add_precision, factor, solve, torch_device
 
 Maps = ArrayLike | Tensor
@@ -70,8 +70,11 @@ class TorchFieldModel:
         self._filters = None if filters is None else at.tensor(filters)
         self._shells = {} if filters is None else self._load_shells(observations)
         self._power = self._filter_power([observations[scan] for scan in self.scans])
-        given = tissue if components == 6 else None
+        given = tissue if components == TENSOR else None
         self.metric = None if given is None else TissueMetric(given, grid, support, at.tensor)
+        shared = None if tissue is None else tissue.frequency
+        self.frequency = None if shared is None else FrequencyMetric(shared, grid, support, at.tensor)
+        self.count = components + (shared is not None)
         self._factored: tuple[tuple[float, Prior] | None, list[Tensor]] = (None, [])
 
     def _load_shells(self, observations: Sequence[Observation]) -> dict[int, Tensor]:
@@ -111,7 +114,7 @@ class TorchFieldModel:
         return torch.stack([self._at.inverse(one) * self.support for one in spectra])
 
     def _zeros(self) -> Tensor:
-        return torch.zeros((self.components, *self.grid.half), dtype=torch.complex64, device=self._at.device)
+        return torch.zeros((self.count, *self.grid.half), dtype=torch.complex64, device=self._at.device)
 
     def _model_spectrum(self, spectra: Tensor, scan: int) -> Tensor:
         """Return the spectrum of a scan's field for the spectra of maps: sum_j q_j (X h)_j."""
@@ -123,23 +126,25 @@ class TorchFieldModel:
                 torch.mul(self._at.dipole(scan, planes), part[0], out=out[planes])
                 continue
             turned = torch.zeros_like(part[:3])
-            for one, (j, m) in zip(part, COMPONENT_AXES, strict=True):
+            for one, (j, m) in zip(part[:TENSOR], COMPONENT_AXES, strict=True):
                 turned[j].add_(one, alpha=h[m])
                 if j != m:
                     turned[m].add_(one, alpha=h[j])
             torch.sum(turned.mul_(self._at.projections(scan, planes)), 0, out=out[planes])
-        return out
+        return out.add_(spectra[-1]) if len(spectra) > self.components else out
 
     def _accumulate(self, total: Tensor, spectrum: Tensor, scan: int) -> None:
         """Add the adjoint model of a scan's spectrum to the components, in place."""
         h = self._at.directions[scan]
+        if self.frequency is not None:
+            total[-1] += spectrum
         for planes in self._at.slabs():
             part = total[:, planes]
             if self.components == 1:
                 part[0] += self._at.dipole(scan, planes) * spectrum[planes]
                 continue
             turned = self._at.projections(scan, planes) * spectrum[planes]
-            for one, (j, m) in zip(part, COMPONENT_AXES, strict=True):
+            for one, (j, m) in zip(part[:TENSOR], COMPONENT_AXES, strict=True):
                 one.add_(turned[j], alpha=h[m])
                 if j != m:
                     one.add_(turned[m], alpha=h[j])
@@ -221,11 +226,15 @@ class TorchFieldModel:
         """Return the closed-form solution for a right side of maps, within the support."""
         spectra = self._spectra(maps)
         for planes, factors in zip(self._at.slabs(), self._factors(noise, prior), strict=True):
-            if self.components == 6:
-                solve(factors, spectra[:, planes])
+            if self.components == TENSOR:
+                solve(factors, spectra[:TENSOR, planes])
             else:
-                spectra[:, planes] /= factors
-        spectra[:, 0, 0, 0] = 0
+                spectra[:1, planes] /= factors
+        spectra[: self.components, 0, 0, 0] = 0
+        if self.frequency is not None:
+            levels = float(np.sum(np.square([self._levels[scan] for scan in self.scans])))
+            seen: Tensor | float = 1.0 if self._power is None else self._power
+            spectra[-1] /= levels * seen + noise**2 * self._at.tensor(self.frequency.typical)
         return self._maps(spectra)
 
     def _factors(self, noise: float, prior: Prior) -> list[Tensor]:
@@ -264,6 +273,12 @@ class TorchFieldModel:
     def penalise(self, maps: Maps, noise: float, prior: Prior) -> Tensor:
         """Return sigma^2 times the prior's precision times maps."""
         maps = self._at.tensor(maps)
+        if self.frequency is not None:
+            shared = noise**2 * self.frequency.precision(maps[-1])
+            return torch.cat([self._penalise(maps[:-1], noise, prior), shared[None]])
+        return self._penalise(maps, noise, prior)
+
+    def _penalise(self, maps: Tensor, noise: float, prior: Prior) -> Tensor:
         if self.components == 1:
             return maps * (noise**2 / prior.iso**2)
         iso, aniso = (noise**2 * part for part in prior.precisions())
@@ -279,6 +294,7 @@ class TorchFieldModel:
         """Return the root mean square over support and scans of chi33 in ppm (of a scalar map: of itself)."""
         maps = self._at.tensor(maps)
         if self.components == 1:
-            return float(np.sqrt(self.inner(maps, maps) / self._voxels))
-        gram = torch.stack([(one * maps).sum((1, 2, 3), dtype=torch.float64) for one in maps])
+            return float(np.sqrt(self.inner(maps[:1], maps[:1]) / self._voxels))
+        tensor = maps[:TENSOR]
+        gram = torch.stack([(one * tensor).sum((1, 2, 3), dtype=torch.float64) for one in tensor])
         return float(np.sqrt(label_energy(gram.cpu().numpy(), self.grid.directions[self.scans]) / self._voxels))

@@ -26,7 +26,7 @@ from ..tensors import DIAGONAL, chi33
 from .closed_form import check_determined
 from .execution import Execution
 from .grid import FitGrid
-from .iterative import FieldModel, model_spectrum
+from .iterative import TENSOR, FieldModel, model_spectrum
 from .noise import LEAST_FREEDOM, effective_parameters
 from .prior import Prior
 
@@ -41,7 +41,8 @@ LEFT_OUT = {
     "single-step": "smooth fields that the spheres cannot tell from background, and errors of registration that all "
     "scans share",
 }
-# a solver takes the scans' fields (box each) and which scans count, and returns tensor (6, box) and COSMOS (box)
+# a solver takes the scans' fields (box each) and which scans count; it returns the tensor (6, box) and COSMOS (1, box),
+# each with one map more where a frequency is fitted
 Solver = Callable[[list[Float32Array], list[int]], tuple[Float32Array, Float32Array]]
 
 
@@ -70,8 +71,8 @@ class _Spread:
         self.sums = np.zeros((2 * count + 1, *shape), np.float32)
 
     def add(self, tensor: Float32Array, cosmos: Float32Array) -> None:
-        """Add the labels of a tensor (6, box) and a COSMOS map that are errors or differences."""
-        for number, values in enumerate(self._labels(tensor, cosmos)):
+        """Add the labels of maps (6 or 7, box) and of COSMOS (box) that are errors or differences."""
+        for number, values in enumerate(self._labels(tensor[:TENSOR], cosmos)):
             self.squares[number] += values * values
             self.sums[number] += values
 
@@ -143,7 +144,7 @@ def label_uncertainty(
 ) -> Uncertainty:
     """Return the standard deviations of the labels of every scan in the fit's frame.
 
-    model: the fit's linear problem (6 components); fields: of the scans, box each; solution: tensor (6, box) and
+    model: the fit's linear problem (6 components); fields: of the scans, box each; solution: maps (6 or 7, box) and
     COSMOS (box); solver: solves other fields the same way; prior, noise (ppm): what it assumed; draws of the
     posterior and groups of scans left out in turn (0: none; see check_jackknife); seed: of the draws. The larger of the
     two variances counts. Raises InputError on negative counts.
@@ -164,8 +165,10 @@ def label_uncertainty(
             # what the solution has not of the prior's variance stays white
             missing = 1 - np.vdot(mean, mean) / max(float(np.vdot(own, own)), 1e-30)
             truth[list(DIAGONAL)] += map_like(mean, model.support, rng) + (max(missing, 0.0) ** 0.5 - 1) * own
+            if model.frequency is not None:
+                truth = np.concatenate([truth, model.frequency.sample(grid, rng)[None]])
             found, cosmos = solver(_simulated(model, truth, noise * excess, rng, execution), everything)
-            spread.add(found - truth, cosmos - truth[list(DIAGONAL)].mean(axis=0))
+            spread.add(found - truth, cosmos[0] - truth[list(DIAGONAL)].mean(axis=0))
             if progress is not None:
                 progress(f"draw {number + 1} of {draws}")
         variance = spread.squares / np.float32(draws)
@@ -175,7 +178,7 @@ def label_uncertainty(
             out = left_out(len(fields), used, group)
             kept = [scan for scan in everything if scan not in out]
             found, cosmos = solver(list(fields), kept)
-            spread.add(found - solution[0], cosmos - solution[1])
+            spread.add(found - solution[0], cosmos[0] - solution[1])
             if progress is not None:
                 progress(f"jackknife group {group + 1} of {used}")
         about = np.maximum(spread.squares - spread.sums**2 / np.float32(used), 0)

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from ..dipole import Float32Array
 
+LARGEST_CORRELATION = 4.0
 _BLOCK = 3  # voxels along an edge
 _FEWEST = 500  # voxels whose whole block is known
 _AROUND = 3.0  # mm (standard deviation), over which the errors' size is told
@@ -24,7 +25,7 @@ _LEAST_WEIGHT = 0.1
 
 
 def noise_correlation(residual: Float32Array, known: NDArray[np.bool_]) -> float:
-    """Return by how much the errors of neighbours make a mean of them larger than independent ones would, 1 at least.
+    """Return by how much the errors of neighbours make a mean of them larger than independent ones would, 1 to 4.
 
     residual: (x, y, z), 0 where it is not known. sqrt(27) times the median size of means over 3 x 3 x 3 voxels, over
     the median size of a voxel: 1 for white noise. Noise so much larger, taken as white, has the power of the errors
@@ -35,7 +36,7 @@ def noise_correlation(residual: Float32Array, known: NDArray[np.bool_]) -> float
         return 1.0
     means = ndimage.uniform_filter(residual, _BLOCK)[whole]
     size = float(np.median(np.abs(residual[whole])))
-    return max(float(_BLOCK**1.5 * np.median(np.abs(means)) / size), 1.0) if size > 0 else 1.0
+    return float(np.clip(_BLOCK**1.5 * np.median(np.abs(means)) / max(size, 1e-30), 1, LARGEST_CORRELATION))
 
 
 def voxel_factors(

@@ -19,14 +19,14 @@ from chi33.pipeline.fits.iterative import FieldModel
 from chi33.pipeline.fits.masked import Problem, Stopping, fit_masked, masked_problem, solve_problem
 from chi33.pipeline.fits.prior import Prior
 from chi33.pipeline.fits.single_step import fit_single_step, single_step_problem
-from chi33.pipeline.fits.tissue import TissuePrior
+from chi33.pipeline.fits.tissue import FrequencyPrior, TissuePrior
 from chi33.pipeline.fits.torch_model import TorchFieldModel, solve_problem_torch
 from chi33.pipeline.tensor_field import TensorFieldOperator
 from fit_checks import relative
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-AGREEMENT = 1e-4
+AGREEMENT = 3e-4  # rounding moves medians of residuals, and with them the weights of voxels
 NOISE = 1e-3  # ppm
 GRIDS = [  # shape, voxel size (mm), padding (mm)
     pytest.param((18, 20, 16), (1.0, 1.0, 1.0), 0.0, id="even-circular"),
@@ -137,12 +137,22 @@ def tissue_of(problem: Problem) -> TissuePrior:
     return TissuePrior(spread, 2.0, fibre, across=0.4)
 
 
+def shared_of(problem: Problem) -> TissuePrior:
+    """The same, and the prior of a frequency that all scans share."""
+    tissue = tissue_of(problem)
+    return replace(tissue, frequency=FrequencyPrior(0.004 * tissue.spread, 2.0))
+
+
 @pytest.mark.parametrize("kind", ["masked", "single-step"])
-@pytest.mark.parametrize(("components", "tissue"), [(6, False), (1, False), (6, True)])
-def test_every_operation_equals_the_compiled_one(kind: str, components: int, tissue: bool, maps: Callable) -> None:
+@pytest.mark.parametrize(
+    ("components", "tissue"), [(6, None), (1, None), (6, tissue_of), (6, shared_of), (1, shared_of)]
+)
+def test_every_operation_equals_the_compiled_one(
+    kind: str, components: int, tissue: Callable | None, maps: Callable
+) -> None:
     problem, prior = problem_of(kind), Prior()
-    problem = replace(problem, tissue=tissue_of(problem) if tissue else None)
-    x = maps(problem, components)
+    problem = replace(problem, tissue=tissue(problem) if tissue else None)
+    x = maps(problem, components + (tissue is shared_of))
     for chosen in (None, [4, 0, 3]):
         truth, found = models(problem, components, chosen)
         for one, other in (
@@ -153,7 +163,7 @@ def test_every_operation_equals_the_compiled_one(kind: str, components: int, tis
             (found.penalise(x, NOISE, prior), truth.penalise(x, NOISE, prior)),
             (found.field(x, 3), truth.field(x, 3)),
         ):
-            assert relative(other, one.numpy()) < 2e-5
+            assert relative(other, one.numpy()) < 5e-5
         assert found.label_size(x) == pytest.approx(truth.label_size(x), rel=1e-5)
         assert found.inner(found.own(x), found.own(x)) == pytest.approx(truth.inner(x, x), rel=1e-5)
         residuals = found.residuals(x, problem.fields)
@@ -164,10 +174,12 @@ def test_every_operation_equals_the_compiled_one(kind: str, components: int, tis
 
 @pytest.mark.parametrize("kind", ["masked", "single-step"])
 @pytest.mark.parametrize("components", [6, 1])
-def test_the_field_and_its_adjoint_are_adjoint(kind: str, components: int, maps: Callable) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_field_and_its_adjoint_are_adjoint(kind: str, components: int, shared: bool, maps: Callable) -> None:
     problem = problem_of(kind)
+    problem = replace(problem, tissue=shared_of(problem)) if shared else problem
     _, model = models(problem, components)
-    x, y = maps(problem, components), np.random.default_rng(0).standard_normal(problem.grid.box_shape)
+    x, y = maps(problem, components + shared), np.random.default_rng(0).standard_normal(problem.grid.box_shape)
     for scan in (0, 3):
         seen = model.field(x, scan).numpy().astype(np.float64)
         back = model.field_adjoint(y, scan).numpy().astype(np.float64)
