@@ -22,7 +22,14 @@ from .score import check_score, held_out_score
 from .single_step import SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE, single_step_problem
 from .solver import conjugate_gradients
 from .tissue import TissueOptions
-from .uncertainty import Solver, Uncertainty, check_jackknife, label_uncertainty
+from .uncertainty import (
+    UNSEEN_CHI33,
+    UNSEEN_COSMOS,
+    Solver,
+    Uncertainty,
+    check_jackknife,
+    label_uncertainty,
+)
 
 Method = Literal["closed", "masked", "single-step"]
 METHODS: tuple[Method, ...] = ("closed", "masked", "single-step")
@@ -137,7 +144,9 @@ def fit_fields(
             return fit, None
         return fit, label_uncertainty(
             problem.compiled_model(running), problem.fields, solution, solver,
-            prior=used.prior, noise=fit.noise, execution=running, draws=used.draws, groups=used.jackknife,
+            prior=used.prior, noise=fit.noise, execution=running,
+            unseen=(UNSEEN_CHI33, UNSEEN_COSMOS) if used.method == "single-step" else (1.0, 1.0),
+            draws=used.draws, groups=used.jackknife,
             seed=used.seed, progress=progress,
         )  # fmt: skip
 
