@@ -141,7 +141,7 @@ def test_noise_that_hides_the_contrast_leaves_a_transform_trusted() -> None:
     images = []
     for seed, one in enumerate((pose, np.eye(4))):
         rough = np.random.default_rng(seed).standard_normal(SHAPE).astype(np.float32)
-        images.append(scan(AFFINE, SHAPE, one, 5 + seed) + np.float32(0.3) * rough)
+        images.append(scan(AFFINE, SHAPE, one, 5 + seed) + np.float32(0.25) * rough)
     mask = brain(head_points(AFFINE, SHAPE, np.eye(4)))
     found = register(images[0], AFFINE, images[1], AFFINE, mask)
     angle, distance = errors(found.transform, np.linalg.inv(pose))
