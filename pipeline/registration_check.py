@@ -79,10 +79,12 @@ def spread(moving: Side, fixed: Side, transform: ArrayLike) -> float:
     places = world[:3, :3] @ pair[0].points + world[:3, 3:] - centre, pair[1].points - centre
     apart = [0.0]
     for axis in range(3):
-        sides = [[_kept(one, sign * at[axis] > 0) for one, at in zip(pair, places, strict=True)] for sign in (1, -1)]
-        if min(one.points.shape[1] for half in sides for one in half) < _FEWEST_POINTS:
-            return float("inf")
-        halves = [refine(*half, world, degree=0, tolerance=0.05) for half in sides]
+        halves: list[NDArray[np.float64]] = []
+        for sign in (1, -1):
+            first, second = (_kept(one, sign * at[axis] > 0) for one, at in zip(pair, places, strict=True))
+            if min(first.points.shape[1], second.points.shape[1]) < _FEWEST_POINTS:
+                return float("inf")
+            halves.append(refine(first, second, world, degree=0, tolerance=0.05))
         for one, other in ((halves[0], halves[1]), (halves[0], world), (halves[1], world)):
             apart.append(misplacement(one, other, pair[1].points).shift)
     return max(apart)
