@@ -37,7 +37,7 @@ _LARGEST_EXCESS = 10.0  # times the noise, of the scans' disagreement
 _PADDING = 32.0  # mm
 # What neither draws nor jackknife see (below), told on heads of two simulators: smooth errors of over 80 mm, which the
 # fields of all scans share. Without these factors 51-61 % of COSMOS and 57-63 % of chi33 lay within one deviation of a
-# single-step fit, with them 59-70 and 63-69 %.
+# single-step fit, with them 58-70 and 62-70 %.
 UNSEEN_CHI33, UNSEEN_COSMOS = 1.15, 1.2
 LEFT_OUT = {
     "closed": "residues of background removal and registration; the truncation of fields at the masks is in it",
