@@ -220,10 +220,7 @@ def _extended(maps: Float32Array, problem: Problem) -> Float32Array:
 
 
 def _noises_left(
-    problem: Problem,
-    residuals: Sequence[NDArray[np.float32]],
-    prior: Prior,
-    noises: NDArray[np.float64],
+    problem: Problem, residuals: Sequence[NDArray[np.float32]], prior: Prior, noises: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the noise of each scan (n,) in ppm from the weighted residuals of a fit that assumed `noises`."""
     sizes = [residual_size(left) / one.level for left, one in zip(residuals, problem.observations, strict=True)]

@@ -40,10 +40,10 @@ def test_participants_and_repetitions_at_the_same_time_all_end_well(
     told = [(*run.communicate(timeout=300), run.returncode) for run in runs]
     assert [code for *_, code in told] == [0, 0, 0], told
     first, other, second = (out for out, *_ in told)
-    assert "waiting" not in other
+    assert "waiting for another run of sub-" not in other  # the index, written in a moment, all may wait for
     waited = [said for said in (first, second) if "waiting for another run of sub-01 in" in said]
     if waited:  # unless one had ended before the other looked
-        (line,) = [line for line in waited[0].splitlines() if line.startswith("waiting")]
+        (line,) = [line for line in waited[0].splitlines() if line.startswith("waiting for another run of sub-")]
         assert any(f"process {run.pid} on " in line for run in runs)
         assert "sub-01: finished by another run: " in waited[0]
     index = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
