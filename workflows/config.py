@@ -117,8 +117,8 @@ class RunConfig:
             method="closed" if self.fit == "none" else self.fit, prior=self.prior, noise=self.noise,
             iterations=self.iterations, draws=self.draws, jackknife=self.jackknife,
             score=self.score,
+            anatomy=TissueOptions(correlation=self.prior_correlation, frequency=self.isotropic_frequency),
         )  # fmt: skip
-        TissueOptions(correlation=self.prior_correlation, frequency=self.isotropic_frequency)
         if not 0 < self.bet_threshold < 1:
             raise InputError(f"bet_threshold must lie between 0 and 1, got {self.bet_threshold}.")
         if self.mask_method not in get_args(MaskMethod):

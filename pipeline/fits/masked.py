@@ -146,6 +146,7 @@ def solve_problem(
         problem, noises, correlation, first = _first_look(problem, prior, noises, stopping, execution, report("tensor"))
         problem = _with_voxel_weights(problem, prior, noises, first, execution)
         problem = _with_tissue(problem, prior, first)
+        first = replace(first, maps=_extended(first.maps, problem))
     problem = problem.with_noises(noises)
     level = typical_noise(noises)
     model = problem.model(execution)
@@ -154,8 +155,7 @@ def solve_problem(
     if first is None or done < stopping.iterations:
         tensor = conjugate_gradients(
             model, model.data_side(problem.fields), noise=level, prior=prior, iterations=stopping.iterations - done,
-            tolerance=stopping.tolerance, start=None if first is None else _extended(first.maps, problem),
-            progress=report("tensor"),
+            tolerance=stopping.tolerance, start=None if first is None else first.maps, progress=report("tensor"),
         )  # fmt: skip
         earlier = () if first is None else first.changes
         tensor = replace(tensor, iterations=tensor.iterations + done, changes=earlier + tensor.changes)

@@ -200,6 +200,15 @@ def test_a_frequency_of_white_matter_is_told_from_susceptibility(scans: tuple, m
     assert found[1].record["PriorFrequencyPpm"] == 0.005
 
 
+def test_a_frequency_is_there_whatever_ends_the_fit_or_refused(scans: tuple) -> None:
+    fields, weights, h, _, _ = scans
+    anatomy = TissueOptions(frequency=0.005)
+    short = fit_fields(fields, weights, SIZE, h, FitOptions(method="masked", iterations=2, anatomy=anatomy))[0]
+    assert short.frequency is not None
+    with pytest.raises(InputError, match=r"isotropic frequency \(0.005 ppm\) needs a prior of the traceless part, got"):
+        FitOptions(method="masked", prior=Prior(aniso=np.inf), anatomy=anatomy)
+
+
 def test_white_matter_that_is_given_is_used_and_none_is_the_same_prior_everywhere(scans: tuple) -> None:
     fields, weights, h, _, _ = scans
     options = FitOptions(method="masked", noise=1e-3, iterations=8)
