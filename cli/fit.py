@@ -28,7 +28,7 @@ def fit(
     prior_iso: float = 0.03,
     prior_aniso: float = 0.004,
     prior_correlation: float = 3.0,
-    isotropic_frequency: float = 0.0,
+    isotropic_frequency: Literal["auto"] | float = "auto",
     white_matter: str = "auto",
     fibre: Path | None = None,
     noise: float | None = None,
@@ -94,8 +94,8 @@ def fit(
         Distance over which the traceless parts of neighbours are alike before the data, mm; 3 by default, 0 for none.
     isotropic_frequency
         Prior standard deviation in white matter, ppm, of a frequency that is the same in all scans and that no
-        susceptibility makes, as myelin's: it is fitted beside the tensor and written (0.005 is usual); 0, the default:
-        none.
+        susceptibility makes, as myelin's: it is fitted beside the tensor and written. auto, the default: 0.005 where
+        the data show one, else none; 0: none.
     white_matter
         Where the tensor is anisotropic: auto (found in the data; the default), none (the same prior everywhere), or a
         map of probabilities from 0 to 1 in the world of the first scan, on any grid. Outside, prior_aniso is halved.

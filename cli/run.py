@@ -50,7 +50,7 @@ def run(
     prior_iso: float | None = None,
     prior_aniso: float | None = None,
     prior_correlation: float | None = None,
-    isotropic_frequency: float | None = None,
+    isotropic_frequency: Literal["auto"] | float | None = None,
     white_matter: str | None = None,
     fibre: Path | None = None,
     noise: float | None = None,
@@ -140,8 +140,8 @@ def run(
         Distance over which the traceless parts of neighbours are alike before the data, mm; 3 by default, 0 for none.
     isotropic_frequency
         Prior standard deviation in white matter, ppm, of a frequency that is the same in all scans and that no
-        susceptibility makes, as myelin's: it is fitted beside the tensor and written (0.005 is usual); 0, the default:
-        none.
+        susceptibility makes, as myelin's: it is fitted beside the tensor and written. auto, the default: 0.005 where
+        the data show one, else none; 0: none.
     white_matter
         Where the tensor is anisotropic: auto (found in the data; the default), none (the same prior everywhere), or a
         map of probabilities from 0 to 1 in the world of the reference scan, on any grid. Outside, prior_aniso is

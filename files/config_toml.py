@@ -65,7 +65,7 @@ def _comment(text: str) -> str:
 def _choice(hint: Any) -> str:
     """What a value may be."""
     if get_origin(hint) in (Union, types.UnionType):
-        hint = next(option for option in get_args(hint) if option is not type(None))
+        return ", or ".join(_choice(option) for option in get_args(hint) if option is not type(None))
     if get_origin(hint) is Literal:
         return f"One of {', '.join(map(_literal, get_args(hint)))}"
     if get_origin(hint) is tuple:

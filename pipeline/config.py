@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from .errors import InputError
 
 Config = TypeVar("Config")
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def read_config(kind: type[Config], path: str | Path) -> Config:
@@ -56,8 +57,7 @@ def from_table(kind: type[Any], table: Mapping[str, Any], source: str, prefix: s
 
 def _checked(hint: Any, value: Any, name: str, source: str) -> Any:
     if get_origin(hint) in (Union, types.UnionType):
-        inner = next(option for option in get_args(hint) if option is not type(None))
-        return None if value is None else _checked(inner, value, name, source)
+        return None if value is None else _checked_option(hint, value, name, source)
     if get_origin(hint) is Literal:
         if value in get_args(hint):
             return value
@@ -74,10 +74,21 @@ def _checked(hint: Any, value: Any, name: str, source: str) -> Any:
         or not isinstance(value, get_origin(hint) or hint)
         or (hint is int and isinstance(value, bool))
     ):
-        plain = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        wanted = "a list" if get_origin(hint) is tuple else plain.get(hint, "a table")
+        wanted = "a list" if get_origin(hint) is tuple else _WORDS.get(hint, "a table")
         raise InputError(f"{name} in {source} must be {wanted}, got {value!r}.")
     return value
+
+
+def _checked_option(hint: Any, value: Any, name: str, source: str) -> Any:
+    """Return a value of a union that is not None: one of its words, or of its other type."""
+    *words, other = (option for option in get_args(hint) if option is not type(None))
+    if words and isinstance(value, str):
+        known = get_args(words[0])
+        if value not in known:
+            said = ", ".join(map(repr, known))
+            raise InputError(f"{name} in {source} must be {said} or {_WORDS.get(other, 'a table')}, got {value!r}.")
+        return value
+    return _checked(other, value, name, source)
 
 
 def to_table(config: Any) -> dict[str, Any]:

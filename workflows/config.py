@@ -50,7 +50,7 @@ class RunConfig:
     prior_aniso: prior standard deviation of the traceless part of the tensor (in white matter), ppm;
     prior_correlation: distance over which the traceless parts of neighbours are alike before the data, mm, 0 for none;
     isotropic_frequency: prior standard deviation (in white matter) of a frequency that all scans share and no
-    susceptibility makes, ppm, fitted beside the tensor; 0 for none;
+    susceptibility makes, ppm, fitted beside the tensor; "auto" (0.005 where the data show one), 0 for none;
     white_matter: where the traceless part is larger, "auto" (found in the data), "none" (the same prior everywhere) or
     a map of probabilities 0-1 in the subject frame;
     fibre: map of unit vectors along the fibres, on the reference scan's grid, about which the tensor is symmetric;
@@ -90,7 +90,7 @@ class RunConfig:
     prior_iso: float = 0.05
     prior_aniso: float = 0.004
     prior_correlation: float = CORRELATION
-    isotropic_frequency: float = 0.0
+    isotropic_frequency: Literal["auto"] | float = "auto"
     white_matter: str = "auto"
     fibre: str | None = None
     noise: float | None = None

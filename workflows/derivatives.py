@@ -168,6 +168,12 @@ def write_image(
     return path
 
 
+def remove_image(path: Path) -> None:
+    """Remove an image and its sidecar, where they are there: what an earlier run wrote and this one does not."""
+    for one in (path, sidecar_path(path)):
+        one.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Write a JSON file atomically, with numpy values as numbers and paths as text."""
     text = json.dumps(dict(content), indent=2, default=_plain) + "\n"

@@ -22,7 +22,7 @@ from ..pipeline.fits.uncertainty import Uncertainty
 from ..pipeline.frames import voxel_frame, voxel_size
 from ..pipeline.labels import reference_to_mask, scan_deviations, scan_labels
 from ..pipeline.tensors import rotate_components
-from .derivatives import sidecar_path, write_image
+from .derivatives import remove_image, sidecar_path, write_image
 from .fit_files import GivenFiles, GivenScan, read_given
 from .fit_inputs import ScanField, SubjectFields, fit_sidecar, fit_warnings, to_subject_frame
 from .tissue_files import TissueFiles
@@ -71,8 +71,9 @@ def fit_files(
     files.check()
     deviations = bool(used.draws or used.jackknife)
     planned = _planned(
-        prefix, len(fields), labels=bool(transforms), deviations=deviations, frequency=tissue.frequency > 0
-    )
+        prefix, len(fields), labels=bool(transforms), deviations=deviations,
+        frequency=used.method != "closed" and tissue.frequency != 0,
+    )  # fmt: skip
     for path in planned:
         if not overwrite and (path.exists() or sidecar_path(path).exists()):
             raise InputError(f"{path} exists already: pass --overwrite to replace it.")
@@ -89,6 +90,9 @@ def fit_files(
     for message in fit_warnings(found, [scan.input.path.name for scan in scans]):
         warnings.warn(message, Chi33Warning, stacklevel=2)
     _write_all(prefix, scans, placed, found, uncertainty, own_grids=bool(transforms))
+    if found.frequency is None and (none := _path(prefix, "frequency")) in planned:
+        planned.remove(none)
+        remove_image(none)
     return planned
 
 

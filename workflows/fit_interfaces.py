@@ -48,7 +48,10 @@ class _FitInputs(BaseInterfaceInputSpec):
     prior_iso = traits.Float(mandatory=True, desc="ppm")
     prior_aniso = traits.Float(mandatory=True, desc="ppm")
     prior_correlation = traits.Float(CORRELATION, usedefault=True, desc="mm, of the tensor's traceless part")
-    isotropic_frequency = traits.Float(0.0, usedefault=True, desc="ppm, prior of a frequency of all scans; 0: none")
+    isotropic_frequency = traits.Union(
+        traits.Enum("auto"), traits.Float, default_value="auto", usedefault=True,
+        desc="ppm, prior of a frequency that all scans share; 0: none",
+    )  # fmt: skip
     white_matter = traits.Enum(*WHITE_MATTER, usedefault=True, desc="where the traceless part is larger")
     white_matter_file = File(exists=True, desc="probability 0-1, instead of that")
     fibre_file = File(exists=True, desc="unit vectors along the world's axes, subject grid")

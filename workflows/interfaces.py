@@ -28,7 +28,7 @@ from ..pipeline.phase.repairs import repair_phase
 from ..pipeline.phase_offset import remove_phase_offset
 from ..pipeline.reliability import GROWTH, grown, reliable_mask, trimmed_brain
 from ..pipeline.unwrap import unwrap_laplacian, unwrap_romeo
-from .derivatives import read_image, write_image
+from .derivatives import read_image, remove_image, write_image
 from .export import export_file
 from .figures_echo import EchoSlices, shown_echo, write_echo_figure
 from .sidecars import PhaseScale
@@ -259,11 +259,28 @@ class Export(Chi33Interface):
         return runtime
 
 
+class _ExportIfMadeInputs(_ExportInputs):
+    in_file = File(exists=True, desc="not connected, or not made: what an earlier run wrote is removed")
+
+
+class ExportIfMade(Export):
+    """Export of a result that a step makes or not, as its data are."""
+
+    input_spec = _ExportIfMadeInputs
+
+    def _run_interface(self, runtime: Any) -> Any:
+        if isdefined(self.inputs.in_file):
+            return super()._run_interface(runtime)
+        remove_image(Path(self.inputs.out_file))
+        return runtime
+
+
 __all__ = [
     "BrainMask",
     "Chi33Interface",
     "CleanMask",
     "Export",
+    "ExportIfMade",
     "LearnedMask",
     "LocalFieldMap",
     "TotalField",

@@ -16,6 +16,7 @@ class Product:
     desc: str | None = None
     units: str | None = "ppm"
     description: str = ""
+    depends: bool = False  # on the data, whether it is made
 
 
 SCAN_PRODUCTS = (
@@ -59,8 +60,9 @@ SUBJECT_PRODUCTS = (
     ),
 )
 FREQUENCY = Product(
-    "frequency_file", "fieldmap", "frequency", "ppm", "Frequency that all scans share, fitted beside the tensor, of B0"
-)
+    "frequency_file", "fieldmap", "frequency", "ppm", "Frequency that all scans share, fitted beside the tensor, of B0",
+    depends=True,
+)  # fmt: skip
 SINGLE_STEP = "single-step (SMV of total fields)"
 MEAN_PRODUCT = Product("mean_file", "MEGRE", "mean", "arbitrary", "Mean of all scans' magnitudes")
 # (suffix, desc) of every file that a run may write of a subject, beside the transforms
@@ -80,7 +82,7 @@ PRODUCT_NAMES = frozenset(
 
 def subject_products(config: RunConfig) -> tuple[Product, ...]:
     """Return what is written of a subject's fit."""
-    return (*SUBJECT_PRODUCTS, *((FREQUENCY,) if config.isotropic_frequency > 0 else ()))
+    return (*SUBJECT_PRODUCTS, *((FREQUENCY,) if config.isotropic_frequency != 0 else ()))
 
 
 def label_products(config: RunConfig) -> tuple[Product, ...]:

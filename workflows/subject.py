@@ -17,7 +17,7 @@ from .config import RunConfig
 from .derivatives import Derivatives
 from .figures_echo import shown_echo
 from .frame_interfaces import MaskConsensus, MeanOfScans
-from .interfaces import Export
+from .interfaces import Export, ExportIfMade
 from .labels import init_fit_wf, init_scan_labels_wf
 from .products import (
     DEVIATION_PRODUCTS,
@@ -313,8 +313,9 @@ def _export(
         sidecar["Units"] = product.units
     if product.suffix == "mask":
         sidecar["Type"] = "Brain"
+    kind = ExportIfMade if product.depends else Export
     node = pe.Node(
-        Export(out_file=str(path), sidecar={**sidecar, **facts}), name=f"export_{name}", run_without_submitting=True
+        kind(out_file=str(path), sidecar={**sidecar, **facts}), name=f"export_{name}", run_without_submitting=True
     )
     workflow.connect([(source[0], node, [(source[1], "in_file")])])
     if record:

@@ -27,20 +27,27 @@ _FEW = 0.01  # of the vectors, that may be of another length
 class TissueFiles:
     """What the prior is told: white_matter "auto", "none" or a file; fibre: a file or None; correlation in mm.
 
-    frequency: prior standard deviation in ppm of a frequency that all scans share (TissueOptions); 0: none.
+    frequency: prior standard deviation in ppm of a frequency that all scans share (TissueOptions), 0 for none, "auto"
+    where the data show one.
     """
 
     white_matter: str = "auto"
     fibre: str | None = None
     correlation: float = TissueOptions().correlation
-    frequency: float = 0.0
+    frequency: float | Literal["auto"] = "auto"
 
     def check(self, method: str) -> TissueFiles:
         """Return itself; raise InputError where a file cannot be used, or the fit has no use for it."""
         TissueOptions(correlation=self.correlation, frequency=self.frequency)
-        given = [name for name, used in (("--white-matter", self.white_matter not in WHITE_MATTER),
-                                         ("--fibre", self.fibre is not None),
-                                         ("--isotropic-frequency", self.frequency > 0)) if used]  # fmt: skip
+        given = [
+            name
+            for name, used in (
+                ("--white-matter", self.white_matter not in WHITE_MATTER),
+                ("--fibre", self.fibre is not None),
+                ("--isotropic-frequency", self.frequency not in ("auto", 0)),
+            )
+            if used
+        ]
         if given and method in ("closed", "none"):
             raise InputError(
                 f"{given[0]} goes with --fit masked or single-step, got --fit {method}, whose prior is the same in all "

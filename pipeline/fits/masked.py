@@ -30,6 +30,7 @@ from .noise import (
 from .prior import Prior
 from .result import Fit
 from .scan_checks import check_scans
+from .shared_frequency import decided, extended
 from .solver import LinearModel, Solution, conjugate_gradients
 from .tissue import TissueOptions, TissuePrior, tissue_prior
 from .tissue_slope import expected_slope, filter_power
@@ -145,12 +146,11 @@ def solve_problem(
     if noises is None or problem.filters is not None or problem.anatomy is not None:
         problem, noises, correlation, first = _first_look(problem, prior, noises, stopping, execution, report("tensor"))
         problem = _with_voxel_weights(problem, prior, noises, first, execution)
-        problem = _with_tissue(problem, prior, first)
-        first = replace(first, maps=_extended(first.maps, problem))
+        problem = _with_tissue(problem, prior, first, noises, execution)
+        first = replace(first, maps=extended(first.maps, problem.tissue))
     problem = problem.with_noises(noises)
-    level = typical_noise(noises)
+    level, done = typical_noise(noises), 0 if first is None else first.iterations
     model = problem.model(execution)
-    done = 0 if first is None else first.iterations
     tensor = first
     if first is None or done < stopping.iterations:
         tensor = conjugate_gradients(
@@ -213,12 +213,6 @@ def _first_look(
     return problem, noises, correlation, replace(found, iterations=total, changes=changes)
 
 
-def _extended(maps: Float32Array, problem: Problem) -> Float32Array:
-    """Return maps (6, box) of a first solution with one of no frequency beside them, where the problem has that."""
-    shared = problem.tissue is not None and problem.tissue.frequency is not None
-    return np.concatenate([maps, 0 * maps[:1]]) if shared else maps
-
-
 def _noises_left(
     problem: Problem, residuals: Sequence[NDArray[np.float32]], prior: Prior, noises: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -257,11 +251,20 @@ def _with_voxel_weights(
     return replace(problem, observations=[replace(one, weight=one.weight * factor) for one, factor in pairs])
 
 
-def _with_tissue(problem: Problem, prior: Prior, first: Solution) -> Problem:
+def _with_tissue(
+    problem: Problem, prior: Prior, first: Solution, noises: NDArray[np.float64], running: Execution
+) -> Problem:
     """Return the problem with the prior that its anatomy and a first solution give."""
     if problem.anatomy is None:
         return problem
-    tissue, said = tissue_prior(problem.anatomy, prior, problem.grid, problem.support, first.maps)
+    grid, support = problem.grid, problem.support
+    tissue, said = tissue_prior(problem.anatomy, prior, grid, support, first.maps)
+    problem = replace(problem, tissue=tissue, record={**problem.record, **said})
+    if tissue is None or tissue.frequency is None or not tissue.frequency.doubtful:
+        return problem
+    scalar = problem.with_noises(noises).model(running, components=1)
+    noise = typical_noise(noises)
+    tissue, said = decided(tissue, scalar, problem.fields, support, prior, noise)
     return replace(problem, tissue=tissue, record={**problem.record, **said})
 
 
@@ -332,11 +335,9 @@ def fit_problem(
     report: OrientationReport,
     *,
     prior: Prior | None = None,
-    noise: float | ArrayLike | None = None,
-    stopping: Stopping | None = None,
-    execution: Execution,
-    progress: Progress | None = None,
-) -> tuple[Fit, Problem]:
+    noise: float | ArrayLike | None = None, stopping: Stopping | None = None,
+    execution: Execution, progress: Progress | None = None,
+) -> tuple[Fit, Problem]:  # fmt: skip
     """Return the Fit of a prepared problem, and the problem with the weights that were used.
 
     report: of its directions; the other arguments as fit_masked's.
@@ -382,10 +383,9 @@ def fit_masked(
     else proportional to 1 / standard deviation, 1 for `noise`; voxel_size: (3,) mm; b0_directions: one unit vector a
     scan in the voxel frame; support: where chi may differ from 0 (default: where any weight is); prior: standard
     deviations in ppm; noise: standard deviation of the fields in ppm at weight 1, of all scans or one for each,
-    estimated scan by scan when not given;
-    stopping: iterations and tolerance; padding: mm of zeros; execution: where it runs; names: the scans', for
-    messages; progress: called with what is solved, the iteration and the label's change; device: "cpu" (compiled
-    kernels, on `execution`), or "cuda", "cuda:N" (torch on a GPU).
+    estimated scan by scan when not given; stopping: iterations and tolerance; padding: mm of zeros; execution: where
+    it runs; names: the scans', for messages; progress: called with what is solved, the iteration and the label's
+    change; device: "cpu" (compiled kernels, on `execution`), or "cuda", "cuda:N" (torch on a GPU).
     Returns a Fit in ppm, components along the voxel frame, 0 outside the support. Raises InputError.
     """
     report = check_settings(b0_directions, prior or Prior(), noise, device)

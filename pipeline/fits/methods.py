@@ -66,9 +66,10 @@ class FitOptions:
             raise InputError(f"score must be 0 (none) or at least 2 groups of scans, got {self.score}.")
         if self.seed < 0:
             raise InputError(f"seed must not be negative, got {self.seed}.")
-        if self.anatomy is not None and self.anatomy.frequency > 0 and not self.prior.determines_tensor:
+        frequency = 0.0 if self.anatomy is None or self.anatomy.frequency == "auto" else self.anatomy.frequency
+        if frequency > 0 and not self.prior.determines_tensor:
             raise InputError(
-                f"an isotropic frequency ({self.anatomy.frequency} ppm) needs a prior of the traceless part, got "
+                f"an isotropic frequency ({frequency} ppm) needs a prior of the traceless part, got "
                 f"prior_aniso {self.prior.aniso}: give a finite one, or leave the frequency out."
             )
         self.stopping()

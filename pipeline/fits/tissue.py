@@ -28,6 +28,7 @@ _COUNTED = np.array([1, 2, 2, 1, 2, 1], np.float32)  # how often a component sta
 
 ELSEWHERE = 0.5  # standard deviation outside white matter, relative to that within
 CORRELATION = 3.0  # mm
+FREQUENCY = 0.005  # ppm, prior standard deviation of the isotropic frequency in white matter, where the data show one
 FREQUENCY_ELSEWHERE = 0.1  # standard deviation of the isotropic frequency outside white matter, relative to within
 ACROSS = 0.5  # standard deviation of what is not symmetric about a fibre, relative to what is
 
@@ -41,7 +42,7 @@ class TissueOptions:
     which neighbours are alike, 0 for independent voxels; fibre: (3, x, y, z) unit vectors along the array axes, 0 where
     none is known; across: standard deviation of what is not symmetric about it, relative to what is; frequency: prior
     standard deviation in ppm, in white matter, of a frequency that all scans share and no susceptibility makes (0: none
-    is fitted).
+    is fitted; "auto": FREQUENCY where the data show one, see shared_frequency).
     """
 
     white_matter: Literal["auto", "none"] | Float32Array = "auto"
@@ -49,15 +50,17 @@ class TissueOptions:
     correlation: float = CORRELATION
     fibre: Float32Array | None = None
     across: float = ACROSS
-    frequency: float = 0.0
+    frequency: float | Literal["auto"] = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.white_matter, str) and self.white_matter not in ("auto", "none"):
             raise InputError(f"white_matter must be 'auto', 'none' or a map, got {self.white_matter!r}.")
         if not 0 <= self.correlation < np.inf:
             raise InputError(f"the correlation of the prior must be 0 mm or more, got {self.correlation}.")
-        if not 0 <= self.frequency < np.inf:
-            raise InputError(f"the isotropic frequency's prior must be 0 ppm (none) or more, got {self.frequency}.")
+        if self.frequency != "auto" and (isinstance(self.frequency, str) or not 0 <= self.frequency < np.inf):
+            raise InputError(
+                f"the isotropic frequency's prior must be 'auto', or 0 ppm (none) or more, got {self.frequency!r}."
+            )
         for name in ("elsewhere", "across"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} must lie above 0 and be 1 at most, got {getattr(self, name)}.")
@@ -65,10 +68,16 @@ class TissueOptions:
 
 @dataclass(frozen=True)
 class FrequencyPrior:
-    """The prior of a frequency that all scans share: (x, y, z) standard deviation in ppm, positive; correlation, mm."""
+    """The prior of a frequency that all scans share.
+
+    spread: (x, y, z) standard deviation in ppm, positive; correlation: mm; white: its standard deviation in white
+    matter, ppm; doubtful: the data are to show whether there is any.
+    """
 
     spread: Float32Array
     correlation: float = 0.0
+    white: float = FREQUENCY
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,16 +126,24 @@ def tissue_prior(
         record["WhiteMatterShare"] = round(float(white[support].mean()), 3)
         record["PriorAnisoWhiteMatterPpm"] = prior.aniso
         record["PriorAnisoElsewherePpm"] = prior.aniso * options.elsewhere
-    frequency = None
-    if options.frequency > 0:
-        record["PriorFrequencyPpm"] = options.frequency
-        within = np.ones_like(spread) if white is None else np.maximum(white, np.float32(FREQUENCY_ELSEWHERE))
-        frequency = FrequencyPrior(within * np.float32(options.frequency), options.correlation)
+    frequency = _frequency_prior(options, white, spread)
+    if frequency is not None and not frequency.doubtful:
+        record["PriorFrequencyPpm"] = frequency.white
     if options.fibre is None:
         return TissuePrior(spread, options.correlation, frequency=frequency), record
     record["PriorAnisoAcrossFibrePpm"] = prior.aniso * options.across
     fibre = np.ascontiguousarray(grid.crop(options.fibre), np.float32)
     return TissuePrior(spread, options.correlation, fibre, across=options.across, frequency=frequency), record
+
+
+def _frequency_prior(options: TissueOptions, white: Float32Array | None, spread: Float32Array) -> FrequencyPrior | None:
+    """Return the prior of an isotropic frequency for a probability of white matter (box, None: not known)."""
+    auto = options.frequency == "auto"
+    level = FREQUENCY if auto else float(options.frequency)
+    if level <= 0 or (auto and white is None):
+        return None
+    within = np.ones_like(spread) if white is None else np.maximum(white, np.float32(FREQUENCY_ELSEWHERE))
+    return FrequencyPrior(within * np.float32(level), options.correlation, level, doubtful=auto)
 
 
 def _white_matter(

@@ -22,6 +22,7 @@ class Recipe:
     kind: Literal["soft", "hard"] = "soft"
     limit: float | None = None
     span: tuple[float, float] | None = None
+    width: Literal["auto"] | float = "auto"
     filter: Filter = field(default_factory=Filter)
 
 
@@ -43,6 +44,8 @@ def test_a_config_survives_its_table() -> None:
     table = to_table(recipe)
     assert "limit" not in table
     assert from_table(Recipe, table, "here") == recipe
+    assert from_table(Recipe, {"width": 3}, "here").width == 3.0
+    assert from_table(Recipe, {"width": "auto"}, "here").width == "auto"
 
 
 def test_options_override_and_what_is_not_given_stays() -> None:
@@ -54,7 +57,7 @@ def test_options_override_and_what_is_not_given_stays() -> None:
 
 @pytest.mark.parametrize(("text", "message"), [
     ("stps = 3", "recipe.toml has an unknown key stps: did you mean steps?"),
-    ("zzz = 3", "recipe.toml has an unknown key zzz: the keys are name, steps, kind, limit, span, filter."),
+    ("zzz = 3", "recipe.toml has an unknown key zzz: the keys are name, steps, kind, limit, span, width, filter."),
     ("[filter]\nradus = 3", "recipe.toml has an unknown key filter.radus: did you mean filter.radius?"),
     ("steps = 3.5", "steps in .*recipe.toml must be a whole number, got 3.5"),
     ("steps = true", "steps in .*recipe.toml must be a whole number, got True"),
@@ -67,6 +70,8 @@ def test_options_override_and_what_is_not_given_stays() -> None:
     ("span = 3", "span in .*recipe.toml must be a list, got 3"),
     ('kind = "smooth"', "kind in .*recipe.toml must be one of 'soft', 'hard', got 'smooth'"),
     ("kind = [1]", "kind in .*recipe.toml must be one of 'soft', 'hard'"),
+    ('width = "wide"', "width in .*recipe.toml must be 'auto' or a number, got 'wide'"),
+    ("width = true", "width in .*recipe.toml must be a number, got True"),
     ("filter = 3", "filter in .*recipe.toml must be a table, got 3"),
     ("[filter]\nexact = 1", "filter.exact in .*recipe.toml must be true or false, got 1"),
     ("steps = ", "recipe.toml is no valid TOML"),

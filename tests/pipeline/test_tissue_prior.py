@@ -12,7 +12,8 @@ from chi33.pipeline.fits.grid import FitGrid, make_grid
 from chi33.pipeline.fits.iterative import FieldModel, Observation
 from chi33.pipeline.fits.methods import FitOptions, fit_fields
 from chi33.pipeline.fits.prior import Prior
-from chi33.pipeline.fits.tissue import TissueMetric, TissueOptions, TissuePrior
+from chi33.pipeline.fits.shared_frequency import LEAST_CONTRAST
+from chi33.pipeline.fits.tissue import FREQUENCY, TissueMetric, TissueOptions, TissuePrior
 from chi33.pipeline.fits.tissue_slope import expected_slope
 from chi33.pipeline.fits.tissue_white import white_matter_probability
 from chi33.pipeline.tensor_field import delta_b_prime, tensor_field
@@ -200,6 +201,27 @@ def test_a_frequency_of_white_matter_is_told_from_susceptibility(scans: tuple, m
     assert found[1].record["PriorFrequencyPpm"] == 0.005
 
 
+@pytest.mark.parametrize("method", ["masked", "single-step"])
+def test_a_frequency_is_fitted_where_the_data_show_one_alone(scans: tuple, method: str) -> None:
+    fields, weights, h, truth, _ = scans
+    inside, aniso = weights[0] > 0, np.square(truth - isotropic(truth[DIAGONAL].mean(axis=0))).sum(axis=0)
+    myelin = -0.006 * gaussian_filter((aniso > 0).astype(np.float32), 0.5) * inside
+    options = FitOptions(
+        method=method, noise=1e-3, anatomy=TissueOptions(frequency="auto"),
+        radii=(8.0, 4.0) if method == "single-step" else None,
+    )  # fmt: skip
+    plain, shifted = (
+        fit_fields([field + part for field in fields], weights, SIZE, h, options)[0] for part in (0 * myelin, myelin)
+    )
+    assert abs(plain.record["IsotropicFrequencyContrastPpm"]) < LEAST_CONTRAST / 2
+    assert shifted.record["IsotropicFrequencyContrastPpm"] < -2 * LEAST_CONTRAST
+    assert (plain.frequency, plain.record.get("PriorFrequencyPpm")) == (None, None)
+    assert shifted.frequency is not None
+    assert shifted.record["PriorFrequencyPpm"] == FREQUENCY
+    none = replace(options, anatomy=TissueOptions())
+    np.testing.assert_array_equal(plain.tensor, fit_fields(fields, weights, SIZE, h, none)[0].tensor)
+
+
 def test_a_frequency_is_there_whatever_ends_the_fit_or_refused(scans: tuple) -> None:
     fields, weights, h, _, _ = scans
     anatomy = TissueOptions(frequency=0.005)
@@ -240,7 +262,8 @@ def test_the_expected_slope_falls_with_noise_and_rises_with_the_prior() -> None:
         ({"white_matter": "some"}, "white_matter must be 'auto', 'none' or a map, got 'some'"),
         ({"correlation": -1.0}, "the correlation of the prior must be 0 mm or more, got -1"),
         ({"elsewhere": 0.0}, "elsewhere must lie above 0 and be 1 at most, got 0"),
-        ({"frequency": -0.001}, "frequency's prior must be 0 ppm .none. or more, got -0.001"),
+        ({"frequency": -0.001}, "frequency's prior must be 'auto', or 0 ppm .none. or more, got -0.001"),
+        ({"frequency": "none"}, "frequency's prior must be 'auto', or 0 ppm .none. or more, got 'none'"),
         ({"across": 1.5}, "across must lie above 0 and be 1 at most, got 1.5"),
     ],
 )

@@ -262,3 +262,11 @@ def test_export_copies_only_what_differs(save: Save, tmp_path: Path) -> None:
     assert export(Frame="subject")[0] > image_time
     assert target.read_bytes() == Path(source).read_bytes()
     assert sorted(path.name for path in target.parent.iterdir()) == ["map.json", "map.nii.gz"]
+
+
+def test_a_result_that_was_not_made_leaves_nothing_of_an_earlier_run(save: Save, tmp_path: Path) -> None:
+    source, target = save("image", _ball(20)), tmp_path / "out" / "map.nii.gz"
+    interfaces.ExportIfMade(in_file=source, out_file=str(target), sidecar={"Units": "ppm"}).run(cwd=str(tmp_path))
+    assert sorted(path.name for path in target.parent.iterdir()) == ["map.json", "map.nii.gz"]
+    interfaces.ExportIfMade(out_file=str(target), sidecar={"Units": "ppm"}).run(cwd=str(tmp_path))
+    assert list(target.parent.iterdir()) == []

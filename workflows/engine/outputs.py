@@ -16,7 +16,7 @@ from nipype.pipeline import engine as pe
 from ...files.manifest import Manifest, manifest_path, read_manifest
 from ...pipeline.errors import InputError
 from ..derivatives import read_json, sidecar_path, write_json
-from ..interfaces import Export
+from ..interfaces import Export, ExportIfMade
 from ..products import PRODUCT_NAMES
 
 EARLIER = "Earlier"
@@ -26,8 +26,17 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}(?:\.nii\.gz|\.json|\.txt)")
 
 def exported_files(workflow: pe.Workflow) -> frozenset[Path]:
     """Return every file that a workflow exports, with the sidecars."""
+    return _exported_by(workflow, Export)
+
+
+def files_not_made(workflow: pe.Workflow) -> frozenset[Path]:
+    """Return the files that a workflow exports where the data ask for them, and that are not there."""
+    return frozenset(path for path in _exported_by(workflow, ExportIfMade) if not path.exists())
+
+
+def _exported_by(workflow: pe.Workflow, kind: type[Export]) -> frozenset[Path]:
     nodes = (workflow.get_node(name) for name in workflow.list_node_names())
-    images = [Path(node.inputs.out_file) for node in nodes if isinstance(node.interface, Export)]
+    images = [Path(node.inputs.out_file) for node in nodes if isinstance(node.interface, kind)]
     return frozenset([*images, *(sidecar_path(path) for path in images)])
 
 

@@ -23,7 +23,7 @@ from ..raw import RawSubject
 from ..subject import init_subject_wf, reference_scan
 from .clock import StageClock
 from .finished import INPUTS, OUTPUTS, inputs_digest, outputs_digest, was_finished
-from .outputs import begin_outputs, exported_files, finish_outputs
+from .outputs import begin_outputs, exported_files, files_not_made, finish_outputs
 from .provenance import provenance
 from .resources import Resources, assign_resources, memory_warning
 from .session import configure_nipype, execute, logged, write_graph
@@ -109,6 +109,7 @@ def _run_subject(subject: RawSubject, job: Job, began: datetime) -> Path:
     digest = inputs_digest(subject, config, job.backend, job.rois)  # of the input as it is before it is read
     with logged(job.log_dir / f"{name}.log"):
         execute(workflow, clock, job.resources, crash_dir, subject.label)
+    files -= files_not_made(workflow)
     facts = {
         "Fit": config.fit,
         "Reference": config.reference or reference_scan(subject, config).name,
