@@ -22,19 +22,25 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from chi33.datasets.augmentation import draw_rotation, magnetisation_weights, turn_tensor
-from chi33.datasets.turned_head import TurnableHead
-from chi33.datasets.volume import Geometry, TensorVolume
-from chi33.pipeline.frames import b0_direction_from_affine, rotation_and_scale, rotation_angle, voxel_frame, voxel_size
-from chi33.pipeline.magnetisation_field import magnetisation_fields
-from chi33.pipeline.masks import dice
+from chi33.datasets.augmentation.rotated_head import TurnableHead
+from chi33.datasets.augmentation.rotation import draw_rotation, magnetisation_weights, turn_tensor
+from chi33.datasets.store.volume import Geometry, TensorVolume
+from chi33.pipeline.computing.threads import fft_workers
+from chi33.pipeline.frames import (
+    b0_direction_from_affine,
+    rotation_and_scale,
+    rotation_angle,
+    voxel_frame,
+    voxel_size,
+)
+from chi33.pipeline.images.morphology import dice
+from chi33.pipeline.images.spline_maps import evaluate, spline_maps
 from chi33.pipeline.phantom.anatomy import ROI_LABELS, build_head
 from chi33.pipeline.phantom.poses import head_orientations, scan_grid
 from chi33.pipeline.phantom.subjects import HeadParameters
 from chi33.pipeline.phantom.truth import brain_centred_grid_centre, scan_truth, smooth_head
-from chi33.pipeline.spline_maps import evaluate, spline_maps
-from chi33.pipeline.tensors import eigenvalues, principal_eigenvector, rotation_of_components
-from chi33.pipeline.threads import fft_workers
+from chi33.pipeline.physics.magnetisation_field import magnetisation_fields
+from chi33.pipeline.physics.tensors import eigenvalues, principal_eigenvector, rotation_of_components
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation

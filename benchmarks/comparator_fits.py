@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from chi33.pipeline.fits.grid import FitGrid
+from chi33.pipeline.fits.model.grid import FitGrid
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, lsqr
 

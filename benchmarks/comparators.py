@@ -27,15 +27,15 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from chi33.files.derivatives import read_image, read_transform
 from chi33.files.sidecars import read_sidecar
 from chi33.pipeline.background import sphere_kernel
-from chi33.pipeline.fits.grid import FIT_PADDING, make_grid
+from chi33.pipeline.fits.model.grid import FIT_PADDING, make_grid
 from chi33.pipeline.frames import b0_direction_from_affine, voxel_frame, voxel_size
+from chi33.pipeline.images.morphology import continued, depth_inside
+from chi33.pipeline.images.resample import resample_inside
 from chi33.pipeline.labels import reference_to_mask, scan_labels
-from chi33.pipeline.masks import continued, depth_inside
-from chi33.pipeline.resample import resample_inside
-from chi33.pipeline.tensors import rotate_components
-from chi33.workflows.derivatives import read_image, read_transform
+from chi33.pipeline.physics.tensors import rotate_components
 from chi33.workflows.fit_inputs import ScanField, SubjectFields, to_subject_frame
 from numpy.typing import NDArray
 from scipy import ndimage

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from chi33.files.derivatives import Derivatives, read_image, read_transform
 from chi33.pipeline.background import vsharp
-from chi33.pipeline.echoes import OFFSET_SMOOTHING, combine_echoes
 from chi33.pipeline.fits.methods import FitOptions, fit_fields
-from chi33.pipeline.fits.tissue import TissueOptions
+from chi33.pipeline.fits.tissue.prior import TissueOptions
 from chi33.pipeline.frames import b0_direction_from_affine, radians_per_ppm, voxel_size
 from chi33.pipeline.labels import scan_labels
-from chi33.pipeline.phase_offset import remove_phase_offset
-from chi33.workflows.derivatives import Derivatives, read_image, read_transform
+from chi33.pipeline.phase.echoes import OFFSET_SMOOTHING, combine_echoes
+from chi33.pipeline.phase.phase_offset import remove_phase_offset
 from chi33.workflows.fit_inputs import ScanField, to_subject_frame
-from chi33.workflows.raw import RawScan, find_subjects, load_magnitude, load_phase
+from chi33.workflows.raw.dataset import RawScan, find_subjects, load_magnitude, load_phase
 from numpy.typing import NDArray
 
 FITS = ("single-step", "masked", "closed")

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from chi33.pipeline.fits.closed_form import fit_susceptibility
 from chi33.pipeline.fits.execution import Execution
-from chi33.pipeline.fits.grid import FitGrid
-from chi33.pipeline.fits.iterative import model_spectrum
 from chi33.pipeline.fits.masked import Problem, Stopping, fit_masked, masked_problem
-from chi33.pipeline.fits.prior import Prior
+from chi33.pipeline.fits.model.field_model import model_spectrum
+from chi33.pipeline.fits.model.grid import FitGrid
 from chi33.pipeline.fits.single_step import fit_single_step, single_step_problem
-from chi33.pipeline.tensors import chi33
+from chi33.pipeline.physics.prior import Prior
+from chi33.pipeline.physics.tensors import chi33
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 from scipy.sparse.linalg import LinearOperator, lsqr

@@ -14,16 +14,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from chi33.pipeline.computing.threads import fft_workers
 from chi33.pipeline.frames import voxel_frame, voxel_size
+from chi33.pipeline.images.morphology import depth_inside
+from chi33.pipeline.images.spline_maps import evaluate, spline_maps
 from chi33.pipeline.labels import Labels, scan_labels
-from chi33.pipeline.masks import depth_inside
 from chi33.pipeline.phantom.anatomy import HeadParameters, build_head
 from chi33.pipeline.phantom.poses import HeadPose, head_orientations, scan_grid
 from chi33.pipeline.phantom.truth import ScanTruth, SmoothedHead, brain_centred_grid_centre, scan_truth, smooth_head
-from chi33.pipeline.spline_maps import evaluate, spline_maps
-from chi33.pipeline.tensor_field import delta_b_prime
-from chi33.pipeline.tensors import isotropic, rotate_components
-from chi33.pipeline.threads import fft_workers
+from chi33.pipeline.physics.tensor_field import delta_b_prime
+from chi33.pipeline.physics.tensors import isotropic, rotate_components
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from chi33.pipeline.brain_mask import brain_mask
 from chi33.pipeline.frames import rotation_angle, voxel_size
-from chi33.pipeline.masks import dice, mask_faults
-from chi33.pipeline.registration import register
-from chi33.pipeline.registration_images import without_decay
+from chi33.pipeline.images.morphology import dice, mask_faults
+from chi33.pipeline.masks.bet import brain_mask
+from chi33.pipeline.registration.images import without_decay
+from chi33.pipeline.registration.similarity import register
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.linalg import polar

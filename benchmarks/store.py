@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from chi33.datasets.build import BuildConfig, build_from
-from chi33.datasets.device_patches import DevicePatches
-from chi33.datasets.patch_dataset import TRAINING_CHANNELS, PatchDataset, Patches
-from chi33.datasets.store import Store, open_store
-from chi33.datasets.store_reader import StoreReader
-from chi33.datasets.volume import Geometry, Volume
+from chi33.datasets.build.build import BuildConfig, build_from
+from chi33.datasets.loading.device_patches import DevicePatches
+from chi33.datasets.loading.patch_dataset import TRAINING_CHANNELS, PatchDataset, Patches
+from chi33.datasets.store.reader import StoreReader
+from chi33.datasets.store.schema import Store, open_store
+from chi33.datasets.store.volume import Geometry, Volume
 from numpy.typing import NDArray
 from scipy import io, ndimage
 from torch.utils.data import DataLoader

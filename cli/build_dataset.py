@@ -105,8 +105,8 @@ def build_dataset(
 
         chi33 build-dataset raw/derivatives/truth store.h5 --patch-rule isdu --patch-grid 6,8,7
     """
-    from ..datasets.build import build_store
-    from ..datasets.build_config import BuildConfig
+    from ..datasets.build.build import build_store
+    from ..datasets.build.config import BuildConfig
 
     config = BuildConfig(
         patch_rule=patch_rule,

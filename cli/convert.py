@@ -12,8 +12,8 @@ from .store_options import bounds
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..files.field_strength import FieldStrength
-    from ..workflows.convert import Conversion, ConversionPlan
+    from ..files.maps.field_strength import FieldStrength
+    from ..workflows.dicom.convert import Conversion, ConversionPlan
 
 
 def convert(
@@ -90,7 +90,7 @@ def convert(
     """
     from rich.console import Console
 
-    from ..workflows.convert import convert_dicom, plan_conversion
+    from ..workflows.dicom.convert import convert_dicom, plan_conversion
 
     console = Console()
     doing = f"{'Planning' if plan else 'Converting'} {dicom_dir}"

@@ -58,9 +58,9 @@ def chi33(*words: object) -> None:
 
 def predict_unseen(labels: Path, network: Path, out: Path) -> None:
     """Predict every scan of the unseen head with the network, and by thresholded k-space division for comparison."""
+    from ..files.derivatives import read_image, write_image
     from ..pipeline.frames import b0_direction_from_affine, voxel_size
-    from ..pipeline.inversions import tkd
-    from ..workflows.derivatives import read_image, write_image
+    from ..pipeline.inversions.tkd import tkd
 
     out.mkdir()
     anatomy = labels / f"sub-{UNSEEN}" / "anat"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from ..training.evaluate import Line
+    from ..training.evaluation.evaluate import Line
 
 _SHOWN = ("nrmse", "rmse", "hfen", "ssim", "psnr", "xsim", "slope", "correlation")
 
@@ -55,7 +55,7 @@ def evaluate(
 
         chi33 evaluate results raw/derivatives/truth --out errors.csv --html
     """
-    from ..training.evaluate import evaluate as run
+    from ..training.evaluation.evaluate import evaluate as run
     from .progress import progress_lines
 
     with progress_lines("evaluate") as progress:
@@ -71,7 +71,7 @@ def _print_table(lines: list[Line]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..training.evaluate import means
+    from ..training.evaluation.evaluate import means
 
     table = Table()
     for name in ("subject", "orientation", "quantity", "method"):

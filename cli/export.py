@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from .progress import progress_lines
 
 if TYPE_CHECKING:
-    from ..datasets.patches import PatchRule
+    from ..datasets.loading.patches import PatchRule
 
 _Splits = Annotated[list[Literal["train", "val", "test"]] | None, Parameter(consume_multiple=True, negative=())]
 
@@ -72,8 +72,8 @@ def export(
 
         chi33 export store.h5 maps --layout bids --split val
     """
-    from ..datasets.export import export_store
-    from ..datasets.store import open_store
+    from ..datasets.export.export import export_store
+    from ..datasets.store.schema import open_store
 
     rule = _rule(patch_rule, patch_size, min_brain, patches_per_scan, seed)
     opened = open_store(store)
@@ -92,8 +92,8 @@ def _rule(
     name: str | None, size: int | None, min_brain: float | None, number: int | None, seed: int | None
 ) -> PatchRule | None:
     """Other patches than the store's, where any option of patches is given."""
-    from ..datasets.patches import patch_rule
-    from ..pipeline.errors import InputError
+    from ..datasets.loading.patches import patch_rule
+    from ..files.errors import InputError
 
     if name is None:
         if (size, min_brain, number, seed) != (None, None, None, None):

@@ -8,8 +8,8 @@ import traceback
 
 from cyclopts import CycloptsError
 
+from ..files.errors import InputError, StepError
 from ..files.os_errors import os_error_words
-from ..pipeline.errors import InputError, StepError
 
 FAILED, WRONG_INPUT, INTERRUPTED, NO_READER = 1, 2, 130, 141
 DEBUG = "CHI33_DEBUG"

@@ -141,9 +141,9 @@ def fit(
         chi33 fit out/sub-01 --total --field f1.nii.gz f2.nii.gz f3.nii.gz \\
             --mask brain.nii.gz --b0-directions h.txt --units Hz --b0 2.895
     """
-    from ..files.field_units import Given
+    from ..files.maps.units import Given
     from ..pipeline.fits.methods import FitOptions
-    from ..pipeline.fits.prior import Prior
+    from ..pipeline.physics.prior import Prior
     from ..workflows.external_fit import fit_files
     from ..workflows.fit_inputs import method_for
     from ..workflows.tissue_files import TissueFiles

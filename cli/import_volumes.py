@@ -12,7 +12,7 @@ from .progress import progress_lines
 from .store_options import bounds, parse_grid, print_summary, subject_labels, tell_what_is_kept
 
 if TYPE_CHECKING:
-    from ..datasets.import_volumes import ImportedScan
+    from ..datasets.build.import_volumes import ImportedScan
 
 _Files = Annotated[list[Path] | None, Parameter(consume_multiple=True, negative=())]
 _Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())]
@@ -134,9 +134,9 @@ def import_volumes(
         chi33 import-volumes store.h5 --field f1.nii f2.nii --label x1.nii x2.nii \\
             --mask m1.nii m2.nii --subjects 01 02
     """
-    from ..datasets.build_config import BuildConfig
-    from ..datasets.import_volumes import import_volumes as run
-    from ..files.field_units import Given
+    from ..datasets.build.config import BuildConfig
+    from ..datasets.build.import_volumes import import_volumes as run
+    from ..files.maps.units import Given
 
     config = BuildConfig(
         patch_rule=patch_rule,
@@ -172,8 +172,8 @@ def _scans(
     b0_directions: Path | None,
 ) -> tuple[ImportedScan, ...]:
     """The scans of the table or of the lists; exactly one of the two must be given."""
-    from ..datasets.import_table import scans_of_lists, scans_of_table, with_b0_directions
-    from ..pipeline.errors import InputError
+    from ..datasets.build.import_table import scans_of_lists, scans_of_table, with_b0_directions
+    from ..files.errors import InputError
 
     lists = {"--field": field, "--label": label, "--mask": mask, "--subjects": subjects, "--deltab": deltab}
     given = [name for name, values in lists.items() if values]

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from .progress import progress_lines
 
 if TYPE_CHECKING:
-    from ..datasets.store import Store
+    from ..datasets.store.schema import Store
 
 
 def inspect(
@@ -59,9 +59,9 @@ def inspect(
 
         chi33 inspect store.h5 --split val --patches 12 --sheet val.png
     """
-    from ..datasets.inspect import describe_store
-    from ..datasets.store import open_store
-    from ..pipeline.errors import InputError
+    from ..datasets.store.inspect import describe_store
+    from ..datasets.store.schema import open_store
+    from ..files.errors import InputError
 
     for name, value in (("patches", patches), ("seed", seed)):
         if value < 0:
@@ -75,7 +75,7 @@ def inspect(
 
 
 def _draw(store: Store, sheet: Path | None, patches: int, split: str, seed: int, overwrite: bool) -> None:
-    from ..datasets.contact_sheet import default_sheet, draw_contact_sheet
+    from ..datasets.store.contact_sheet import default_sheet, draw_contact_sheet
 
     path = sheet or default_sheet(store.path)
     if sheet is None and path.exists() and not overwrite:
@@ -86,8 +86,8 @@ def _draw(store: Store, sheet: Path | None, patches: int, split: str, seed: int,
 
 
 def _verify(path: Path) -> None:
-    from ..datasets.verify import verify_store
-    from ..pipeline.errors import InputError
+    from ..datasets.store.verify import verify_store
+    from ..files.errors import InputError
 
     with progress_lines("verify") as progress:
         found = verify_store(path, progress=progress)

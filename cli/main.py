@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from .. import __version__
-from ..pipeline.errors import Chi33Warning
+from ..files.errors import Chi33Warning
 from . import failures, streams
 from .command_help import describe
 from .store_options import joined_bounds

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..pipeline.orientation_design import Addition, Change, OrientationPlan
+    from ..pipeline.orientations.design import Addition, Change, OrientationPlan
 
 
 def plan(
@@ -72,9 +72,9 @@ def plan(
 
         chi33 plan derivatives/chi33 --figure plan.png
     """
-    from ..pipeline.errors import InputError
-    from ..pipeline.fits.prior import Prior
-    from ..pipeline.orientation_design import plan_orientations
+    from ..files.errors import InputError
+    from ..pipeline.orientations.design import plan_orientations
+    from ..pipeline.physics.prior import Prior
 
     if sum(one is not None for one in (dataset, angles, b0_directions)) != 1:
         raise InputError(
@@ -93,21 +93,21 @@ def plan(
         found = plan_orientations(directions, max_angle=max_angle, noise=noise, prior=prior)
         _print_plan(found)
         if figure is not None:
-            from ..workflows.plan_figure import save_plan_figure
+            from ..workflows.figures.plan import save_plan_figure
 
             print(save_plan_figure(found, figure, title=f"sub-{subject}" if subject else "", overwrite=overwrite))
 
 
 def _directions_in(path: Path | None) -> list[np.ndarray]:
-    from ..workflows.given_directions import read_directions
+    from ..workflows.raw.given_directions import read_directions
 
     assert path is not None
     return [np.array(h) for _, h in read_directions(path)]
 
 
 def _check_figure(path: Path, subjects: list[str], overwrite: bool) -> None:
-    from ..pipeline.errors import InputError
-    from ..workflows.plan_figure import check_figure_path
+    from ..files.errors import InputError
+    from ..workflows.figures.plan import check_figure_path
 
     check_figure_path(path, overwrite=overwrite)
     if len(subjects) > 1:
@@ -118,7 +118,7 @@ def _check_figure(path: Path, subjects: list[str], overwrite: bool) -> None:
 
 
 def _print_plan(found: OrientationPlan) -> None:
-    from ..pipeline.orientation_words import plan_sentences
+    from ..pipeline.orientations.words import plan_sentences
 
     report = found.report
     _print(_scan_table(found))
@@ -143,7 +143,7 @@ def _print_plan(found: OrientationPlan) -> None:
 
 
 def _scan_table(found: OrientationPlan) -> Table:
-    from ..pipeline.orientation_design import pitch_and_roll, tilt_of
+    from ..pipeline.orientations.design import pitch_and_roll, tilt_of
 
     title = "Scans: expected noise of χ33, and the change without each"
     table = _table(title, ("", "pitch", "roll", "tilt", "χ33, ppm"))
@@ -157,7 +157,7 @@ def _scan_table(found: OrientationPlan) -> Table:
 
 
 def _addition_table(title: str, additions: Iterable[Addition]) -> Table:
-    from ..pipeline.orientation_words import tilt_in_words
+    from ..pipeline.orientations.words import tilt_in_words
 
     table = _table(title, ("pitch", "roll", "the head"))
     for one in additions:
@@ -211,7 +211,7 @@ def directions_from_angles(text: str) -> list[np.ndarray]:
     """Return B0 directions in the head for "pitch,roll[,yaw];…" in degrees (turns about x, then y, then z)."""
     from scipy.spatial.transform import Rotation
 
-    from ..pipeline.errors import InputError
+    from ..files.errors import InputError
 
     directions = []
     for part in text.split(";"):
@@ -232,7 +232,7 @@ def directions_from_transforms(folder: Path) -> dict[str, list[np.ndarray]]:
     A scan's B0 is along its world's +z, or where the B0_dir of its maps' sidecars says. Without transforms, raw scans
     on one grid tell it by their B0_dir.
     """
-    from ..workflows.scan_directions import raw_directions, scan_directions
+    from ..workflows.raw.scan_directions import raw_directions, scan_directions
 
     found = scan_directions(folder)
     if not found:

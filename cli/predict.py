@@ -72,8 +72,8 @@ def predict(
         chi33 predict runs/modl --field local.nii.gz --units Hz --b0 2.895 \\
             --mask brain.nii.gz --out results/sub-02
     """
-    from ..files.field_units import Given
-    from ..training.predict import predict as run
+    from ..files.maps.units import Given
+    from ..training.inference.predict import predict as run
     from .progress import progress_lines
 
     with progress_lines("predict") as progress:

@@ -8,14 +8,14 @@ from typing import Any
 
 def print_settings(settings: Any, command: str) -> None:
     """Print a configuration with a comment for each of its keys."""
-    from ..files.config_toml import to_toml
+    from ..files.toml_writer import to_toml
 
     print(to_toml(settings, title=f"Settings of `chi33 {command}`; give this file to --config."), end="")
 
 
 def needed(command: str, **arguments: Path | None) -> list[Path]:
     """Return a command's arguments, which only --print-config can do without; InputError naming what is missing."""
-    from ..pipeline.errors import InputError
+    from ..files.errors import InputError
 
     missing = [name.upper() for name, value in arguments.items() if value is None]
     if missing:

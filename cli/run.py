@@ -193,7 +193,7 @@ def run(
         chi33 run --print-config > run.toml
         chi33 run raw labels --config run.toml
     """
-    from ..pipeline.config import override, read_config
+    from ..files.toml_reader import override, read_config
     from ..workflows.config import RunConfig
     from ..workflows.tissue_files import absolute_map
 
@@ -244,7 +244,7 @@ def _labels(words: list[str] | None) -> list[str] | None:
 
 def _seconds(text: str) -> list[float]:
     """Return echo times in s of milliseconds joined by commas; raises InputError."""
-    from ..pipeline.errors import InputError
+    from ..files.errors import InputError
 
     try:
         times = [float(one) / 1000 for one in text.split(",")]

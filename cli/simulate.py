@@ -112,8 +112,8 @@ def simulate(
         chi33 simulate raw --voxel 2 --orientations 12 --preset vivo \\
             --without bipolar,poles --with breathing=0.8
     """
-    from ..workflows.simulate import simulate_dataset
-    from ..workflows.simulate_options import simulation_from_text
+    from ..workflows.simulate.dataset import simulate_dataset
+    from ..workflows.simulate.options import simulation_from_text
     from .progress import announcements
 
     simulation = simulation_from_text(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..datasets.build import BuildSummary
+    from ..datasets.build.build import BuildSummary
 
 
 def subject_labels(named: list[str] | None) -> tuple[str, ...] | None:
@@ -24,7 +24,7 @@ def parse_grid(text: str | None) -> tuple[int, int, int] | None:
     """`6,8,7`; raises InputError for anything else."""
     if text is None:
         return None
-    from ..pipeline.errors import InputError
+    from ..files.errors import InputError
 
     words = [word.strip() for word in text.split(",")]
     if len(words) != 3 or not all(word.isdigit() for word in words):
@@ -58,7 +58,7 @@ def bounds(option: str, text: str | None) -> tuple[float, float] | None:
     """`0.5,2`; raises InputError for anything else."""
     if text is None:
         return None
-    from ..pipeline.errors import InputError
+    from ..files.errors import InputError
 
     try:
         low, high = (float(word) for word in text.split(","))
@@ -80,7 +80,7 @@ def print_summary(summary: BuildSummary, store: Path) -> None:
 @contextmanager
 def tell_what_is_kept(store: Path) -> Iterator[None]:
     """Where a build ends early, say that repeating it goes on from there."""
-    from ..datasets.build_lock import parts_folder
+    from ..datasets.build.lock import parts_folder
 
     folder = parts_folder(store)
     before = set(folder.glob("*.h5"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from ..training.fit import Progress
+    from ..training.train import Progress
 
 
 def train(
@@ -113,12 +113,12 @@ def train(
         chi33 train store.h5 quick --epochs 3 --samples-per-epoch 200 --dropout 0 --device cpu
         chi33 train store.h5 rotated --draw turned --num-workers 4
     """
-    from ..datasets.store import open_store
-    from ..pipeline.config import override
+    from ..datasets.store.schema import open_store
+    from ..files.toml_reader import override
     from ..training.config import TrainConfig, load_config
-    from ..training.fit import train as run
     from ..training.labels import choose_label, label_note
     from ..training.run_folder import saved_config
+    from ..training.train import train as run
     from .print_config import needed, print_settings
 
     # A resumed run keeps its own settings where nothing else is said.

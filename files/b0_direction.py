@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..pipeline.errors import InputError
 from ..pipeline.frames import b0_direction_from_affine, check_b0_direction
+from .errors import InputError
 from .nifti import NiftiVolume
 from .sidecars import sidecar_path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..pipeline.errors import InputError
+from .errors import InputError
 
 
 def check_can_write(folder: Path, remedy: str = "choose another folder") -> None:

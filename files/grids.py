@@ -8,8 +8,8 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 
-from ..pipeline.errors import InputError
 from ..pipeline.frames import check_affine, voxel_size
+from .errors import InputError
 from .nifti import NiftiVolume
 
 _TOLERANCE = 0.1  # of the smallest voxel edge, at the corners of the grid

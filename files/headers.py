@@ -7,8 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from ..pipeline.errors import InputError
 from ..pipeline.frames import FloatArray, rotation_angle, voxel_size
+from .errors import InputError
 
 SMALLEST_VOXEL, LARGEST_VOXEL = 0.1, 10.0  # mm
 LARGEST_DISAGREEMENT = 0.5  # degrees between sform and qform: 1 degree of B0 costs about 2 % of the labels

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ..pipeline.errors import InputError
+from .errors import InputError
 from .os_errors import os_error_words
 
 Announce = Callable[[str], None]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..pipeline.errors import InputError
+from .errors import InputError
 
 _VERSION = 1
 

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ..pipeline.errors import InputError
+from .errors import InputError
 from .headers import direction_problem, in_millimetres
 from .sidecars import one_line
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..pipeline.errors import InputError
+from .errors import InputError
 
 _EXTENSIONS = (".nii.gz", ".nii", ".txt")
 

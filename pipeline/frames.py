@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import polar
 
-from .errors import InputError
+from ..files.errors import InputError
 
 GYROMAGNETIC_RATIO = 42.577478518  # MHz/T, of the proton
 SCALE_TOLERANCE = 0.03  # by which a similarity or its inverse may enlarge

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from .dipole import Float32Array
-from .errors import InputError
+from ..files.errors import InputError
 from .frames import (
     FloatArray,
     b0_direction_from_affine,
@@ -19,11 +18,12 @@ from .frames import (
     voxel_frame,
     voxel_size,
 )
-from .magnetisation_field import magnetisation_fields
-from .masks import bounding_box
-from .spline_maps import SplineMaps, edges_along, mask_on, spline_maps, values_in
-from .tensor_field import PADDING, dipole_field
-from .tensors import DIAGONAL, check_tensor, magnetisation_of_components
+from .images.morphology import bounding_box
+from .images.spline_maps import SplineMaps, edges_along, mask_on, spline_maps, values_in
+from .physics.dipole import Float32Array
+from .physics.magnetisation_field import magnetisation_fields
+from .physics.tensor_field import PADDING, dipole_field
+from .physics.tensors import DIAGONAL, check_tensor, magnetisation_of_components
 
 _COARSER = 0.4  # of the subject's voxel, by which delta B' may be made on coarser ones
 _REACH = 2  # voxels of a scan past the brain of the fit, up to which its maps are continued

@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chi33.cli.main import main
-from chi33.pipeline.errors import Chi33Warning
+from chi33.files.derivatives import Derivatives, read_transform, write_image, write_transform
+from chi33.files.errors import Chi33Warning
 from chi33.pipeline.frames import b0_direction_from_affine, radians_per_ppm, voxel_frame
 from chi33.pipeline.phantom.acquisition import Protocol
 from chi33.pipeline.phantom.anatomy import build_head
 from chi33.pipeline.phantom.subjects import HeadParameters
 from chi33.pipeline.phantom.truth import SmoothedHead, smooth_head
-from chi33.pipeline.tensor_field import tensor_field
-from chi33.pipeline.tensors import rotate_components
-from chi33.workflows.derivatives import Derivatives, read_transform, write_image, write_transform
-from chi33.workflows.flirt import world_to_flirt
-from chi33.workflows.raw import find_subjects
-from chi33.workflows.simulate import Simulation, simulate_dataset
+from chi33.pipeline.physics.tensor_field import tensor_field
+from chi33.pipeline.physics.tensors import rotate_components
+from chi33.workflows.interfaces.flirt import world_to_flirt
+from chi33.workflows.raw.dataset import find_subjects
+from chi33.workflows.simulate.dataset import Simulation, simulate_dataset
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter

@@ -117,8 +117,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "demo", "*.h5", "*.nii.gz")
-    shutil.copytree(ROOT, source, ignore=ignored)
+    patterns = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "*.h5", "*.nii.gz")
+    at_root = {"build", "dist", "demo"}  # made by commands; datasets/build is part of the package
+    shutil.copytree(
+        ROOT, source, ignore=lambda at, names: patterns(at, names) | (at_root if Path(at) == ROOT else set())
+    )
     done = subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)],
         capture_output=True, text=True, check=False, env=environment(),

@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 
-from ..pipeline.errors import InputError
-from ..pipeline.threads import available_processors
+from ..files.errors import InputError
+from ..pipeline.computing.threads import available_processors
 from .config import Device, Precision
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

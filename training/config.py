@@ -1,4 +1,4 @@
-"""How a network is trained: frozen dataclasses, read from TOML by the strict loader of pipeline.config."""
+"""How a network is trained: frozen dataclasses, read from TOML by the strict loader of files.toml_reader."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..datasets.loaders import Draw, Keep, Turn
-from ..pipeline.config import read_config
-from ..pipeline.errors import InputError
-from .backbone import DropoutKind
-from .physics import PatchRule
+from ..datasets.loading.loaders import Draw, Keep, Turn
+from ..files.errors import InputError
+from ..files.toml_reader import read_config
+from .networks.backbone import DropoutKind
+from .physics.patches import PatchRule
 
 Label = Literal["chi33", "cosmos"]
 Device = Literal["auto", "cpu", "cuda"]

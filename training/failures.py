@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..pipeline.errors import InputError, StepError
+from ..files.errors import InputError, StepError
 from .config import TrainConfig
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")

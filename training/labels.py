@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..datasets.store import Store
-from ..pipeline.errors import InputError
+from ..datasets.store.schema import Store
+from ..files.errors import InputError
 from .config import Label
-from .modl_qsm import MODL_QSM_PUBLISHED, Normalisation
+from .networks.modl_qsm import MODL_QSM_PUBLISHED, Normalisation
 
 LABELS: tuple[Label, ...] = ("chi33", "cosmos")
 # delta B' against chi33: the scale of a channel that holds a field without a target of its own

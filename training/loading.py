@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
-from ..datasets.epoch_sampler import EpochSampler
-from ..datasets.leakage import check_disjoint
-from ..datasets.loaders import Loader, LoaderConfig, loader_of, patches_of, sampler_of
-from ..datasets.patch_dataset import PatchKey
-from ..datasets.store import Store
-from ..datasets.volume import FIELD, MASK
-from ..pipeline.errors import InputError
+from ..datasets.loading.epoch_sampler import EpochSampler
+from ..datasets.loading.leakage import check_disjoint
+from ..datasets.loading.loaders import Loader, LoaderConfig, loader_of, patches_of, sampler_of
+from ..datasets.loading.patch_dataset import PatchKey
+from ..datasets.store.schema import Store
+from ..datasets.store.volume import FIELD, MASK
+from ..files.errors import InputError
 from .config import TrainConfig
-from .weights import CHI33_AND_DELTAB
+from .inference.weights import CHI33_AND_DELTAB
 
 
 class StepSampler(Sampler[list[PatchKey]]):

@@ -19,10 +19,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from ..pipeline.errors import StepError
-from .atomic import atomic_path, write_text
-from .lit_module import Batch, UnrolledModule
-from .weights import BEST, LAST, WEIGHTS, save_atomically
+from ..files.atomic import atomic_path, write_text
+from ..files.errors import StepError
+from .inference.weights import BEST, LAST, WEIGHTS, save_atomically
+from .module import Batch, UnrolledModule
 
 LOG = "log.csv"
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files.config_toml import to_toml
-from ..pipeline.errors import InputError, StepError
-from .atomic import write_text
+from ..files.atomic import write_text
+from ..files.errors import InputError, StepError
+from ..files.toml_writer import to_toml
 from .config import TrainConfig, check_resumable, load_config
+from .inference.weights import LAST, WEIGHTS, load_network
 from .recorder import LOG
-from .weights import LAST, WEIGHTS, load_network
 
 CONFIG = "config.toml"
 METRICS = "metrics.json"

@@ -9,12 +9,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from ..files.errors import InputError
 from ..pipeline.background import LARGEST_RADIUS, SMALLEST_RADIUS, THRESHOLD
-from ..pipeline.echoes import RESIDUAL_LIMIT, Combination
-from ..pipeline.errors import InputError
 from ..pipeline.fits.methods import FitOptions
-from ..pipeline.fits.prior import Prior
-from ..pipeline.fits.tissue import CORRELATION, TissueOptions
+from ..pipeline.fits.tissue.prior import CORRELATION, TissueOptions
+from ..pipeline.phase.echoes import RESIDUAL_LIMIT, Combination
+from ..pipeline.physics.prior import Prior
 from .tissue_files import TissueFiles
 
 Backend = Literal["auto", "fsl", "builtin"]

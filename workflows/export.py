@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .derivatives import bids_keys, sidecar_path, write_atomically, write_json
+from ..files.derivatives import bids_keys, sidecar_path, write_atomically, write_json
 
 _LEVEL = 6
 

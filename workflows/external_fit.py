@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files.field_units import NOTHING_GIVEN, Given
-from ..pipeline.errors import Chi33Warning, InputError
+from ..files.derivatives import remove_image, sidecar_path, write_image
+from ..files.errors import Chi33Warning, InputError
+from ..files.maps.units import NOTHING_GIVEN, Given
 from ..pipeline.fits.closed_form import check_device
 from ..pipeline.fits.execution import Execution
 from ..pipeline.fits.masked import Keep
@@ -21,8 +22,7 @@ from ..pipeline.fits.result import Fit
 from ..pipeline.fits.uncertainty import Uncertainty
 from ..pipeline.frames import voxel_frame, voxel_size
 from ..pipeline.labels import reference_to_mask, scan_deviations, scan_labels
-from ..pipeline.tensors import rotate_components
-from .derivatives import remove_image, sidecar_path, write_image
+from ..pipeline.physics.tensors import rotate_components
 from .fit_files import GivenFiles, GivenScan, read_given
 from .fit_inputs import ScanField, SubjectFields, fit_sidecar, fit_warnings, to_subject_frame
 from .tissue_files import TissueFiles

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files.field_input import FieldInput, read_field, read_weight
-from ..files.field_units import Given, conversions
+from ..files.derivatives import read_transform
+from ..files.errors import InputError
 from ..files.grids import same_grid
-from ..pipeline.errors import InputError
+from ..files.maps.fields import FieldInput, read_field, read_weight
+from ..files.maps.units import Given, conversions
 from ..pipeline.fits.masked import Keep
 from ..pipeline.frames import check_b0_direction, rotation_and_scale
-from .derivatives import read_transform
-from .given_transforms import PlacedScan, check_one_frame, check_placed
+from .raw.given_transforms import PlacedScan, check_one_frame, check_placed
 
 _STILL = 1e-6  # of a transform, from the identity
 

@@ -9,16 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..pipeline.dipole import Float32Array
-from ..pipeline.errors import InputError
-from ..pipeline.exterior_sources import exterior_field
+from ..files.errors import InputError
+from ..pipeline.background.exterior_sources import exterior_field
 from ..pipeline.fits.masked import Keep
 from ..pipeline.fits.methods import FitOptions, Method
 from ..pipeline.fits.noise import outstanding_scans
 from ..pipeline.fits.result import Fit
 from ..pipeline.fits.uncertainty import LEFT_OUT, Uncertainty
-from ..pipeline.frames import b0_direction_from_affine, check_b0_direction, rotation_and_scale, voxel_frame, voxel_size
-from ..pipeline.resample import resample_inside
+from ..pipeline.frames import (
+    b0_direction_from_affine,
+    check_b0_direction,
+    rotation_and_scale,
+    voxel_frame,
+    voxel_size,
+)
+from ..pipeline.images.resample import resample_inside
+from ..pipeline.physics.dipole import Float32Array
 
 SMALLEST_OVERLAP = 0.2
 _LARGEST_WEIGHT = 2.0
@@ -81,7 +87,7 @@ def to_subject_frame(
 ) -> SubjectFields:
     """Return the fields of scans on the reference grid (affine, shape), each 0 where it is unknown.
 
-    total: the fields hold a background; what is smooth of it is taken out before (pipeline.exterior_sources); keep:
+    total: the fields hold a background; what is smooth of it is taken out before (exterior_sources); keep:
     where the volumes go (Execution.keep). Raises InputError, naming the scan, where hardly any of its mask falls into
     the reference grid.
     """

@@ -8,8 +8,8 @@ from nipype.interfaces import fsl
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
-from .raw import RawScan
-from .registration_interfaces import AssessRegistration, FlirtToWorld, IdentityTransform, RegisterSimilarity
+from .interfaces.registration import AssessRegistration, FlirtToWorld, IdentityTransform, RegisterSimilarity
+from .raw.dataset import RawScan
 
 
 def init_registration_wf(

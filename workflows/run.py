@@ -15,17 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files.derivatives import Derivatives, check_output_folder, write_dataset_description
+from ..files.errors import InputError, InputProblems, StepError
 from ..files.locks import hold
 from ..files.os_errors import os_error_words
-from ..pipeline.errors import InputError, InputProblems, StepError
-from ..pipeline.learned_mask import deepbet_version, network_files
+from ..pipeline.masks.deepbet import deepbet_version, network_files
 from .config import BET_THRESHOLD, RunConfig
-from .derivatives import Derivatives, check_output_folder, write_dataset_description
 from .engine.finished import was_finished
-from .given_directions import with_directions
-from .raw import RawSubject, check_raw, find_subjects
-from .raw_names import subject_folders
-from .report_regions import simulated_regions
+from .raw.dataset import RawSubject, check_raw, find_subjects
+from .raw.given_directions import with_directions
+from .raw.names import subject_folders
+from .report.regions import simulated_regions
 
 if TYPE_CHECKING:
     from .engine.participant import Job
@@ -199,7 +199,7 @@ def _run(subjects: Sequence[RawSubject], job: Job, bids_dir: Path) -> None:
 
 def _write_index(out_dir: Path, announce: Announce, *, failed: bool = False) -> None:
     """Write the index of all subjects of the output folder; several runs that end at a time do so in turn."""
-    from .report import write_group_index
+    from .report.page import write_group_index
 
     try:
         with hold(out_dir / "logs" / ".index.lock", f"the index of {out_dir}", announce):

@@ -8,13 +8,13 @@ from nipype.interfaces import fsl
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from ..files.errors import InputError
 from ..files.headers import stated_length_unit
-from ..pipeline.errors import InputError
-from ..pipeline.learned_mask import PACKAGE, deepbet_version
+from ..pipeline.masks.deepbet import PACKAGE, deepbet_version
 from .config import RunConfig
-from .frame_interfaces import GivenMask
-from .interfaces import BrainMask, CleanMask, LearnedMask, LocalFieldMap, TotalField
-from .raw import RawScan
+from .interfaces.frame import GivenMask
+from .interfaces.scan import BrainMask, CleanMask, LearnedMask, LocalFieldMap, TotalField
+from .raw.dataset import RawScan
 
 SCAN_OUTPUTS = (
     "magnitude", "brain_mask", "total_field", "reliable_mask", "weight", "residual", "record", "local_field",

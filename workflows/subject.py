@@ -11,14 +11,14 @@ from typing import Any
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
-from ..pipeline.errors import InputError
-from ..pipeline.mask_consensus import LEAST_SCANS
+from ..files.derivatives import Derivatives
+from ..files.errors import InputError
+from ..pipeline.masks.consensus import LEAST_SCANS
 from .config import RunConfig
-from .derivatives import Derivatives
-from .figures_echo import shown_echo
-from .frame_interfaces import MaskConsensus, MeanOfScans
-from .interfaces import Export, ExportIfMade
-from .labels import init_fit_wf, init_scan_labels_wf
+from .figures.echo import shown_echo
+from .fit import init_fit_wf, init_scan_labels_wf
+from .interfaces.frame import MaskConsensus, MeanOfScans
+from .interfaces.scan import Export, ExportIfMade
 from .products import (
     DEVIATION_PRODUCTS,
     ECHO_PICTURE,
@@ -31,8 +31,8 @@ from .products import (
     label_products,
     subject_products,
 )
-from .raw import RawScan, RawSubject, raise_problems
-from .raw_names import names_scan
+from .raw.dataset import RawScan, RawSubject, raise_problems
+from .raw.names import names_scan
 from .registration import init_registration_wf
 from .scan import init_brain_mask_wf, init_scan_wf, learned_by
 

@@ -9,12 +9,12 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files.errors import InputError
 from ..files.grids import same_grid
 from ..files.nifti import NiftiVolume, open_image, read_data, read_volume
-from ..pipeline.errors import InputError
-from ..pipeline.fits.tissue import TissueOptions
+from ..pipeline.fits.tissue.prior import TissueOptions
 from ..pipeline.frames import voxel_frame
-from ..pipeline.resample import resample
+from ..pipeline.images.resample import resample
 
 WHITE_MATTER = ("auto", "none")  # words that are no file
 _ROUNDING = 1e-3  # beyond 0 and 1, of maps that were interpolated

@@ -17,14 +17,14 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from ..errors import InputError
+from ...files.errors import InputError
+from ..physics.smv_kernels import check_radii, sphere_kernel
 from .ismv import ismv
 from .lbv import lbv
 from .local_field import LocalField
 from .of_fit import field_of_fit
 from .pdf import pdf
 from .resharp import resharp, resharp_radius
-from .spheres import check_radii, sphere_kernel
 from .vsharp import LARGEST_RADIUS, RADIUS_STEP, SMALLEST_RADIUS, THRESHOLD, vsharp, vsharp_radii
 
 __all__ = [

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..masks import bounding_box, continued, depth_inside
-from .conjugate_gradients import conjugate_gradients
+from ..images.morphology import bounding_box, continued, depth_inside
+from ..physics.conjugate_gradients import conjugate_gradients
 from .local_field import LocalField, check_input, check_iterations, check_positive, only_inside, sphere_centres
 from .resharp import SphereHighPass, resharp_radius
 

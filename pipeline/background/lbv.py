@@ -13,18 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from ..dipole import Float32Array
-from ..errors import InputError
-from ..masks import bounding_box, depth_inside
-from .conjugate_gradients import conjugate_gradients
-from .local_field import (
-    LocalField,
-    check_input,
-    check_iterations,
-    check_not_negative,
-    check_positive,
-    only_inside,
-)
+from ...files.errors import InputError
+from ..images.morphology import bounding_box, depth_inside
+from ..physics.conjugate_gradients import conjugate_gradients
+from ..physics.dipole import Float32Array
+from .local_field import LocalField, check_input, check_iterations, check_not_negative, check_positive, only_inside
 from .multigrid import MaskedLaplacian, v_cycle
 
 PEEL = 2.5  # mm

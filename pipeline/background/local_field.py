@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dipole import Float32Array, Shape, check_finite, check_grid
-from ..errors import InputError
-from ..harmonics import harmonic_part
+from ...files.errors import InputError
+from ..physics.dipole import Float32Array, Shape, check_finite, check_grid
+from ..physics.harmonics import harmonic_part
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dipole import check_grid
-from ..errors import InputError
+from ...files.errors import InputError
+from ..physics.dipole import check_grid
 
 _DAMPING = 0.86  # 6/7 smooths best in three dimensions
 _SWEEPS = 2

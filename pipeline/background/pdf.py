@@ -14,19 +14,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dipole import Float32Array, Shape, check_grid, crop, dipole_kernel, forward_fft, inverse_fft, padded_shape
-from ..errors import InputError
+from ...files.errors import InputError
 from ..frames import check_b0_direction
-from ..masks import bounding_box, depth_inside
-from .conjugate_gradients import conjugate_gradients
-from .local_field import (
-    LocalField,
-    check_input,
-    check_iterations,
-    check_not_negative,
-    check_positive,
-    only_inside,
+from ..images.morphology import bounding_box, depth_inside
+from ..physics.conjugate_gradients import conjugate_gradients
+from ..physics.dipole import (
+    Float32Array,
+    Shape,
+    check_grid,
+    crop,
+    dipole_kernel,
+    forward_fft,
+    inverse_fft,
+    padded_shape,
 )
+from .local_field import LocalField, check_input, check_iterations, check_not_negative, check_positive, only_inside
 
 EXTERIOR = 1.0  # ppm, standard deviation of the susceptibility outside the mask
 INTERIOR = 0.03  # ppm, of that inside

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dipole import Float32Array, check_grid, crop, forward_fft, inverse_fft, padded_shape
-from ..errors import InputError
-from ..masks import bounding_box, continued, depth_inside
-from .conjugate_gradients import conjugate_gradients
+from ...files.errors import InputError
+from ..images.morphology import bounding_box, continued, depth_inside
+from ..physics.conjugate_gradients import conjugate_gradients
+from ..physics.dipole import Float32Array, check_grid, crop, forward_fft, inverse_fft, padded_shape
+from ..physics.smv_kernels import sphere_kernel
 from .local_field import LocalField, check_input, check_iterations, check_positive, only_inside, sphere_centres
-from .spheres import sphere_kernel
 
 RADIUS = 4.0  # mm
 REGULARISATION = 1e-4

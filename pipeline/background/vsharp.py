@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dipole import crop, forward_fft, inverse_fft, padded_shape
-from ..errors import InputError
-from ..masks import bounding_box, continued, depth_inside
+from ...files.errors import InputError
+from ..images.morphology import bounding_box, continued, depth_inside
+from ..physics.dipole import crop, forward_fft, inverse_fft, padded_shape
+from ..physics.smv_kernels import check_radii, sphere_kernel
 from .local_field import LocalField, check_input, only_inside, sphere_centres
-from .spheres import check_radii, sphere_kernel
 
 LARGEST_RADIUS = 18.0  # mm
 SMALLEST_RADIUS = 4.0  # mm: smaller spheres lose to the strong fields at the brain's edge

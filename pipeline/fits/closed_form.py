@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dipole import Complex64Array, Float32Array
-from ..errors import InputError
-from ..orientations import OrientationReport, require_orientations
-from . import kernels
+from ...files.errors import InputError
+from ..orientations.conditioning import OrientationReport, require_orientations
+from ..physics.dipole import Complex64Array, Float32Array
+from ..physics.prior import Prior
 from .execution import Execution, execution_or_threads
-from .grid import FIT_PADDING, FitGrid, make_grid
+from .model import kernels
+from .model.grid import FIT_PADDING, FitGrid, make_grid
 from .noise import LEAST_FREEDOM, SMALLEST_NOISE, believed, given_noise, model_rows, scan_levels, typical_noise
-from .prior import Prior
 from .result import Fit
 
 __all__ = ["FIT_PADDING", "Fit", "Prior", "fit_susceptibility"]
@@ -74,7 +74,7 @@ def check_determined(b0_directions: Sequence[ArrayLike], prior: Prior) -> Orient
 def check_device(device: str) -> None:
     """Raise InputError where a device is neither "cpu" nor one that torch has: "cuda", "cuda:N", "torch-cpu"."""
     if device != "cpu":
-        from .torch_closed_form import torch_device
+        from .model.torch_closed_form import torch_device
 
         torch_device(device)
 
@@ -122,7 +122,7 @@ def fit_susceptibility(
     voxels = [max(int(np.count_nonzero(volume)), 1) for volume in volumes]
     noises = given_noise(noise, len(volumes))
     if device != "cpu":
-        from .torch_closed_form import closed_form_maps as torch_maps
+        from .model.torch_closed_form import closed_form_maps as torch_maps
 
         maps, noises = torch_maps(volumes, grid, used_prior, noises, voxels, device)
     else:

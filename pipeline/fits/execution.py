@@ -20,9 +20,9 @@ import dask
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..errors import InputError
-from ..interrupts import interrupts_held_back
-from ..threads import fft_workers
+from ...files.errors import InputError
+from ..computing.interrupts import interrupts_held_back
+from ..computing.threads import fft_workers
 
 CONNECT_TIMEOUT = 30.0  # s
 _SCATTERED = 1 << 20  # bytes: larger arrays are sent to a cluster once, beside the task

@@ -9,13 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dipole import Float32Array
-from ..errors import InputError
-from ..orientations import OrientationReport
+from ...files.errors import InputError
+from ..orientations.conditioning import OrientationReport
+from ..physics.dipole import Float32Array
+from ..physics.prior import Prior
 from .closed_form import check_settings
 from .execution import Execution, execution_or_threads
-from .grid import FIT_PADDING, FitGrid, make_grid
-from .iterative import TENSOR, FieldModel, Observation
+from .model.field_model import TENSOR, FieldModel, Observation
+from .model.grid import FIT_PADDING, FitGrid, make_grid
 from .noise import (
     MODEL_ERROR,
     believed,
@@ -27,13 +28,12 @@ from .noise import (
     scan_noises,
     typical_noise,
 )
-from .prior import Prior
 from .result import Fit
 from .scan_checks import check_scans
-from .shared_frequency import decided, extended
 from .solver import LinearModel, Solution, conjugate_gradients
-from .tissue import TissueOptions, TissuePrior, tissue_prior
-from .tissue_slope import expected_slope, filter_power
+from .tissue.prior import TissueOptions, TissuePrior, tissue_prior
+from .tissue.shared_frequency import decided, extended
+from .tissue.slope import expected_slope, filter_power
 from .voxel_noise import noise_correlation, voxel_factors
 
 FIRST_NOISE = 2e-3  # ppm, until the data have told
@@ -89,7 +89,7 @@ class Problem:
     def model(self, execution: Execution, components: int = 6, scans: Sequence[int] | None = None) -> LinearModel:
         """Return the linear problem for a tensor (6) or a scalar map (1), of some scans (all by default)."""
         if self.device != "cpu":
-            from .torch_model import TorchFieldModel
+            from .model.torch_model import TorchFieldModel
 
             return TorchFieldModel(
                 self.grid, self.observations, self.support, self.device, components=components, filters=self.filters,

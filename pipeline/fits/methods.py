@@ -9,27 +9,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..dipole import Float32Array
-from ..errors import InputError
+from ...files.errors import InputError
+from ..physics.dipole import Float32Array
+from ..physics.prior import Prior
 from .closed_form import check_settings, fit_susceptibility
 from .execution import Execution, execution_or_threads
-from .grid import FIT_PADDING, FitGrid
 from .masked import MASKED_ITERATIONS, TOLERANCE, Keep, Problem, Stopping, fit_problem, masked_problem
-from .prior import Prior
+from .model.grid import FIT_PADDING, FitGrid
 from .result import Fit
 from .scan_checks import check_scans
 from .score import check_score, held_out_score
 from .single_step import SINGLE_STEP_ITERATIONS, SINGLE_STEP_TOLERANCE, single_step_problem
 from .solver import conjugate_gradients
-from .tissue import TissueOptions
-from .uncertainty import (
-    UNSEEN_CHI33,
-    UNSEEN_COSMOS,
-    Solver,
-    Uncertainty,
-    check_jackknife,
-    label_uncertainty,
-)
+from .tissue.prior import TissueOptions
+from .uncertainty import UNSEEN_CHI33, UNSEEN_COSMOS, Solver, Uncertainty, check_jackknife, label_uncertainty
 
 Method = Literal["closed", "masked", "single-step"]
 METHODS: tuple[Method, ...] = ("closed", "masked", "single-step")

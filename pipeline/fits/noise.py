@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dipole import Float32Array
-from ..errors import InputError
-from ..orientations import sphere_points
-from ..tensor_field import tensor_kernel
-from .prior import Prior
+from ...files.errors import InputError
+from ..orientations.conditioning import sphere_points
+from ..physics.dipole import Float32Array
+from ..physics.prior import Prior
+from ..physics.tensor_field import tensor_kernel
 
 _DIRECTIONS = 400  # of k, over which shares of the data are averaged
 SMALLEST_NOISE = 1e-7  # ppm

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dipole import Float32Array
-from ..orientations import OrientationReport
-from ..tensors import eigenvalues as tensor_eigenvalues
-from ..tensors import mms, msa, principal_eigenvector
-from .prior import Prior
+from ..orientations.conditioning import OrientationReport
+from ..physics.dipole import Float32Array
+from ..physics.prior import Prior
+from ..physics.tensors import eigenvalues as tensor_eigenvalues
+from ..physics.tensors import mms, msa, principal_eigenvector
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dipole import Float32Array
-from ..errors import InputError
+from ...files.errors import InputError
+from ..physics.dipole import Float32Array
+from ..physics.prior import Prior
 from .execution import Execution
-from .iterative import TENSOR
 from .masked import Problem
+from .model.field_model import TENSOR
 from .noise import noise_shares
-from .prior import Prior
 from .uncertainty import Solver, check_without, left_out
 
 _FEWEST = 2  # scans of a fit

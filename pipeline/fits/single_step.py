@@ -14,16 +14,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ...files.errors import InputError
 from ..background import check_radii, sphere_kernel
-from ..dipole import Float32Array
-from ..errors import InputError
-from ..masks import continued, depth_inside
+from ..images.morphology import continued, depth_inside
+from ..physics.dipole import Float32Array
+from ..physics.prior import Prior
 from .closed_form import check_settings
 from .execution import Execution, execution_or_threads
-from .grid import FIT_PADDING, FitGrid, make_grid
-from .iterative import Observation
 from .masked import Keep, Problem, Progress, Stopping, fit_problem
-from .prior import Prior
+from .model.field_model import Observation
+from .model.grid import FIT_PADDING, FitGrid, make_grid
 from .result import Fit
 from .scan_checks import check_scans
 
@@ -134,7 +134,7 @@ def fit_single_step(
     """Fit the susceptibility tensor and COSMOS to total fields, background included.
 
     total_fields: one (x, y, z) a scan in ppm of B0, all on one grid; any field that has no sources inside the masks
-    may have been taken out of each (pipeline.exterior_sources makes resampling exact at the edges); radii: mm,
+    may have been taken out of each (background.exterior_sources makes resampling exact at the edges); radii: mm,
     descending, single_step_radii by default; the other arguments are fit_masked's. chi is determined where the
     smallest sphere fits into the masks, and by the prior and the fields around it in the rim outside.
     Returns a Fit in ppm, components along the voxel frame, 0 outside the support. Raises InputError.

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..dipole import Float32Array
-from .prior import Prior
+from ..physics.dipole import Float32Array
+from ..physics.prior import Prior
 
 
 class LinearModel(Protocol):

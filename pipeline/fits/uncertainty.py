@@ -19,16 +19,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
 
-from ..dipole import Float32Array
-from ..errors import InputError
-from ..tensor_field import delta_b_prime
-from ..tensors import DIAGONAL, chi33
+from ...files.errors import InputError
+from ..physics.dipole import Float32Array
+from ..physics.prior import Prior
+from ..physics.tensor_field import delta_b_prime
+from ..physics.tensors import DIAGONAL, chi33
 from .closed_form import check_determined
 from .execution import Execution
-from .grid import FitGrid
-from .iterative import TENSOR, FieldModel, model_spectrum
+from .model.field_model import TENSOR, FieldModel, model_spectrum
+from .model.grid import FitGrid
 from .noise import LEAST_FREEDOM, effective_parameters
-from .prior import Prior
 
 DRAWS, JACKKNIFE_GROUPS = 4, 4
 _SMOOTHING = 1.0  # voxels, of the variances

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..dipole import Float32Array
+from ..physics.dipole import Float32Array
 
 LARGEST_CORRELATION = 4.0
 _BLOCK = 3  # voxels along an edge

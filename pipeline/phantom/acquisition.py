@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ...files.errors import InputError
 from ..frames import GYROMAGNETIC_RATIO, radians_per_ppm
 from .anatomy import TISSUES, Head
 from .background import polynomial_coordinates

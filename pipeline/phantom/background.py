@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from ..dipole import crop, forward_fft, inverse_fft
-from ..harmonics import solid_harmonics
+from ..physics.dipole import crop, forward_fft, inverse_fft
+from ..physics.harmonics import solid_harmonics
 from .anatomy import Head
 from .poses import HeadPose, ScanGrid
 from .sampling import sample_grid, spline_coefficients

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..tensors import from_matrix
+from ..physics.tensors import from_matrix
 from .sampling import smooth_noise
 
 Float32Array = NDArray[np.float32]

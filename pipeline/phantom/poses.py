@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-from ..errors import InputError
+from ...files.errors import InputError
 from ..frames import voxel_frame, voxel_size
 
 LARGEST_ANGLE = 60.0

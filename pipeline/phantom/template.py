@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..errors import StepError
+from ...files.errors import StepError
 
 Float32Array = NDArray[np.float32]
 MAP_SHAPE = (200, 248, 224)

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..errors import Chi33Warning, InputError
+from ...files.errors import Chi33Warning, InputError
 from ..frames import b0_direction_from_affine
-from ..tensor_field import PADDING, delta_b_prime, dipole_field
-from ..tensors import DIAGONAL, chi33, rotate_components
+from ..physics.tensor_field import PADDING, delta_b_prime, dipole_field
+from ..physics.tensors import DIAGONAL, chi33, rotate_components
 from .anatomy import Head
 from .background import background_field, field_of_shim, shim_weights
 from .living.field import HeadField

@@ -13,7 +13,7 @@ from math import pi
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import InputError
+from ...files.errors import InputError
 
 _OPPOSITE = -0.5  # mean cosine of the steps: beyond, neighbouring slices have opposite signs
 _OFF_HALF_A_TURN = 0.5  # rad, of the mean step of an echo alone

@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from chi33.cli.build_dataset import build_dataset
-from chi33.datasets.store import open_store
-from chi33.pipeline.errors import InputError
+from chi33.datasets.store.schema import open_store
+from chi33.files.errors import InputError
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 

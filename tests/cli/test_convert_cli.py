@@ -5,11 +5,11 @@ from pathlib import Path
 import cyclopts
 import pytest
 from chi33.cli.convert import convert
-from chi33.files.field_strength import FieldStrength
-from chi33.workflows import convert as conversion
-from chi33.workflows.convert import Conversion, ConversionPlan, ConvertedScan
-from chi33.workflows.dicom import Unplaced
-from chi33.workflows.dicom_map import COLUMNS
+from chi33.files.maps.field_strength import FieldStrength
+from chi33.workflows.dicom import convert as conversion
+from chi33.workflows.dicom.conversion import Unplaced
+from chi33.workflows.dicom.convert import Conversion, ConversionPlan, ConvertedScan
+from chi33.workflows.dicom.map import COLUMNS
 
 PHILIPS = Path(__file__).resolve().parents[3] / "shared" / "data" / "philips-gre-dicom"
 

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from chi33.cli.evaluate import evaluate
-from chi33.pipeline.errors import InputError
+from chi33.files.errors import InputError
 
 
 def command(*words: str | Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from chi33.datasets.store_writer import StoreWriter
-from chi33.datasets.volume import Geometry, Volume
+from chi33.datasets.store.volume import Geometry, Volume
+from chi33.datasets.store.writer import StoreWriter
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chi33.files.derivatives import Derivatives, read_image, read_json, sidecar_path, write_image
 from chi33.pipeline.fits import execution
 from chi33.pipeline.frames import b0_direction_from_affine
-from chi33.pipeline.tensors import mms
-from chi33.workflows.derivatives import Derivatives, read_image, read_json, sidecar_path, write_image
+from chi33.pipeline.physics.tensors import mms
 
 SCANS = ("acq-ori01", "acq-ori02", "acq-ori03")
 LABELS = ("chi33", "deltab", "cosmos")

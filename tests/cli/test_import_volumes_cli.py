@@ -9,8 +9,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from chi33.datasets.store import open_store
-from chi33.pipeline.tensor_field import dipole_field
+from chi33.datasets.store.schema import open_store
+from chi33.pipeline.physics.tensor_field import dipole_field
 from scipy.ndimage import gaussian_filter
 
 Words = list[object]

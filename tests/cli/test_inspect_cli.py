@@ -9,10 +9,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from chi33.datasets.store import open_store
-from chi33.datasets.store_writer import StoreWriter
-from chi33.datasets.volume import Geometry, Volume
-from chi33.pipeline.tensor_field import dipole_field
+from chi33.datasets.store.schema import open_store
+from chi33.datasets.store.volume import Geometry, Volume
+from chi33.datasets.store.writer import StoreWriter
+from chi33.pipeline.physics.tensor_field import dipole_field
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from chi33.cli import main as module
 from chi33.cli.command_help import docstring_sections
-from chi33.pipeline.errors import InputError, StepError
+from chi33.files.errors import InputError, StepError
 from nibabel.filebasedimages import ImageFileError
 
 
@@ -143,8 +143,9 @@ def test_a_traceback_is_shown_on_demand_alone(
 
 @pytest.mark.parametrize(("work", "words", "sentence"), [
     ("chi33.workflows.run.run_participants", ["run", "a", "b"], "interrupted; repeat the command to go on."),
-    ("chi33.workflows.simulate.simulate_dataset", ["simulate", "a"], "interrupted; repeat the command to start again."),
-    ("chi33.training.predict.predict", ["predict", "w", "--field", "f", "--mask", "m", "--out", "o"],
+    ("chi33.workflows.simulate.dataset.simulate_dataset", ["simulate", "a"],
+     "interrupted; repeat the command to start again."),
+    ("chi33.training.inference.predict.predict", ["predict", "w", "--field", "f", "--mask", "m", "--out", "o"],
      "interrupted; repeat the command to start again."),
 ])  # fmt: skip
 def test_an_interrupt_says_what_to_do(

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from chi33.cli.plan import directions_from_angles, directions_from_transforms
 from chi33.files.manifest import Manifest, manifest_path
-from chi33.pipeline.fits.prior import Prior
-from chi33.pipeline.orientation_design import plan_orientations
-from chi33.pipeline.orientation_words import plan_sentences
-from chi33.pipeline.orientations import assess_orientations
+from chi33.pipeline.orientations.conditioning import assess_orientations
+from chi33.pipeline.orientations.design import plan_orientations
+from chi33.pipeline.orientations.words import plan_sentences
+from chi33.pipeline.physics.prior import Prior
 from PIL import Image
 
 FULL = "0,0;25,0;-25,0;0,25;0,-25;18,18;-18,18"

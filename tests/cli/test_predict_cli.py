@@ -11,10 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from chi33.cli.predict import predict
-from chi33.pipeline.errors import Chi33Warning, InputError
+from chi33.files.errors import Chi33Warning, InputError
 from chi33.training.config import NetworkConfig
-from chi33.training.modl_qsm import MODL_QSM_PUBLISHED, ModlQsm
-from chi33.training.weights import save_atomically, weights_entry
+from chi33.training.inference.weights import save_atomically, weights_entry
+from chi33.training.networks.modl_qsm import MODL_QSM_PUBLISHED, ModlQsm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from tiny_store import tiny_head

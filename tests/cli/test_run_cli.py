@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chi33.pipeline.config import read_config
+from chi33.files.toml_reader import read_config
 from chi33.workflows.config import RunConfig
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import cyclopts
 import pytest
 from chi33.cli.train import train
-from chi33.pipeline.errors import InputError
+from chi33.files.errors import InputError
 from chi33.training.config import load_config
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))

@@ -9,9 +9,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from chi33.datasets.build import BuildConfig, build_store
-from chi33.pipeline.tensor_field import delta_b_prime, tensor_field
-from chi33.pipeline.tensors import chi33, mms
+from chi33.datasets.build.build import BuildConfig, build_store
+from chi33.pipeline.physics.tensor_field import delta_b_prime, tensor_field
+from chi33.pipeline.physics.tensors import chi33, mms
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chi33.workflows.derivatives import Derivatives, read_json, read_transform
+from chi33.files.derivatives import Derivatives, read_json, read_transform
 
 
 def _maps(folder: Path) -> dict[str, bytes]:

@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from chi33.files.b0_direction import b0_direction_of
+from chi33.files.errors import InputError
 from chi33.files.nifti import NiftiVolume, read_volume
-from chi33.pipeline.errors import InputError
 
 COS, SIN = np.cos(np.radians(30)), np.sin(np.radians(30))
 AFFINE = np.array([[2.0, 0, 0, 0], [0, 2 * COS, -2 * SIN, 0], [0, 2 * SIN, 2 * COS, 0], [0, 0, 0, 1]])

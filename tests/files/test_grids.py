@@ -8,9 +8,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from chi33.files.errors import InputError
 from chi33.files.grids import on_grid_of, same_grid
 from chi33.files.nifti import NiftiVolume, read_volume
-from chi33.pipeline.errors import InputError
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation

@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from chi33.files.b0_direction import b0_direction_of
+from chi33.files.errors import InputError
 from chi33.files.headers import direction_problem
 from chi33.files.nifti import open_image, read_image, read_volume
-from chi33.pipeline.errors import InputError
 from scipy.spatial.transform import Rotation
 
 AFFINE = np.diag([-1.2, 1.0, 2.0, 1.0]) + np.array([[0, 0, 0, 30], [0, 0, 0, -20], [0, 0, 0, 7.5], [0, 0, 0, 0]])

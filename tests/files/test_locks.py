@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from chi33.files import locks
+from chi33.files.errors import InputError
 from chi33.files.locks import hold
-from chi33.pipeline.errors import InputError
 
 _FORK = multiprocessing.get_context("fork")
 

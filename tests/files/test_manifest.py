@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from chi33.files.errors import InputError
 from chi33.files.manifest import Manifest, manifest_path, read_manifest
-from chi33.pipeline.errors import InputError
 
 
 def test_a_manifest_lists_its_files_and_no_others(tmp_path: Path) -> None:

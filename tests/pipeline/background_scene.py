@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from chi33.pipeline.tensor_field import dipole_field
+from chi33.pipeline.physics.tensor_field import dipole_field
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 

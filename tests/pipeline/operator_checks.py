@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import pytest
-from chi33.pipeline.errors import InputError
+from chi33.files.errors import InputError
 from numpy.typing import ArrayLike, NDArray
 
 

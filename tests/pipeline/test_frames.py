@@ -5,7 +5,7 @@ from itertools import permutations, product
 import nibabel as nib
 import numpy as np
 import pytest
-from chi33.pipeline.errors import InputError
+from chi33.files.errors import InputError
 from chi33.pipeline.frames import (
     b0_direction_from_affine,
     b0_direction_in_subject_frame,

@@ -5,12 +5,19 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from chi33.pipeline.errors import InputError
+from chi33.files.errors import InputError
 from chi33.pipeline.frames import b0_direction_from_affine, b0_direction_in_subject_frame
+from chi33.pipeline.images.spline_maps import evaluate, spline_maps
 from chi33.pipeline.labels import Labels, reference_to_mask, scan_deviations, scan_labels
-from chi33.pipeline.spline_maps import evaluate, spline_maps
-from chi33.pipeline.tensor_field import delta_b_prime, dipole_field, tensor_field
-from chi33.pipeline.tensors import chi33, from_matrix, isotropic, mms, rotate_components, rotation_of_components
+from chi33.pipeline.physics.tensor_field import delta_b_prime, dipole_field, tensor_field
+from chi33.pipeline.physics.tensors import (
+    chi33,
+    from_matrix,
+    isotropic,
+    mms,
+    rotate_components,
+    rotation_of_components,
+)
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
 from synthetic_head import grid_affine, head_points, rigid

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chi33.files.config_toml import to_toml
-from chi33.pipeline.config import override
-from chi33.pipeline.errors import InputError
+from chi33.files.errors import InputError
+from chi33.files.toml_reader import override
+from chi33.files.toml_writer import to_toml
 from chi33.training.config import NetworkConfig, TrainConfig, check_resumable, load_config
 
 

@@ -12,17 +12,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from chi33.datasets.loaders import LoaderConfig, patches_of
-from chi33.datasets.store import open_store
-from chi33.pipeline.errors import InputError
+from chi33.datasets.loading.loaders import LoaderConfig, patches_of
+from chi33.datasets.store.schema import open_store
+from chi33.files.errors import InputError
 from chi33.training.config import NetworkConfig, TrainConfig, load_config
-from chi33.training.evaluate import evaluate
-from chi33.training.fit import train
+from chi33.training.evaluation.evaluate import evaluate
+from chi33.training.inference.predict import predict
+from chi33.training.inference.weights import load_network
 from chi33.training.labels import choose_label, label_note, normalisation_of, targets_of
-from chi33.training.lit_module import UnrolledModule
 from chi33.training.loading import train_loader
-from chi33.training.predict import predict
-from chi33.training.weights import load_network
+from chi33.training.module import UnrolledModule
+from chi33.training.train import train
 from tiny_store import tiny_head, write_tiny_store
 
 BRIEF = TrainConfig(

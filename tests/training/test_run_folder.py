@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from chi33.datasets.patch_dataset import Patches
-from chi33.files.config_toml import to_toml
-from chi33.pipeline.config import override
-from chi33.pipeline.errors import InputError, StepError
-from chi33.training import fit, run_folder
+from chi33.datasets.loading.patch_dataset import Patches
+from chi33.files.errors import InputError, StepError
+from chi33.files.toml_reader import override
+from chi33.files.toml_writer import to_toml
+from chi33.training import run_folder
+from chi33.training import train as fit
 from chi33.training.config import NetworkConfig, TrainConfig
-from chi33.training.fit import train
-from chi33.training.lit_module import UnrolledModule
+from chi33.training.inference.weights import load_network, save_atomically
+from chi33.training.module import UnrolledModule
 from chi33.training.run_folder import RunFolder
-from chi33.training.weights import load_network, save_atomically
+from chi33.training.train import train
 from tiny_store import write_tiny_store
 
 
@@ -101,7 +102,7 @@ def test_what_cannot_be_trained_is_refused_before_the_old_run_goes(
     tiny_store: Path, brief: TrainConfig, run: Path, monkeypatch: pytest.MonkeyPatch, change: dict, message: str
 ) -> None:
     before = content(run)
-    monkeypatch.setattr("chi33.datasets.patch_dataset.physical_memory", lambda: 1000)
+    monkeypatch.setattr("chi33.datasets.loading.patch_dataset.physical_memory", lambda: 1000)
     with pytest.raises(InputError, match=message):
         train(tiny_store, run, replace(brief, **change), overwrite=True)
     assert content(run) == before

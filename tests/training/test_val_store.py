@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from chi33.datasets.store import open_store
-from chi33.pipeline.errors import InputError
+from chi33.datasets.store.schema import open_store
+from chi33.files.errors import InputError
 from chi33.training.config import TrainConfig, load_config
-from chi33.training.fit import train
 from chi33.training.loading import samples_per_epoch, train_loader, validation_loader
+from chi33.training.train import train
 from tiny_store import write_tiny_store
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from chi33.datasets.patches import draw_patches, join_tables
-from chi33.datasets.statistics import MaskedMoments
-from chi33.datasets.store_writer import StoreWriter
-from chi33.datasets.volume import Geometry, Volume
-from chi33.pipeline.tensor_field import delta_b_prime, tensor_field
-from chi33.pipeline.tensors import chi33
+from chi33.datasets.build.statistics import MaskedMoments
+from chi33.datasets.loading.patches import draw_patches, join_tables
+from chi33.datasets.store.volume import Geometry, Volume
+from chi33.datasets.store.writer import StoreWriter
+from chi33.pipeline.physics.tensor_field import delta_b_prime, tensor_field
+from chi33.pipeline.physics.tensors import chi33
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 

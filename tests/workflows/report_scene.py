@@ -5,9 +5,9 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 import numpy as np
-from chi33.workflows.derivatives import Derivatives, write_image, write_transform
-from chi33.workflows.figures import Planes
-from chi33.workflows.report_measures import ScanMeasures
+from chi33.files.derivatives import Derivatives, write_image, write_transform
+from chi33.workflows.figures.maps import Planes
+from chi33.workflows.report.measures import ScanMeasures
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 

@@ -11,15 +11,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from chi33.pipeline.errors import Chi33Warning, InputError
+from chi33.files.derivatives import read_image, read_json, sidecar_path, write_image, write_transform
+from chi33.files.errors import Chi33Warning, InputError
 from chi33.pipeline.fits import execution
 from chi33.pipeline.fits.methods import FitOptions
-from chi33.pipeline.fits.prior import Prior
 from chi33.pipeline.frames import b0_direction_from_affine
-from chi33.pipeline.tensor_field import tensor_field
-from chi33.pipeline.tensors import chi33 as apparent
-from chi33.pipeline.tensors import mms
-from chi33.workflows.derivatives import read_image, read_json, sidecar_path, write_image, write_transform
+from chi33.pipeline.physics.prior import Prior
+from chi33.pipeline.physics.tensor_field import tensor_field
+from chi33.pipeline.physics.tensors import chi33 as apparent
+from chi33.pipeline.physics.tensors import mms
 from chi33.workflows.external_fit import fit_files
 from scipy import ndimage
 

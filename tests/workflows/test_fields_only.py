@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chi33.pipeline.errors import InputError
+from chi33.files.derivatives import Derivatives, read_image, read_json
+from chi33.files.errors import InputError
 from chi33.workflows.config import RunConfig
-from chi33.workflows.derivatives import Derivatives, read_image, read_json
 from chi33.workflows.run import run_participants
 
 FIELDS = RunConfig(fit="none", mask_method="bet")

@@ -11,18 +11,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from chi33.files.field_units import Given
-from chi33.pipeline.errors import Chi33Warning, InputError
+from chi33.files.derivatives import read_image, read_json, sidecar_path, write_image
+from chi33.files.errors import Chi33Warning, InputError
+from chi33.files.maps.units import Given
 from chi33.pipeline.fits.methods import FitOptions
 from chi33.pipeline.frames import b0_direction_from_affine
-from chi33.pipeline.tensors import mms
-from chi33.workflows.derivatives import read_image, read_json, sidecar_path, write_image
+from chi33.pipeline.physics.tensors import mms
 from chi33.workflows.external_fit import fit_files
 from numpy.typing import NDArray
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:3 scans cannot determine:chi33.pipeline.errors.Chi33Warning"),
-    pytest.mark.filterwarnings("ignore:COSMOS is weakly determined:chi33.pipeline.errors.Chi33Warning"),
+    pytest.mark.filterwarnings("ignore:3 scans cannot determine:chi33.files.errors.Chi33Warning"),
+    pytest.mark.filterwarnings("ignore:COSMOS is weakly determined:chi33.files.errors.Chi33Warning"),
 ]
 CLOSED = FitOptions("closed", noise=1e-3)
 SINGLE_STEP = FitOptions("single-step", noise=2e-3, iterations=2, radii=(16.0,))

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chi33.pipeline.errors import InputError
+from chi33.files.derivatives import Derivatives, read_image, read_json, read_transform
+from chi33.files.errors import InputError
 from chi33.pipeline.frames import rotation_and_scale, rotation_angle
 from chi33.workflows.config import RunConfig
-from chi33.workflows.derivatives import Derivatives, read_image, read_json, read_transform
-from chi33.workflows.raw import find_subjects
+from chi33.workflows.raw.dataset import find_subjects
 from chi33.workflows.run import choose_backend, run_participants
 from chi33.workflows.subject import init_subject_wf
 

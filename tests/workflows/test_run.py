@@ -15,13 +15,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from chi33.files.derivatives import Derivatives, read_image, read_json, read_transform, write_image
+from chi33.files.errors import InputError, StepError
 from chi33.files.manifest import read_manifest
-from chi33.pipeline.errors import InputError, StepError
 from chi33.pipeline.fits import execution
-from chi33.workflows import report
 from chi33.workflows.config import RunConfig
-from chi33.workflows.derivatives import Derivatives, read_image, read_json, read_transform, write_image
 from chi33.workflows.engine.crashes import explain_crash
+from chi33.workflows.report import page as report
 from chi33.workflows.run import run_participants
 
 QUICK = RunConfig(iterations=4, mask_method="bet")
@@ -311,7 +311,7 @@ def test_a_step_that_fails_is_named_in_one_sentence(
         raise error("the field is beyond repair: scan again.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("chi33.workflows.interfaces.remove_background", fail)
+        patch.setattr("chi33.workflows.interfaces.scan.remove_background", fail)
         with pytest.raises(error) as stop:
             _run(small_head, tmp_path / "out")
     sentence = str(stop.value)
@@ -339,7 +339,7 @@ def test_a_step_that_is_killed_is_named(
     """As the system does where memory runs out."""
     use_fsl(small_head)
     monkeypatch.setattr(
-        "chi33.workflows.interfaces.remove_background", lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+        "chi33.workflows.interfaces.scan.remove_background", lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
     )
     with pytest.raises(
         StepError, match=r"^sub-01, step scan_acq_ori01_wf\.local_field: its process was killed, often "

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chi33.pipeline import learned_mask
-from chi33.pipeline.config import override, read_config
-from chi33.pipeline.errors import InputError
+from chi33.files.errors import InputError
+from chi33.files.toml_reader import override, read_config
+from chi33.pipeline.masks import deepbet as learned_mask
 from chi33.workflows import run as module
 from chi33.workflows.config import RunConfig
 from chi33.workflows.run import choose_masks

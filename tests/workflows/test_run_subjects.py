@@ -15,11 +15,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from chi33.files.derivatives import read_image, read_json
+from chi33.files.errors import InputError, StepError
 from chi33.files.manifest import read_manifest
-from chi33.pipeline.errors import InputError, StepError
-from chi33.workflows import report
 from chi33.workflows.config import RunConfig
-from chi33.workflows.derivatives import read_image, read_json
+from chi33.workflows.report import page as report
 from chi33.workflows.run import default_work_dir, run_participants
 
 FIELDS = RunConfig(fit="none", mask_method="bet")
@@ -254,7 +254,7 @@ def refuses(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], No
     ("chi33.workflows.run.find_subjects", errno.ESTALE, "the file server lost it (stale handle); repeat the"),
     ("chi33.workflows.run.write_dataset_description", errno.EROFS, "the file system is read-only; choose another"),
     ("chi33.workflows.engine.participant.begin_outputs", errno.EDQUOT, "a disk quota is reached; free some"),
-    ("chi33.workflows.report.write_group_index", errno.EIO, "reading or writing failed (input/output error)"),
+    ("chi33.workflows.report.page.write_group_index", errno.EIO, "reading or writing failed (input/output error)"),
 ])  # fmt: skip
 def test_what_the_system_refuses_is_a_sentence(
     make_head: Callable, use_fsl: Callable, tmp_path: Path, refuses: Callable, name: str, number: int, said: str

@@ -8,7 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from chi33.pipeline.errors import InputError
+from chi33.files.errors import InputError
 from chi33.workflows.tissue_files import TissueFiles, fibre_on, white_matter_on
 from numpy.typing import NDArray
 

@@ -9,9 +9,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from chi33.pipeline.errors import InputError
+from chi33.files.errors import InputError
 from chi33.workflows.config import RunConfig
-from chi33.workflows.raw import RawSubject, find_subjects
+from chi33.workflows.raw.dataset import RawSubject, find_subjects
 from chi33.workflows.registration import init_registration_wf
 from chi33.workflows.scan import init_brain_mask_wf, init_scan_wf
 from chi33.workflows.subject import init_subject_wf, node_name, plan_lines, reference_scan

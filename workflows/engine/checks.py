@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ...files.derivatives import check_free_space, check_output_folder, open_image
+from ...files.errors import InputError, InputProblems
 from ...files.folders import check_can_write
-from ...pipeline.errors import InputError, InputProblems
 from ...pipeline.fits.closed_form import check_device
 from ...pipeline.fits.execution import Execution
 from ..config import RunConfig
-from ..derivatives import check_free_space, check_output_folder, open_image
-from ..frame_interfaces import read_given_mask
-from ..raw import RawSubject, check_raw
-from ..report_regions import check_regions
+from ..interfaces.frame import read_given_mask
+from ..raw.dataset import RawSubject, check_raw
+from ..report.regions import check_regions
 from ..subject import given_masks, init_subject_wf
 
 _PRODUCTS_PER_VOXEL = 26  # float32 volumes of output and working files a scan

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...pipeline.errors import InputError
-from ..derivatives import read_json, write_json
+from ...files.derivatives import read_json, write_json
+from ...files.errors import InputError
 
 Announce = Callable[[str], None]
 

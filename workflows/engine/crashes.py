@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nipype.utils.filemanip import loadcrash
 
+from ...files.errors import InputError, StepError
 from ...files.os_errors import os_error_words
-from ...pipeline.errors import InputError, StepError
 
 _TRACEBACK = "Traceback (most recent call last):"
 _LONGEST = 400  # characters of a message

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...files.errors import InputError
 from ...files.manifest import Manifest, read_manifest
-from ...pipeline.errors import InputError
 from ..config import RunConfig
-from ..raw import RawSubject
+from ..raw.dataset import RawSubject
 
 INPUTS, OUTPUTS = "InputsDigest", "OutputsDigest"
 _IRRELEVANT = {"backend", "dask", "fit_memory"}  # the backend counts as it was resolved

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from nipype.pipeline import engine as pe
 
+from ...files.derivatives import read_json, sidecar_path, write_json
+from ...files.errors import InputError
 from ...files.manifest import Manifest, manifest_path, read_manifest
-from ...pipeline.errors import InputError
-from ..derivatives import read_json, sidecar_path, write_json
-from ..interfaces import Export, ExportIfMade
+from ..interfaces.scan import Export, ExportIfMade
 from ..products import PRODUCT_NAMES
 
 EARLIER = "Earlier"

@@ -13,13 +13,13 @@ from typing import Any
 from nipype.pipeline import engine as pe
 
 from ... import __version__
+from ...files.derivatives import Derivatives, read_json, sidecar_path, write_json
+from ...files.errors import InputError, StepError
 from ...files.locks import hold
 from ...files.manifest import Manifest
 from ...files.os_errors import os_error_words
-from ...pipeline.errors import InputError, StepError
 from ..config import RunConfig
-from ..derivatives import Derivatives, read_json, sidecar_path, write_json
-from ..raw import RawSubject
+from ..raw.dataset import RawSubject
 from ..subject import init_subject_wf, reference_scan
 from .clock import StageClock
 from .finished import INPUTS, OUTPUTS, inputs_digest, outputs_digest, was_finished
@@ -149,7 +149,7 @@ def _fit_record(subject: RawSubject, job: Job) -> dict[str, Any]:
 
 
 def _write_report(subject: RawSubject, job: Job, record: dict[str, Any]) -> Path:
-    from ..report import write_subject_report
+    from ..report.page import write_subject_report
 
     for stage in record["stages"]:
         job.announce(f"{stage['stage']}: {stage['seconds']:.1f} s")
@@ -166,7 +166,7 @@ def _write_report(subject: RawSubject, job: Job, record: dict[str, Any]) -> Path
 
 def _record_failure(subject: RawSubject, job: Job, sentence: str, began: datetime) -> None:
     """Write provenance and report of a subject that failed; what cannot be written is only said."""
-    from ..report import write_error_report
+    from ..report.page import write_error_report
 
     record = {
         "chi33_version": __version__,

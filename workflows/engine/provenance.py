@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...pipeline.learned_mask import PACKAGE as DEEPBET
+from ...pipeline.masks.deepbet import PACKAGE as DEEPBET
 from ..config import RunConfig
-from ..raw import RawSubject
+from ..raw.dataset import RawSubject
 from .clock import StageClock, stage_seconds, wall_seconds
 from .resources import Resources
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from nipype.pipeline import engine as pe
 
-from ...pipeline.cgroups import memory_limit
-from ...pipeline.threads import available_processors, stated_threads
+from ...files.derivatives import open_image
+from ...pipeline.computing.cgroups import memory_limit
+from ...pipeline.computing.threads import available_processors, stated_threads
 from ..config import RunConfig
-from ..derivatives import open_image
-from ..raw import RawSubject
+from ..raw.dataset import RawSubject
 
 _PART = 0.9  # of the memory that is there
 _LEAST_GB = 0.2  # of any step

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ...errors import InputError
+from ....files.errors import InputError
 
 Preset = Literal["ideal", "vivo"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...tensor_field import delta_b_prime, dipole_field
-from ...tensors import chi33
+from ...physics.tensor_field import delta_b_prime, dipole_field
+from ...physics.tensors import chi33
 from ..anatomy import Head
 from ..background import free_space_field
 from ..poses import HeadPose, ScanGrid

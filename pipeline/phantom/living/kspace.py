@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from ...threads import fft_workers
+from ...computing.threads import fft_workers
 
 Complex64Array = NDArray[np.complex64]
 Float32Array = NDArray[np.float32]

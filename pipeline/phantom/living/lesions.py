@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ...tensors import DIAGONAL
+from ...physics.tensors import DIAGONAL
 from ..anatomy import Head
 from ..shapes import soft_inside
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ...tensors import DIAGONAL
+from ...physics.tensors import DIAGONAL
 from ..anatomy import Head
 from ..sampling import smooth_noise
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from chi33.pipeline.errors import InputError
+from chi33.files.errors import InputError
 from chi33.pipeline.phase.alternating import alternating_axes, restore_signs
 from numpy.typing import NDArray
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chi33.files.derivatives import write_json
 from chi33.files.manifest import Manifest, manifest_path
 from chi33.workflows.config import RunConfig
-from chi33.workflows.derivatives import write_json
 from chi33.workflows.engine import finished as module
 from chi33.workflows.engine.finished import INPUTS, OUTPUTS, inputs_digest, outputs_digest, was_finished
-from chi33.workflows.raw import find_subjects
+from chi33.workflows.raw.dataset import find_subjects
 
 CONFIG = RunConfig()
 

@@ -23,7 +23,7 @@ def _threads(path: str) -> str:
     from pathlib import Path
 
     import numpy  # noqa: F401  # loads a BLAS
-    from chi33.pipeline.threads import fft_workers
+    from chi33.pipeline.computing.threads import fft_workers
     from threadpoolctl import threadpool_info
 
     told = {
@@ -57,7 +57,7 @@ def _workflow(folder: Path, function: Any, names: dict[str, int]) -> pe.Workflow
 
 
 def test_a_step_takes_as_many_threads_as_it_has_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chi33.pipeline.threads.available_processors", lambda: 64)
+    monkeypatch.setattr("chi33.pipeline.computing.threads.available_processors", lambda: 64)
     monkeypatch.setenv("OMP_NUM_THREADS", "48")
     plugin = WatchfulMultiProc({"n_procs": 3, "raise_insufficient": False})
     workflow = _workflow(tmp_path, _threads, {"two": 2, "nine": 9})

@@ -12,9 +12,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from chi33.files.derivatives import write_image
 from chi33.pipeline.fits.execution import Execution
 from chi33.workflows.config import RunConfig
-from chi33.workflows.derivatives import write_image
 from chi33.workflows.engine import resources as module
 from chi33.workflows.engine.resources import (
     Resources,
@@ -25,7 +25,7 @@ from chi33.workflows.engine.resources import (
     memory_gb,
     memory_warning,
 )
-from chi33.workflows.raw import find_subjects
+from chi33.workflows.raw.dataset import find_subjects
 from chi33.workflows.subject import init_subject_wf
 
 CONFIG = RunConfig()
@@ -160,6 +160,6 @@ def test_estimates_are_at_least_what_steps_take(tmp_path: Path) -> None:
 
 
 def test_a_fit_works_on_as_many_tasks_as_its_step_has_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chi33.pipeline.threads.available_processors", lambda: 64)
+    monkeypatch.setattr("chi33.pipeline.computing.threads.available_processors", lambda: 64)
     monkeypatch.setenv("OMP_NUM_THREADS", "12")  # as a worker sets it for a step with 12 processors
     assert Execution().workers == 12

@@ -1,0 +1,1 @@
+"""Rotated heads: physically consistent rotation augmentation."""

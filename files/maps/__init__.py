@@ -1,0 +1,1 @@
+"""Maps and masks as commands take them in: their units, sizes and grids."""

@@ -1,0 +1,1 @@
+"""What the prior of the fits knows of tissue."""

@@ -1,0 +1,1 @@
+"""Dipole inversions of one orientation."""

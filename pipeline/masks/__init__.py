@@ -1,0 +1,1 @@
+"""Brain masks: BET, deepbet, agreement of scans, where the field can be trusted."""

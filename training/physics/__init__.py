@@ -1,0 +1,1 @@
+"""The dipole on patches."""

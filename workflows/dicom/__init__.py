@@ -1,0 +1,1 @@
+"""DICOM to raw BIDS."""

@@ -1,0 +1,1 @@
+"""The subject's and the group's report."""
