@@ -18,12 +18,15 @@ ROOT = Path(chi33.__file__).resolve().parent
 FOLDERS = ("files", "pipeline", "workflows", "datasets", "training", "cli")
 MAY_IMPORT = {
     "files": {"files", "pipeline"},
-    "pipeline": {"pipeline"},
+    "pipeline": {"files", "pipeline"},
     "workflows": {"files", "pipeline", "workflows"},
     "datasets": {"files", "pipeline", "datasets"},
     "training": {"files", "pipeline", "datasets", "training"},
     "cli": set(FOLDERS),
 }
+FILES_MAY_USE = ("pipeline.frames", "pipeline.images.fine_structure")  # what files need of the physics
+PIPELINE_MAY_USE = ("files.errors",)
+RUN_TOOLS_ON_FILES = ("pipeline/phase/unwrap.py", "pipeline/masks/bet.py", "pipeline/masks/deepbet.py")
 HEAVY = ("torch", "lightning", "nipype", "SimpleITK", "h5py", "matplotlib", "dask", "numba", "nilearn", "pydicom")
 
 
@@ -53,6 +56,70 @@ def test_imports_run_one_way(folder: str) -> None:
     for path in paths:
         reached = {name.split(".")[1] for name in imported(path) if name.startswith("chi33.")} & set(FOLDERS)
         assert reached <= MAY_IMPORT[folder], f"{path.relative_to(ROOT)} imports {reached - MAY_IMPORT[folder]}"
+
+
+def uses(path: Path) -> set[str]:
+    """The modules of this package that a module imports, dotted, without "chi33."."""
+    known = {".".join(one.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for one in modules()}
+    names = {name.removeprefix("chi33.") for name in imported(path) if name.startswith("chi33.")}
+    return {name for name in names if name in known and not any(other.startswith(f"{name}.") for other in names)}
+
+
+def test_files_are_the_ground_floor() -> None:
+    for path in modules():
+        folder, name = path.relative_to(ROOT).parts[0], path.relative_to(ROOT).as_posix()
+        if folder == "files":
+            reached = {one for one in uses(path) if one.startswith("pipeline.")}
+            assert reached <= set(FILES_MAY_USE), name
+        elif folder == "pipeline" and name not in RUN_TOOLS_ON_FILES:
+            reached = {one for one in uses(path) if one.startswith("files.")}
+            assert reached <= set(PIPELINE_MAY_USE), name
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A circle in a graph, the first node again at its end; empty where there is none."""
+    done: set[str] = set()
+
+    def walk(node: str, trail: list[str]) -> list[str]:
+        if node in trail:
+            return [*trail[trail.index(node) :], node]
+        if node not in done:
+            for following in sorted(graph.get(node, ())):
+                if found := walk(following, [*trail, node]):
+                    return found
+            done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := walk(node, []))), [])
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): uses(path)
+        for path in modules()
+    }
+    assert circle(graph) == []
+
+
+def test_a_circle_would_be_seen() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_private_name_of_another_package_is_imported() -> None:
+    for path in modules():
+        package = ".".join(["chi33", *path.relative_to(ROOT).parent.parts])
+        for name in imported(path):
+            owner, _, last = name.rpartition(".")
+            private = last.startswith("_") and not last.startswith("__")
+            inside = owner == package or owner.startswith(f"{package}.") or not name.startswith("chi33.")
+            assert inside or not private, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_a_folder_can_be_taken_in_at_a_glance() -> None:
+    for package in packages():
+        if package.relative_to(ROOT).parts[:1] and package.relative_to(ROOT).parts[0] != "cli":
+            assert len([path for path in package.glob("*.py") if path.name != "__init__.py"]) <= 16, package
 
 
 def test_inside_the_package_imports_are_relative() -> None:

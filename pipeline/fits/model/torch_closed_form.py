@@ -18,8 +18,8 @@ from torch import Tensor
 from ....files.errors import InputError
 from ...physics.dipole import Float32Array
 from ...physics.prior import Prior
-from ..closed_form import estimate_noises
 from ..noise import scan_levels, typical_noise
+from ..spectral_noise import estimate_noises
 from .grid import FitGrid
 
 _SLAB_POINTS = 1_000_000  # k-space points of one slab

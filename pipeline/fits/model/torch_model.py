@@ -1,13 +1,12 @@
 """The masked and the single-step fit in torch, for a CUDA GPU: the linear problem with its arrays on a device.
 
-TorchFieldModel is what iterative.FieldModel is, on tensors, so that conjugate_gradients and solve_problem run on
+TorchFieldModel is what field_model.FieldModel is, on tensors, so that conjugate_gradients and solve_problem run on
 either. Weights and shells of all scans stay on the device; of the spectra, one scan's at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,29 +15,12 @@ from torch import Tensor
 
 from ...physics.dipole import Float32Array
 from ...physics.prior import Prior
-from ..execution import Execution
-from ..masked import Problem, Progress, Solved, Stopping, solve_problem
 from ..tissue.prior import FrequencyMetric, TissueMetric, TissuePrior
 from .field_model import TENSOR, Observation, label_energy, shell_shares
 from .grid import FitGrid
 from .torch_closed_form import COMPONENT_AXES, TorchGrid, add_normal, add_precision, factor, solve, torch_device
 
 Maps = ArrayLike | Tensor
-
-
-def solve_problem_torch(
-    problem: Problem,
-    prior: Prior,
-    noise: float | ArrayLike | None,
-    stopping: Stopping,
-    device: str = "cuda",
-    progress: Progress | None = None,
-) -> Solved:
-    """Return solve_problem's result (NumPy maps), computed by torch on "cuda", "cuda:N" or "torch-cpu"."""
-    torch_device(device)
-    moved = replace(problem, device="torch-cpu" if device == "cpu" else device)
-    with Execution() as unused:
-        return solve_problem(moved, prior, noise, stopping, unused, progress)
 
 
 class TorchFieldModel:

@@ -17,7 +17,7 @@ from chi33.pipeline.fits.execution import Execution
 from chi33.pipeline.fits.masked import Problem, Stopping, fit_masked, masked_problem, solve_problem
 from chi33.pipeline.fits.model import torch_closed_form, torch_model
 from chi33.pipeline.fits.model.field_model import FieldModel
-from chi33.pipeline.fits.model.torch_model import TorchFieldModel, solve_problem_torch
+from chi33.pipeline.fits.model.torch_model import TorchFieldModel
 from chi33.pipeline.fits.single_step import fit_single_step, single_step_problem
 from chi33.pipeline.fits.tissue.prior import FrequencyPrior, TissuePrior
 from chi33.pipeline.physics.prior import Prior
@@ -190,24 +190,27 @@ def test_results_depend_on_neither_slabs_nor_autocast(monkeypatch: pytest.Monkey
     problem = problem_of("single-step")
     fields, _, h = scans((17, 15, 19), (1.0, 1.0, 1.0))
     stopping = Stopping(4, 0.0)
-    whole = solve_problem_torch(problem, Prior(), NOISE, stopping, "torch-cpu")
+    problem = replace(problem, device="torch-cpu")
+    with Execution(workers=1) as running:
+        whole = solve_problem(problem, Prior(), NOISE, stopping, running)
     closed = fit_susceptibility(fields, (1, 1, 1), h, noise=NOISE, device="torch-cpu")
     monkeypatch.setattr(torch_closed_form, "_SLAB_POINTS", 900)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        parts = solve_problem_torch(problem, Prior(), NOISE, stopping, "torch-cpu")
+    with torch.autocast("cpu", dtype=torch.bfloat16), Execution(workers=1) as running:
+        parts = solve_problem(problem, Prior(), NOISE, stopping, running)
         closed_parts = fit_susceptibility(fields, (1, 1, 1), h, noise=NOISE, device="torch-cpu")
     np.testing.assert_allclose(parts.tensor.maps, whole.tensor.maps, atol=1e-7)
     np.testing.assert_allclose(parts.cosmos.maps, whole.cosmos.maps, atol=1e-7)
     np.testing.assert_allclose(closed_parts.tensor, closed.tensor, atol=1e-7)
 
 
-def test_solve_problem_torch_gives_numpy_maps_and_reports_progress() -> None:
+def test_solving_on_torch_gives_numpy_maps_and_reports_progress() -> None:
     problem, stopping = problem_of("masked"), Stopping(5, 0.0)
     seen: list[tuple[str, int]] = []
-    found = solve_problem_torch(
-        problem, Prior(), None, stopping, "cpu", lambda name, iteration, change: seen.append((name, iteration))
-    )
+    moved = replace(problem, device="torch-cpu")
     with Execution(workers=1) as running:
+        found = solve_problem(
+            moved, Prior(), None, stopping, running, lambda name, iteration, change: seen.append((name, iteration))
+        )
         truth = solve_problem(problem, Prior(), None, stopping, running)
     assert isinstance(found.tensor.maps, np.ndarray)
     assert relative(found.tensor.maps, truth.tensor.maps) < AGREEMENT
