@@ -59,7 +59,8 @@ def chi33(*words: object) -> None:
 def predict_unseen(labels: Path, network: Path, out: Path) -> None:
     """Predict every scan of the unseen head with the network, and by thresholded k-space division for comparison."""
     from ..files.derivatives import read_image, write_image
-    from ..pipeline.frames import b0_direction_from_affine, voxel_size
+    from ..files.sidecars import read_sidecar
+    from ..pipeline.frames import b0_direction, voxel_size
     from ..pipeline.inversions.tkd import tkd
 
     out.mkdir()
@@ -69,7 +70,8 @@ def predict_unseen(labels: Path, network: Path, out: Path) -> None:
         mask_file = anatomy / f"{scan}_desc-local_mask.nii.gz"
         field, affine = read_image(field_file)
         mask, _ = read_image(mask_file)
-        inverted = tkd(field, mask, voxel_size(affine), b0_direction_from_affine(affine))
+        h = b0_direction(affine, read_sidecar(field_file).get("B0_dir"))
+        inverted = tkd(field, mask, voxel_size(affine), h)
         write_image(out / f"{scan}_tkd_chi.nii.gz", inverted, affine, {"Units": "ppm", "Method": "TKD, threshold 0.2"})
         chi33("predict", network, "--field", field_file, "--mask", mask_file, "--out", out / f"{scan}_modl-qsm")
 

@@ -48,7 +48,17 @@ def check_affine(affine: ArrayLike, name: str = "affine") -> FloatArray:
 
 
 def voxel_size(affine: ArrayLike) -> FloatArray:
-    """Return the voxel edge lengths (3,) in mm of a voxel-to-world affine (4, 4)."""
+    """Compute the voxel edge lengths of an affine.
+
+    Parameters
+    ----------
+    affine
+        Voxel to world (4, 4) in mm.
+
+    Returns
+    -------
+        (3,) in mm.
+    """
     return np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
 
 
@@ -76,6 +86,28 @@ def voxel_frame(affine: ArrayLike) -> FloatArray:
 def b0_direction_from_affine(affine: ArrayLike) -> FloatArray:
     """Return the unit vector (3,) of B0 in the voxel frame of a scan: Q^T z, for a voxel-to-world affine (4, 4)."""
     return voxel_frame(affine)[2].copy()
+
+
+def b0_direction(affine: ArrayLike, stated: ArrayLike | None = None) -> FloatArray:
+    """Decide the direction of B0 along the axes of an image's array.
+
+    Parameters
+    ----------
+    affine
+        Voxel to world (4, 4), the world being the scanner's with B0 along +z.
+    stated
+        Unit vector (3,) that a sidecar's B0_dir or a user gives for this array; it wins over the affine.
+
+    Returns
+    -------
+        Unit vector (3,).
+
+    Raises
+    ------
+    InputError
+        Where the affine is none of an image, or `stated` is no unit vector.
+    """
+    return b0_direction_from_affine(affine) if stated is None else check_b0_direction(stated)
 
 
 def check_b0_direction(direction: ArrayLike, name: str = "b0_direction") -> FloatArray:

@@ -65,19 +65,45 @@ def train(
     max_minutes: float | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TrainResult:
-    """Train a network on the train split of a store, validate on its val split, and leave everything in run_dir.
+    """Train a network on the train split of a store, and validate on its val split.
 
-    run_dir gets config.toml, log.csv (a line an epoch, the first for the untrained network), metrics.json, weights.pt
-    (of the best epoch, for `predict`) and checkpoints/last.ckpt and best.ckpt. resume continues at the last checkpoint,
-    with the optimiser, the learning rate, the order of the patches and the random numbers as if it had never stopped;
-    where there is none it starts. Without a validation split the training loss decides, with a warning. max_minutes
-    ends the run cleanly after so long. With config.val_store the val split of that store validates instead.
-    config.label is what is learnt, by default chi33 where the store has it, else COSMOS. Nothing is written before the
-    first step has ended; until then a run that overwrite replaces stays.
+    Without a validation split the training loss decides, with a warning. With config.val_store the val split of that
+    store
+    validates instead. Nothing is written before the first step has ended.
 
-    Raises InputError for a store or config that does not fit, for a run_dir that exists without resume or overwrite or
-    holds something else, and where a resumed run would compute something else; StepError where the loss is no longer
-    finite, or memory is short.
+    Parameters
+    ----------
+    store
+        HDF5 file of `chi33 build-dataset`.
+    run_dir
+        Folder that gets config.toml, log.csv (a line an epoch, the first for the untrained network), metrics.json,
+        weights.pt
+        (of the best epoch, for `predict`) and checkpoints/last.ckpt and best.ckpt.
+    config
+        What is trained and how; its label is by default chi33 where the store has it, else COSMOS.
+    resume
+        Continue at the last checkpoint, with the optimiser, the learning rate, the order of the patches and the random
+        numbers
+        as if it had never stopped; start where there is none.
+    overwrite
+        Replace a run; until the first step of the new one has ended the old one stays.
+    max_minutes
+        End the run cleanly after so long.
+    progress
+        Called after each step and epoch.
+
+    Returns
+    -------
+        A `TrainResult`.
+
+    Raises
+    ------
+    InputError
+        For a store or config that does not fit, for a run_dir that exists without resume or overwrite or holds
+        something else,
+        and where a resumed run would compute something else.
+    StepError
+        Where the loss is no longer finite, or memory is short.
     """
     config = config or TrainConfig()
     if max_minutes is not None and max_minutes <= 0:

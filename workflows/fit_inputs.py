@@ -17,7 +17,7 @@ from ..pipeline.fits.noise import outstanding_scans
 from ..pipeline.fits.result import Fit
 from ..pipeline.fits.uncertainty import LEFT_OUT, Uncertainty
 from ..pipeline.frames import (
-    b0_direction_from_affine,
+    b0_direction,
     check_b0_direction,
     rotation_and_scale,
     voxel_frame,
@@ -59,11 +59,6 @@ class SubjectFields:
     determined: NDArray[np.bool_]
 
 
-def scan_b0_direction(affine: NDArray, override: Any = None) -> NDArray[np.float64]:
-    """Return B0 (3,) in the voxel frame of a scan: what its sidecar says, else from its affine."""
-    return b0_direction_from_affine(affine) if override is None else check_b0_direction(override)
-
-
 def subject_b0_direction(
     affine: NDArray, reference_affine: NDArray, transform: NDArray, override: Any = None
 ) -> NDArray[np.float64]:
@@ -72,7 +67,7 @@ def subject_b0_direction(
     affine, reference_affine: voxel-to-world; transform: world of the scan to the reference's; override: the scan's
     B0 direction in its own voxel frame, from its affine when not given.
     """
-    h = scan_b0_direction(affine, override)
+    h = b0_direction(affine, override)
     rotation, _ = rotation_and_scale(transform)
     return check_b0_direction(voxel_frame(reference_affine).T @ rotation @ voxel_frame(affine) @ h)
 
@@ -196,5 +191,5 @@ def method_for(total: bool, method: Method | None) -> Method:
     return method or ("single-step" if total else "masked")
 
 
-__all__ = ["FitOptions", "ScanField", "SubjectFields", "fit_sidecar", "fit_warnings", "method_for", "scan_b0_direction",
+__all__ = ["FitOptions", "ScanField", "SubjectFields", "fit_sidecar", "fit_warnings", "method_for",
            "subject_b0_direction", "to_subject_frame"]  # fmt: skip

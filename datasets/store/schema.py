@@ -123,10 +123,24 @@ class Store:
 
 
 def open_store(path: str | Path, *, verify: bool = False) -> Store:
-    """Return what a store holds; with verify, also read every voxel and compare with the content hash.
+    """Open a store: what it holds, without voxels and without an open file.
 
-    Raises InputError with one sentence where the file is missing, no HDF5, truncated, of another schema, of a newer
-    version, incomplete, or (verify) altered.
+    Parameters
+    ----------
+    path
+        HDF5 file of `chi33 build-dataset`.
+    verify
+        Also read every voxel and compare with the content hash.
+
+    Returns
+    -------
+        A `Store`.
+
+    Raises
+    ------
+    InputError
+        Where the file is missing, not HDF5, truncated, of another schema, of a newer version, incomplete, or (verify)
+        altered.
     """
     path = Path(path)
     if not path.is_file():

@@ -62,18 +62,39 @@ def remove_background(
     b0_direction: ArrayLike,
     **settings: Any,
 ) -> LocalField:
-    """Return the local field in ppm that a method of BACKGROUND_METHODS finds, and where it is valid.
+    """Remove the background by a method of BACKGROUND_METHODS.
 
-    total_field: (x, y, z) ppm; mask: where it is known; voxel_size: (3,) mm; b0_direction: unit vector in the voxel
-    frame, which pdf alone uses; settings: the method's own keywords. Raises InputError.
+    Parameters
+    ----------
+    method
+        vsharp, resharp, ismv, pdf or lbv.
+    total_field
+        (x, y, z) in ppm of B0.
+    mask
+        (x, y, z), non-zero where the field is known.
+    voxel_size
+        (3,) in mm.
+    b0_direction
+        Unit vector (3,) along the axes of the grid, which pdf alone uses.
+    **settings
+        The method's own keywords.
+
+    Returns
+    -------
+        A `LocalField`: `.field` (x, y, z) in ppm of B0, `.mask` where it is valid.
+
+    Raises
+    ------
+    InputError
+        Where there is no such method or setting, and where the method raises it.
     """
     if method not in _METHODS:
         raise InputError(f"there is no background removal {method!r}: choose one of {', '.join(BACKGROUND_METHODS)}.")
-    known = [name for name, p in inspect.signature(_METHODS[method]).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    parameters = inspect.signature(_METHODS[method]).parameters
+    known = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
     for name in settings:
-        if name not in known or name == "b0_direction":
-            allowed = ", ".join(n for n in known if n != "b0_direction")
-            raise InputError(f"{method} has no setting {name!r}: it has {allowed}.")
-    if "b0_direction" in known:
+        if name not in known:
+            raise InputError(f"{method} has no setting {name!r}: it has {', '.join(known)}.")
+    if "b0_direction" in parameters:
         settings["b0_direction"] = b0_direction
     return _METHODS[method](total_field, mask, voxel_size, **settings)

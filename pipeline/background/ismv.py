@@ -30,12 +30,38 @@ def ismv(
     tolerance: float = TOLERANCE,
     progress: Callable[[int, float], None] | None = None,
 ) -> LocalField:
-    """Remove the background that equals its spherical mean wherever the sphere fits the mask (iSMV).
+    """Remove the background that equals its spherical mean wherever the SMV kernel fits the mask (iSMV).
 
-    total_field: (x, y, z) ppm; mask: where it is known; voxel_size: (3,) mm; radius: of the sphere in mm, 4 mm or two
-    voxels by default; the local field in the rim of that width is taken to be background; iterations, tolerance: limit,
-    and relative residual to stop at; progress: called with iteration and residual. Returns the local field in ppm where
-    the sphere fits. Raises InputError. Source: Wen 2014.
+    Parameters
+    ----------
+    total_field
+        (x, y, z) in ppm of B0.
+    mask
+        (x, y, z), non-zero where the field is known.
+    voxel_size
+        (3,) in mm.
+    radius
+        Of the kernel in mm, 4 mm or two voxels by default; the local field in the rim of that width is taken to be
+        background.
+    iterations
+        The most that are taken.
+    tolerance
+        Relative residual to stop at.
+    progress
+        Called with iteration and residual.
+
+    Returns
+    -------
+        A `LocalField`: `.field` (x, y, z) in ppm of B0, `.mask` where it is valid: where the kernel fits.
+
+    Raises
+    ------
+    InputError
+        Where shapes differ, the mask is empty, or a setting leaves nothing.
+
+    References
+    ----------
+    Wen 2014, MAGMA 27:551.
     """
     given = check_input(total_field, mask, voxel_size).less_harmonics()
     used = resharp_radius(given.size) if radius is None else radius

@@ -70,10 +70,37 @@ def lbv(
 ) -> LocalField:
     """Remove the background that solves Laplace's equation with the total field at the mask's edge (LBV).
 
-    total_field: (x, y, z) ppm; mask: where it is known; voxel_size: (3,) mm; peel: mm taken off the mask first;
-    tolerance: relative residual to stop at; iterations: limit; progress: called with iteration and residual. Returns
-    the local field in ppm in the peeled mask less its outermost voxels, which hold the boundary values. Raises
-    InputError. Source: Zhou 2014.
+    Parameters
+    ----------
+    total_field
+        (x, y, z) in ppm of B0.
+    mask
+        (x, y, z), non-zero where the field is known.
+    voxel_size
+        (3,) in mm.
+    peel
+        mm taken off the mask first.
+    tolerance
+        Relative residual to stop at.
+    iterations
+        The most that are taken.
+    progress
+        Called with iteration and residual.
+
+    Returns
+    -------
+        A `LocalField`: `.field` (x, y, z) in ppm of B0, `.mask` where it is valid: the peeled mask less its outermost
+        voxels,
+        which hold the boundary values.
+
+    Raises
+    ------
+    InputError
+        Where shapes differ, the mask is empty, or a setting leaves nothing.
+
+    References
+    ----------
+    Zhou 2014, NMR Biomed 27:312.
     """
     given = check_input(total_field, mask, voxel_size).less_harmonics()
     check_not_negative(peel, "peel", "mm")

@@ -112,8 +112,8 @@ def pdf(
     total_field: ArrayLike,
     mask: ArrayLike,
     voxel_size: ArrayLike,
-    *,
     b0_direction: ArrayLike,
+    *,
     exterior: float = EXTERIOR,
     interior: float = INTERIOR,
     noise: float = NOISE,
@@ -126,12 +126,43 @@ def pdf(
     """Remove the field of the dipoles outside the mask that explain the total field best (PDF).
 
     Minimised over chi is |K (D * chi - B)|^2 / noise^2 + |chi|^2 / sigma^2, with sigma = exterior outside the mask and
-    interior inside; the field of the outer part is taken off. total_field: B (x, y, z) ppm; mask: where it is known;
-    voxel_size: (3,) mm; b0_direction: unit vector in the voxel frame; exterior, interior, noise: standard deviations
-    in ppm (interior = 0: Liu 2011's projection); edge: mm at the mask's edge left out of the data K, one voxel at
-    least unless 0; margin: mm at the edge where the result is not valid (0: the mask is kept whole); iterations,
-    tolerance: limit, and relative residual to stop at; progress: called with iteration and residual. Returns the
-    local field in ppm. Raises InputError. Sources: Liu 2011 (projection), Liu 2017 (inner and outer sources).
+    interior inside; the field of the outer part is taken off.
+
+    Parameters
+    ----------
+    total_field
+        (x, y, z) in ppm of B0.
+    mask
+        (x, y, z), non-zero where the field is known.
+    voxel_size
+        (3,) in mm.
+    b0_direction
+        Unit vector (3,) along the axes of the grid.
+    exterior, interior, noise
+        Standard deviations in ppm (interior = 0: Liu 2011's projection).
+    edge
+        mm at the mask's edge left out of the data K, one voxel at least unless 0.
+    margin
+        mm at the edge where the result is not valid (0: the mask is kept whole).
+    iterations
+        The most that are taken.
+    tolerance
+        Relative residual to stop at.
+    progress
+        Called with iteration and residual.
+
+    Returns
+    -------
+        A `LocalField`: `.field` (x, y, z) in ppm of B0, `.mask` where it is valid: `margin` mm inside.
+
+    Raises
+    ------
+    InputError
+        Where shapes differ, the mask is empty, or a setting leaves nothing.
+
+    References
+    ----------
+    Liu 2011, NMR Biomed 24:1129 (projection); Liu 2017, Magn Reson Med 78:2066 (inner and outer sources).
     """
     given = check_input(total_field, mask, voxel_size)
     check_positive(exterior, "exterior", "ppm")

@@ -77,11 +77,40 @@ def resharp(
 ) -> LocalField:
     """Remove the background by spherical mean values and a regularised deconvolution (RESHARP).
 
-    Minimised is |M (delta - S) * (B - b)|^2 + regularisation |b|^2 over the local field b within the mask; M: where
-    the sphere fits the mask. total_field: B (x, y, z) ppm; mask: where it is known; voxel_size: (3,) mm; radius: of
-    the sphere in mm, resharp_radius by default; iterations, tolerance: limit, and relative residual to stop at;
-    progress: called with iteration and residual. Returns the local field in ppm where the sphere fits. Raises
-    InputError. Source: Sun & Wilman 2014.
+    Minimised is |M (delta - S) * (B - b)|^2 + regularisation |b|^2 over the local field b within the mask; M: where the
+    kernel fits the mask.
+
+    Parameters
+    ----------
+    total_field
+        (x, y, z) in ppm of B0.
+    mask
+        (x, y, z), non-zero where the field is known.
+    voxel_size
+        (3,) in mm.
+    radius
+        Of the SMV kernel in mm, `resharp_radius` by default.
+    regularisation
+        Weight of |b|^2.
+    iterations
+        The most that are taken.
+    tolerance
+        Relative residual to stop at.
+    progress
+        Called with iteration and residual.
+
+    Returns
+    -------
+        A `LocalField`: `.field` (x, y, z) in ppm of B0, `.mask` where it is valid: where the kernel fits.
+
+    Raises
+    ------
+    InputError
+        Where shapes differ, the mask is empty, or a setting leaves nothing.
+
+    References
+    ----------
+    Sun and Wilman 2014, Magn Reson Med 71:1151.
     """
     given = check_input(total_field, mask, voxel_size).less_harmonics()
     used = resharp_radius(given.size) if radius is None else radius

@@ -43,9 +43,31 @@ def vsharp(
 ) -> LocalField:
     """Remove the background by spherical mean values of the largest radius that fits, then deconvolve (V-SHARP).
 
-    total_field: (x, y, z) ppm; mask: where it is known; voxel_size: (3,) mm; radii: mm, vsharp_radii by default;
-    threshold: components of 1 - S(k) of the largest radius smaller than this are dropped. Returns the local field
-    in ppm where the smallest sphere fits the mask. Raises InputError. Sources: Schweser 2011, Wu 2012.
+    Parameters
+    ----------
+    total_field
+        (x, y, z) in ppm of B0.
+    mask
+        (x, y, z), non-zero where the field is known.
+    voxel_size
+        (3,) in mm.
+    radii
+        Of the SMV kernels in mm, `vsharp_radii` by default.
+    threshold
+        Components of 1 - S(k) of the largest radius smaller than this are dropped.
+
+    Returns
+    -------
+        A `LocalField`: `.field` (x, y, z) in ppm of B0, `.mask` where it is valid: where the smallest kernel fits.
+
+    Raises
+    ------
+    InputError
+        Where shapes differ, the mask is empty, or a setting leaves nothing.
+
+    References
+    ----------
+    Schweser 2011, NeuroImage 54:2789; Wu 2012, Magn Reson Med 67:137.
     """
     given = check_input(total_field, mask, voxel_size).less_harmonics()
     field, size = given.field, given.size

@@ -58,6 +58,11 @@ class Fit:
         """The magnetic susceptibility anisotropy (x, y, z) in ppm."""
         return msa(self.tensor)
 
+    @property
+    def pev(self) -> NDArray[np.floating]:
+        """The principal eigenvector, by its short name."""
+        return self.principal_eigenvector
+
     @cached_property
     def principal_eigenvector(self) -> NDArray[np.floating]:
         """The principal eigenvector (3, x, y, z), unit length, along the voxel frame."""

@@ -17,12 +17,35 @@ def tkd(
     *,
     threshold: float = 0.2,
 ) -> Float32Array:
-    """Return the susceptibility in ppm, (x, y, z), by thresholded k-space division (Shmueli 2009, eq. 7).
+    """Invert a local field by thresholded k-space division (TKD).
 
-    field: local field in ppm of B0, (x, y, z); mask: (x, y, z), non-zero where it is valid; voxel_size: (3,) mm;
-    b0_direction: unit vector (3,) in the voxel frame; threshold: D is replaced by sign(D) * threshold where |D| is at
-    most that. k = 0 stays 0; the result is 0 outside the mask. Raises InputError where the shapes differ, the mask is
-    empty, the field is not finite inside the mask, or the threshold is not between 0 and 2/3.
+    Parameters
+    ----------
+    field
+        Local field (x, y, z) in ppm of B0.
+    mask
+        (x, y, z), non-zero where it is valid.
+    voxel_size
+        (3,) in mm.
+    b0_direction
+        Unit vector (3,) along the axes of the grid.
+    threshold
+        D is replaced by sign(D) * threshold where |D| is at most that.
+
+    Returns
+    -------
+        Susceptibility (x, y, z) in ppm, 0 outside the mask; its k = 0 is 0.
+
+    Raises
+    ------
+    InputError
+        Where the shapes differ, the mask is empty, the field is not finite inside the mask, or the threshold is not
+        between
+        0 and 2/3.
+
+    References
+    ----------
+    Shmueli 2009, Magn Reson Med 62:1510, eq. 7.
     """
     values = np.asarray(field, np.float32)
     inside = np.asarray(mask) != 0

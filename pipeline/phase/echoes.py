@@ -95,6 +95,47 @@ def _best_step(phase: NDArray, weight: NDArray, x: NDArray, through_zero: bool) 
     return steps
 
 
+def total_field(
+    phase: ArrayLike,
+    mask: ArrayLike,
+    voxel_size: ArrayLike,
+    *,
+    magnitude: ArrayLike,
+    echo_times: Sequence[float],
+    b0: float,
+    method: Combination = "fit",
+) -> FieldMap:
+    """Combine the unwrapped echoes of a scan into one total field, by a line through each voxel's phase.
+
+    Parameters
+    ----------
+    phase
+        Unwrapped, in radians, (echo, x, y, z); whole cycles by which an echo is off are mended.
+    mask
+        (x, y, z), non-zero where it is known.
+    voxel_size
+        (3,) in mm.
+    magnitude
+        (echo, x, y, z); an echo counts by its square.
+    echo_times
+        In s, rising.
+    b0
+        Field strength in T.
+    method
+        "fit" (a weighted line with an intercept) or "average" (plain mean of the echoes' fields).
+
+    Returns
+    -------
+        A `FieldMap`: `.field` (x, y, z) in ppm of B0, `.residual` in rad, `.weight` (1 / standard deviation).
+
+    Raises
+    ------
+    InputError
+        Where shapes and echo times do not fit, or the mask is empty.
+    """
+    return combine_echoes(phase, magnitude, echo_times, b0, mask, voxel_size, method=method)
+
+
 def combine_echoes(
     phase: ArrayLike,
     magnitude: ArrayLike,

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -35,6 +36,55 @@ def check_echoes(
     if times.max() > 1:
         raise InputError(f"echo times must be in seconds, got {times.max():g}: divide milliseconds by 1000.")
     return waves, sizes, times
+
+
+def unwrap(
+    phase: ArrayLike,
+    mask: ArrayLike,
+    voxel_size: ArrayLike,
+    *,
+    magnitude: ArrayLike,
+    echo_times: Sequence[float],
+    method: Literal["romeo", "laplacian"] = "romeo",
+) -> NDArray[np.float32]:
+    """Unwrap the phase of all echoes of a scan.
+
+    Parameters
+    ----------
+    phase
+        Wrapped, in radians, (echo, x, y, z).
+    mask
+        (x, y, z), non-zero in the brain.
+    voxel_size
+        (3,) in mm.
+    magnitude
+        (echo, x, y, z).
+    echo_times
+        In s, rising, one of each echo.
+    method
+        "romeo" (spatially, then from echo to echo) or "laplacian" (each echo by itself, up to a constant).
+
+    Returns
+    -------
+        Phase in radians (echo, x, y, z), 0 outside the mask.
+
+    Raises
+    ------
+    InputError
+        Where shapes and echo times do not fit, or there is no such method.
+    StepError
+        Where ROMEO cannot be run.
+
+    References
+    ----------
+    Dymerska 2021, Magn Reson Med 85:2294 (ROMEO); Schofield and Zhu 2003, Opt Lett 28:1194 (Laplacian).
+    """
+    if method not in ("romeo", "laplacian"):
+        raise InputError(f"there is no unwrapping {method!r}: choose romeo or laplacian.")
+    if method == "romeo":
+        return unwrap_romeo(phase, magnitude, echo_times, mask)
+    waves, _, _ = check_echoes(phase, magnitude, echo_times)
+    return unwrap_laplacian(waves, voxel_size) * np.asarray(mask, bool)
 
 
 def unwrap_romeo(

@@ -79,9 +79,31 @@ class TensorFieldOperator:
 def tensor_field(
     tensor: ArrayLike, voxel_size: ArrayLike, b0_direction: ArrayLike, *, padding: float = PADDING
 ) -> Float32Array:
-    """Return the field (x, y, z) in ppm of a tensor (6, x, y, z) in ppm, in free space (padded).
+    """Compute the field of a susceptibility tensor in free space.
 
-    The components and b0_direction (unit vector) are along the voxel frame; voxel_size (3,) and padding in mm.
+    Parameters
+    ----------
+    tensor
+        (6, x, y, z) in ppm, components xx, xy, xz, yy, yz, zz along the axes of the grid.
+    voxel_size
+        (3,) in mm.
+    b0_direction
+        Unit vector (3,) along the axes of the grid.
+    padding
+        mm of zeros appended to every axis (0: the field of a periodic object).
+
+    Returns
+    -------
+        (x, y, z) in ppm of B0.
+
+    Raises
+    ------
+    InputError
+        Where shapes, voxel size or direction are no such.
+
+    References
+    ----------
+    Liu 2010, Magn Reson Med 63:1471.
     """
     volumes = np.asarray(tensor, np.float32)
     return TensorFieldOperator(volumes.shape[1:], voxel_size, b0_direction, padding=padding).forward(volumes)
@@ -90,9 +112,31 @@ def tensor_field(
 def delta_b_prime(
     tensor: ArrayLike, voxel_size: ArrayLike, b0_direction: ArrayLike, *, padding: float = PADDING
 ) -> Float32Array:
-    """Return the field (x, y, z) in ppm of the components of chi h across B0: -u^T M_perp (MoDL-QSM eq. 4).
+    """Compute delta B', the field of the components of chi h across B0.
 
-    Arguments as for tensor_field. dipole_field(chi33) + delta_b_prime = tensor_field with the same padding.
+    Parameters
+    ----------
+    tensor
+        (6, x, y, z) in ppm, components xx, xy, xz, yy, yz, zz along the axes of the grid.
+    voxel_size
+        (3,) in mm.
+    b0_direction
+        Unit vector (3,) along the axes of the grid.
+    padding
+        mm of zeros appended to every axis (0: the field of a periodic object).
+
+    Returns
+    -------
+        (x, y, z) in ppm of B0; with the dipole field of chi33 it makes the tensor's field, at the same padding.
+
+    Raises
+    ------
+    InputError
+        Where shapes, voxel size or direction are no such.
+
+    References
+    ----------
+    MoDL-QSM (Feng 2021), eq. 4.
     """
     volumes = np.asarray(tensor, np.float32)
     shape, size = check_grid(volumes.shape[1:], voxel_size)
@@ -108,7 +152,32 @@ def delta_b_prime(
 def dipole_field(
     chi: ArrayLike, voxel_size: ArrayLike, b0_direction: ArrayLike, *, padding: float = PADDING
 ) -> Float32Array:
-    """Return the field (x, y, z) in ppm of a scalar susceptibility map (x, y, z) in ppm, in free space (padded)."""
+    """Compute the field of a scalar susceptibility map in free space.
+
+    Parameters
+    ----------
+    chi
+        (x, y, z) in ppm.
+    voxel_size
+        (3,) in mm.
+    b0_direction
+        Unit vector (3,) along the axes of the grid.
+    padding
+        mm of zeros appended to every axis (0: the field of a periodic object).
+
+    Returns
+    -------
+        (x, y, z) in ppm of B0.
+
+    Raises
+    ------
+    InputError
+        Where shapes, voxel size or direction are no such.
+
+    References
+    ----------
+    Marques and Bowtell 2005, Concepts Magn Reson 25B:65.
+    """
     volume = np.asarray(chi, np.float32)
     shape, size = check_grid(volume.shape, voxel_size)
     grid = padded_shape(shape, size, padding)

@@ -57,9 +57,27 @@ def rotate_components(tensor: ArrayLike, rotation: ArrayLike) -> NDArray[np.floa
 
 
 def chi33(tensor: ArrayLike, b0_direction: ArrayLike) -> NDArray[np.floating]:
-    """Return h^T chi h (...): the apparent susceptibility along B0, in the units of the tensor (6, ...).
+    """Compute the apparent susceptibility along B0, h^T chi h.
 
-    b0_direction: unit vector h along the same axes as the components. MoDL-QSM eq. 3.
+    Parameters
+    ----------
+    tensor
+        (6, ...) in any unit, components xx, xy, xz, yy, yz, zz.
+    b0_direction
+        Unit vector h (3,) along the axes of the components.
+
+    Returns
+    -------
+        (...) in the unit of the tensor.
+
+    Raises
+    ------
+    InputError
+        Where the tensor has no six components or h is no unit vector.
+
+    References
+    ----------
+    MoDL-QSM (Feng 2021), eq. 3.
     """
     array = check_tensor(tensor)
     weights = chi33_weights(check_b0_direction(b0_direction))

@@ -109,12 +109,38 @@ def evaluate(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Line]:
-    """Compare the maps of a folder with the truth and write a CSV, one line a map; html writes OUT.html beside it.
+    """Compare the maps of a folder with the truth and write a CSV, one line a map.
 
-    Files are paired by name, see `find_pairs`. The mask is the truth's desc-local (else desc-brain) mask, intersected
-    with the desc-local mask of the estimates where they have one; without any it is where the truth is not 0. Maps
-    whose sidecars state another unit than ppm are converted. Raises InputError where nothing pairs, grids differ, a
-    file is damaged, a map cannot be in ppm, or `out` exists without overwrite.
+    The mask is the truth's desc-local (else desc-brain) mask, intersected with the desc-local mask of the estimates
+    where
+    they have one; without any it is where the truth is not 0. Maps whose sidecars state another unit than ppm are
+    converted.
+
+    Parameters
+    ----------
+    pred_dir, truth_dir
+        Folders of maps, paired by name (`find_pairs`).
+    out
+        CSV to write.
+    rois
+        Label map, or folder of label maps, whose regions are listed too.
+    demean
+        Compare without the mean within the mask.
+    html
+        Write OUT.html beside it.
+    overwrite
+        Replace `out`.
+    progress
+        Called with maps done and in all.
+
+    Returns
+    -------
+        One `Line` a map.
+
+    Raises
+    ------
+    InputError
+        Where nothing pairs, grids differ, a file is damaged, a map cannot be in ppm, or `out` exists without overwrite.
     """
     out = Path(out)
     targets = [out, *([out.with_suffix(".html")] if html else [])]

@@ -52,24 +52,48 @@ def predict_maps(
     trained: TrainedNetwork,
     field: ArrayLike,
     mask: ArrayLike,
-    voxel_edges: ArrayLike,
+    voxel_size: ArrayLike,
     b0_direction: ArrayLike,
     *,
     tiles: bool | None = None,
     device: Device = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Prediction:
-    """Return the maps of a network for one local field.
+    """Predict the maps of one local field.
 
-    field: ppm of B0, (x, y, z); mask: (x, y, z), non-zero where it is valid; voxel_edges: (3,) mm; b0_direction: unit
-    vector in the voxel frame. On the whole volume the physics is periodic on the volume's grid; tiles are 48 voxels
-    wide,
-    overlap by a third, are blended, and their physics zero-pads to the whole grid (MoDL-QSM section 3.3). tiles=None
-    takes the whole volume where it fits the memory. progress is called with tiles done and in all. Raises InputError
-    where shapes differ, the mask is empty or the field is not finite inside it.
+    Parameters
+    ----------
+    trained
+        Of `load_network`.
+    field
+        Local field (x, y, z) in ppm of B0.
+    mask
+        (x, y, z), non-zero where it is valid.
+    voxel_size
+        (3,) in mm.
+    b0_direction
+        Unit vector (3,) along the axes of the grid.
+    tiles
+        True: tiles of 48 voxels that overlap by a third and are blended, their physics zero-padded to the whole grid
+        (MoDL-QSM
+        section 3.3); False: the whole volume, its physics periodic; by default the whole volume where it fits the
+        memory.
+    device
+        auto, cpu or cuda.
+    progress
+        Called with tiles done and in all.
+
+    Returns
+    -------
+        A `Prediction`: `.maps` by name, (x, y, z) in ppm, 0 outside the mask.
+
+    Raises
+    ------
+    InputError
+        Where shapes differ, the mask is empty or the field is not finite inside it.
     """
     inside, values = _checked(field, mask)
-    grid = FullGrid.of(values.shape, voxel_edges, b0_direction)
+    grid = FullGrid.of(values.shape, voxel_size, b0_direction)
     target = choose_device(device)
     prepare_cpu()
     if tiles is None:
@@ -104,12 +128,35 @@ def predict(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Write OUT_chi.nii.gz and, where the model has it, OUT_deltab.nii.gz, with JSON sidecars; return the image paths.
+    """Predict the maps of a field in a file; write OUT_chi.nii.gz and, where the model has it, OUT_deltab.nii.gz.
 
-    weights: run folder or weights file; field, mask: NIfTI on one grid, the field local, in ppm or what its sidecar or
-    `given` says and ppm can be told from; out: the prefix; b0_direction: unit vector in the voxel frame, from the
-    sidecar's B0_dir or else the affine when not given. Raises InputError for input that does not fit, and where an
-    output exists without overwrite.
+    Parameters
+    ----------
+    weights
+        Run folder or weights file.
+    field, mask
+        NIfTI on one grid; the field is local, in ppm or in what its sidecar or `given` says and ppm can be told from.
+    out
+        Prefix of the outputs, which get JSON sidecars.
+    model
+        Name that the network must have.
+    device, tiles, progress
+        As for `predict_maps`.
+    b0_direction
+        Unit vector (3,) along the axes of the grid; from the sidecar's B0_dir or else the affine when not given.
+    given
+        Units, B0 and echo time that no sidecar states.
+    overwrite
+        Replace outputs that exist.
+
+    Returns
+    -------
+        The paths of the images.
+
+    Raises
+    ------
+    InputError
+        For input that does not fit, and where an output exists without overwrite.
     """
     trained = load_network(weights, model=model)
     paths = {name: Path(f"{out}_{_SUFFIXES[name]}.nii.gz") for name in trained.predicts}

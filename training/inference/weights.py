@@ -76,9 +76,23 @@ def find_weights(path: str | Path) -> Path:
 
 
 def load_network(path: str | Path, *, model: str | None = None) -> TrainedNetwork:
-    """Return the network of a run folder, a weights file or a checkpoint; `model` insists on one by name.
+    """Load a trained network.
 
-    Raises InputError where the file is no such file, is damaged, or holds another model.
+    Parameters
+    ----------
+    path
+        Run folder, weights file or checkpoint.
+    model
+        Name that it must have.
+
+    Returns
+    -------
+        A `TrainedNetwork`.
+
+    Raises
+    ------
+    InputError
+        Where the file is no such file, is damaged, or holds another model.
     """
     source = find_weights(path)
     entry = _read(source)

@@ -21,11 +21,11 @@ from ...pipeline.fits.methods import FitOptions, fit_fields
 from ...pipeline.fits.result import Fit
 from ...pipeline.fits.single_step import through_spheres
 from ...pipeline.fits.tissue.prior import CORRELATION
-from ...pipeline.frames import voxel_frame, voxel_size
+from ...pipeline.frames import b0_direction, voxel_frame, voxel_size
 from ...pipeline.labels import Labels, reference_to_mask, scan_deviations, scan_labels
 from ...pipeline.physics.prior import Prior
 from ...pipeline.physics.tensors import rotate_components
-from ..fit_inputs import ScanField, fit_sidecar, scan_b0_direction, to_subject_frame
+from ..fit_inputs import ScanField, fit_sidecar, to_subject_frame
 from ..raw.given_directions import shared_direction_problem
 from ..tissue_files import WHITE_MATTER, TissueFiles
 from .scan import Chi33Interface
@@ -139,7 +139,7 @@ class FitSusceptibility(Chi33Interface):
             mask, _ = read_image(Path(inputs.mask_files[index]))
             weight = read_image(Path(inputs.weight_files[index]))[0] if isdefined(inputs.weight_files) else None
             transform = read_transform(Path(inputs.transform_files[index]))
-            h = scan_b0_direction(own, inputs.b0_directions[index])
+            h = b0_direction(own, inputs.b0_directions[index])
             yield ScanField(label, field, mask > 0, own, transform, h, weight)
 
     def _save_fit(self, runtime: Any, fit: Fit, support: NDArray[np.bool_], affine: NDArray) -> None:
@@ -220,7 +220,7 @@ class ScanLabels(Chi33Interface):
         radii = json.loads(Path(inputs.fit_file).read_text())["RadiiMm"]
         known = read_image(Path(inputs.known_file))[0] > 0
         total = read_image(Path(inputs.total_file))[0] * known
-        h, size = scan_b0_direction(affine, inputs.b0_direction), voxel_size(affine)
+        h, size = b0_direction(affine, inputs.b0_direction), voxel_size(affine)
         left = total - exterior_field(total, known, size, h) - found.explained
         self._save(runtime, "residual_file", through_spheres(left, known, size, radii)[0], affine)
         own = field_of_fit(total, found.explained, known, size)

@@ -222,7 +222,7 @@ class LocalFieldMap(Chi33Interface):
             radii = vsharp_radii(size, self.inputs.largest_radius, self.inputs.smallest_radius)
             settings = {"radii": radii, "threshold": self.inputs.threshold}
         stated = self.inputs.b0_direction
-        h = frames.b0_direction_from_affine(affine) if stated is None else frames.check_b0_direction(stated)
+        h = frames.b0_direction(affine, stated)
         local = remove_background(self.inputs.method, field, mask > 0, size, b0_direction=h, **settings)
         valid = local.mask
         if isdefined(self.inputs.brain_file):
