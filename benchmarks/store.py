@@ -1,4 +1,4 @@
-"""Reading patches, every way beside every other in one run: python benchmarks/store.py [--volumes 2] [--patches 60] …
+"""Reading patches, every way beside every other in one run: python benchmarks/store.py [--volumes 2] [--patches 60].
 
 Volumes of a head's size (smooth structure and noise inside an ellipsoid, so that they compress as measured maps do) are
 written as a store, as a store with materialised patches, and as one .mat file a patch, as the published codes have it.

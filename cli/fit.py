@@ -44,7 +44,7 @@ def fit(
     device: str = "cpu",
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Fit COSMOS and the susceptibility tensor to fields made elsewhere: local ones, or total ones with --total.
+    r"""Fit COSMOS and the susceptibility tensor to fields made elsewhere: local ones, or total ones with --total.
 
     A field is in ppm of B0, paramagnetic positive, or in the Units that the JSON beside it states: ppb, Hz, rad/s or T
     (which need MagneticFieldStrength, in T) or rad (which needs EchoTime too, in s); it is converted and that is said.
@@ -132,13 +132,13 @@ def fit(
     --------
     Local fields on their own grids, with world-to-world transforms to the first::
 
-        chi33 fit out/sub-01 --field f1.nii.gz f2.nii.gz f3.nii.gz \\
-            --mask m1.nii.gz m2.nii.gz m3.nii.gz \\
+        chi33 fit out/sub-01 --field f1.nii.gz f2.nii.gz f3.nii.gz \
+            --mask m1.nii.gz m2.nii.gz m3.nii.gz \
             --transform identity.txt t2.txt t3.txt
 
     Total fields in Hz that lie in one frame already::
 
-        chi33 fit out/sub-01 --total --field f1.nii.gz f2.nii.gz f3.nii.gz \\
+        chi33 fit out/sub-01 --total --field f1.nii.gz f2.nii.gz f3.nii.gz \
             --mask brain.nii.gz --b0-directions h.txt --units Hz --b0 2.895
     """
     from ..files.maps.units import Given

@@ -51,7 +51,7 @@ def import_volumes(
     n_procs: int | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Pack fields and labels made elsewhere, such as COSMOS maps, into one HDF5 store.
+    r"""Pack fields and labels made elsewhere, such as COSMOS maps, into one HDF5 store.
 
     Every scan is three NIfTI files on one grid: local field (paramagnetic positive), label (susceptibility) and mask.
     Give them as lists in the same order, or as a table. Models that learn χ33 or δB′ need --label-kind chi33 (and
@@ -131,7 +131,7 @@ def import_volumes(
 
     Files as lists, one entry a scan::
 
-        chi33 import-volumes store.h5 --field f1.nii f2.nii --label x1.nii x2.nii \\
+        chi33 import-volumes store.h5 --field f1.nii f2.nii --label x1.nii x2.nii \
             --mask m1.nii m2.nii --subjects 01 02
     """
     from ..datasets.build.config import BuildConfig
@@ -171,7 +171,7 @@ def _scans(
     table: Path | None,
     b0_directions: Path | None,
 ) -> tuple[ImportedScan, ...]:
-    """The scans of the table or of the lists; exactly one of the two must be given."""
+    """Return the scans of the table or of the lists; exactly one of the two must be given."""
     from ..datasets.build.import_table import scans_of_lists, scans_of_table, with_b0_directions
     from ..files.errors import InputError
 

@@ -179,7 +179,7 @@ def _table(title: str, places: Iterable[str]) -> Table:
 
 
 def _effects(change: Change) -> tuple[str, str, str, str]:
-    """The condition number after a change, and by how much the three noises change."""
+    """Return the condition number after a change, and by how much the three noises change."""
     after = change.after
     condition = "singular" if after.singular else f"{after.condition:.1f}"
     hidden = change.before.singular or after.singular
@@ -188,7 +188,7 @@ def _effects(change: Change) -> tuple[str, str, str, str]:
 
 
 def _change(factor: float) -> str:
-    """A factor as a change in per cent; a dash where there is none to tell (not determined before or after)."""
+    """Return a factor as a change in per cent; a dash where there is none to tell (not determined before or after)."""
     if not 0 < factor < np.inf:
         return "–"
     change = round(100 * (factor - 1))

@@ -24,7 +24,7 @@ def predict(
     te: float | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Predict susceptibility from one local field map with a trained network.
+    r"""Predict susceptibility from one local field map with a trained network.
 
     Writes PREFIX_chi.nii.gz and, for MoDL-QSM, PREFIX_deltab.nii.gz (both in ppm) with a JSON sidecar beside each.
 
@@ -69,7 +69,7 @@ def predict(
 
     A field in Hz without a sidecar::
 
-        chi33 predict runs/modl --field local.nii.gz --units Hz --b0 2.895 \\
+        chi33 predict runs/modl --field local.nii.gz --units Hz --b0 2.895 \
             --mask brain.nii.gz --out results/sub-02
     """
     from ..files.maps.units import Given

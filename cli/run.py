@@ -65,7 +65,7 @@ def run(
     dry_run: Annotated[bool, _Flag] = False,
     write_graph: Annotated[bool, _Flag] = False,
 ) -> None:
-    """Turn raw multi-orientation scans into labels: brain mask, unwrapping, background, registration, fit.
+    r"""Turn raw multi-orientation scans into labels: brain mask, unwrapping, background, registration, fit.
 
     Writes BIDS derivatives and a report a subject. A run that died, or was stopped with Ctrl-C, goes on when the
     command is repeated; finished steps are kept and only what changed is done again.
@@ -185,7 +185,7 @@ def run(
 
     One subject without its third scan, in the frame of the second::
 
-        chi33 run raw labels --participant-label 01 \\
+        chi33 run raw labels --participant-label 01 \
             --scan '!acq-ori03' --reference ori02
 
     The parameters in a file, to change and to keep::

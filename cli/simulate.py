@@ -34,7 +34,7 @@ def simulate(
     config: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Simulate multi-orientation gradient-echo scans of heads as a raw BIDS data set, with the truth beside it.
+    r"""Simulate multi-orientation gradient-echo scans of heads as a raw BIDS data set, with the truth beside it.
 
     The truth (tensor, chi33, deltaB', fields, masks, regions, transforms) lies in OUT/derivatives/truth. OUT is there
     whole or not at all: an interrupted simulation leaves nothing and starts again when the command is repeated.
@@ -100,7 +100,7 @@ def simulate(
 
     A head at 7 T with three echoes, as a Philips scanner exports it, to try `chi33 convert` on::
 
-        chi33 simulate raw --field-strength 7 --echo-times 4,9,14 \\
+        chi33 simulate raw --field-strength 7 --echo-times 4,9,14 \
             --format dicom --vendor philips
 
     Three heads; the last one, on which a network is to be tested, in more orientations::
@@ -109,7 +109,7 @@ def simulate(
 
     A head as it is in life, but for two effects, and breathing twice as strong as usual::
 
-        chi33 simulate raw --voxel 2 --orientations 12 --preset vivo \\
+        chi33 simulate raw --voxel 2 --orientations 12 --preset vivo \
             --without bipolar,poles --with breathing=0.8
     """
     from ..workflows.simulate.dataset import simulate_dataset

@@ -157,7 +157,7 @@ def train(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal; everywhere one line an epoch."""
+    """Return a bar on a terminal; everywhere one line an epoch."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -7,12 +7,10 @@ components-first (c, x, y, z); on disk it is (x, y, z) or (x, y, z, c).
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,13 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import __version__
 from ..pipeline.frames import check_affine
+from .atomic import write_atomically
 from .errors import InputError, StepError
 from .folders import check_can_write
 from .nifti import open_image, read_data, read_image
 from .sidecars import one_line, read_json, sidecar_path
 
 BIDS_VERSION = "1.9.0"
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -298,31 +296,6 @@ def _check_apart(out_dir: Path, bids_dir: Path) -> None:
 def _check_overwrite(path: Path, overwrite: bool) -> None:
     if not overwrite and (path.exists() or sidecar_path(path).exists()):
         raise InputError(f"{path} exists already: pass --overwrite to replace it.")
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any], outdates: Path | None = None) -> None:
-    """Call write with a temporary path in the same folder, then rename it to path; leave no trace on failure.
-
-    outdates: a file that vouches for the old content of path, removed just before the new one takes its place.
-    """
-    extension = "".join(Path(path.name).suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
-    temporary = path.with_name(f".{path.name.removesuffix(extension)}.{uuid.uuid4().hex}{extension}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        if outdates is not None:
-            outdates.unlink(missing_ok=True)
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
-            raise StepError(f"{path} cannot be written ({error.strerror or error}): check the folder.") from error
-        raise StepError(
-            f"{path} cannot be written because the disk is full or a quota is reached: free some space and repeat the "
-            "command."
-        ) from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def _plain(value: Any) -> Any:

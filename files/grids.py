@@ -59,7 +59,7 @@ def corner_distance(affine: np.ndarray, reference: np.ndarray, shape: Sequence[i
 
 
 def _reordered(volume: NiftiVolume, reference: NiftiVolume) -> NiftiVolume | None:
-    """The volume with its axes in the reference's order and sense; None where that does not give the same voxels."""
+    """Return the volume with its axes in the reference's order and sense; None where its voxels are others."""
     to_reference = nib.io_orientation(np.linalg.inv(reference.affine) @ volume.affine)
     if np.isnan(to_reference).any():
         return None

@@ -63,7 +63,7 @@ def _comment(text: str) -> str:
 
 
 def _choice(hint: Any) -> str:
-    """What a value may be."""
+    """Return what a value may be."""
     if get_origin(hint) in (Union, types.UnionType):
         return ", or ".join(_choice(option) for option in get_args(hint) if option is not type(None))
     if get_origin(hint) is Literal:
@@ -79,7 +79,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A plain value in TOML."""
+    """Return a plain value in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

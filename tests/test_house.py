@@ -230,6 +230,6 @@ def test_the_version_is_that_of_the_changelog_and_the_citation() -> None:
 
 def test_files_stay_readable_and_have_names() -> None:
     for path in modules():
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 450, path
         assert path.stem not in ("utils", "helpers", "common"), path
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} says nothing of itself"

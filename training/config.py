@@ -143,7 +143,7 @@ def check_resumable(saved: TrainConfig, wanted: TrainConfig) -> None:
 
 
 def _computed(config: TrainConfig) -> dict[str, Any]:
-    """The values by which two trainings differ, those of the network by their keys in a config file."""
+    """Return the values by which two trainings differ, those of the network by their keys in a config file."""
     plain = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in RESUMABLE}
     network = plain.pop("network")
     plain["label"] = plain["label"] or "chi33"  # as runs that do not say

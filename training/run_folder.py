@@ -7,7 +7,6 @@ and a start that fails (for want of memory, say) leaves nothing that looks like 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -79,8 +78,8 @@ class RunFolder:
             leaving.mkdir(parents=True)
             for name in _OWN:
                 if (self.path / name).exists():
-                    os.replace(self.path / name, leaving / name)
-            os.replace(leaving, self.path / _ASIDE)
+                    (self.path / name).replace(leaving / name)
+            leaving.replace(self.path / _ASIDE)
             self.write_records()
             yield
         except BaseException as error:
@@ -163,10 +162,10 @@ def _undo(path: Path) -> None:
                     shutil.rmtree(path / name)
                 else:
                     (path / name).unlink(missing_ok=True)
-            os.replace(aside, leaving)
+            aside.replace(leaving)
         if leaving.is_dir():
             for entry in leaving.iterdir():
-                os.replace(entry, path / entry.name)
+                entry.replace(path / entry.name)
             leaving.rmdir()
 
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files.derivatives import bids_keys, sidecar_path, write_atomically, write_json
+from ..files.atomic import write_atomically
+from ..files.derivatives import bids_keys, sidecar_path, write_json
 
 _LEVEL = 6
 

@@ -180,7 +180,7 @@ def _place(scans: Sequence[GivenScan], total: bool, keep: Keep) -> SubjectFields
 
 
 def _source_facts(scans: Sequence[GivenScan]) -> dict[str, Any]:
-    """What is the same in all fields' facts, and the units of each where they differ."""
+    """Return what is the same in all fields' facts, and the units of each where they differ."""
     facts = [scan.input.facts for scan in scans]
     common = {key: value for key, value in facts[0].items() if all(one.get(key) == value for one in facts)}
     if "SourceUnits" not in common:

@@ -162,11 +162,11 @@ class _Plan:
         return sorted(set(self.splits.values()), key=SPLITS.index)
 
     def worthwhile_workers(self) -> int:
-        """The processors granted, or 1 where processes take longer to start than the maps to be written."""
+        """Return the processors granted, or 1 where processes take longer to start than the maps to be written."""
         return available_processors() if self.estimated_bytes() > _WORTH_WORKERS else 1
 
     def bytes_done(self) -> int:
-        """The bytes of the parts that an earlier build left."""
+        """Return the bytes of the parts that an earlier build left."""
         return sum(task.part.stat().st_size for task in self.tasks if task.part.is_file())
 
     def estimated_bytes(self) -> int:

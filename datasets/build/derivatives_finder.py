@@ -107,7 +107,7 @@ def _find_subject(subject_folder: Path, manifest: Manifest | None) -> SubjectFil
 
 
 def _images(subject_folder: Path, manifest: Manifest | None) -> Iterator[Path]:
-    """The NIfTI files of a subject: those that its manifest lists, else those that are there and not hidden."""
+    """Return the NIfTI files of a subject: those that its manifest lists, else those that are there and not hidden."""
     if manifest is not None:
         listed = (manifest.out_dir / name for name in manifest.files if name.startswith(f"{subject_folder.name}/"))
         yield from (path for path in listed if path.name.endswith((".nii", ".nii.gz")))
@@ -131,7 +131,7 @@ def _check_listed(manifest: Manifest, paths: list[Path]) -> None:
 
 
 def _scan_name(stem: str, subject: str) -> str | None:
-    """What tells a scan apart: `acq-ori01`, `ses-1_run-01`, `ses-1`; PLAIN_SCAN for sub-01 alone, None if no scan's."""
+    """Return what tells a scan apart: `acq-ori01`, `ses-1_run-01`, `ses-1`; PLAIN_SCAN for sub-01 alone, else None."""
     head = stem.split("_desc-")[0]
     if head == f"sub-{subject}":
         return PLAIN_SCAN

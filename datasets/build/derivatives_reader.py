@@ -165,7 +165,7 @@ def _check_grid(
 
 
 def _geometry(path: Path, affine: FloatArray) -> Geometry:
-    """The geometry of a map; its sidecar's B0_dir (voxel frame) overrides the direction the affine gives."""
+    """Return the geometry of a map; its sidecar's B0_dir (voxel frame) overrides the direction the affine gives."""
     entries = read_sidecar(path)
     h, _ = b0_direction_of(empty_volume(path), entries)
     strength = field_strength_of(entries)

@@ -25,7 +25,7 @@ def scans_of_lists(
     subjects: Sequence[str],
     deltabs: Sequence[Path] = (),
 ) -> tuple[ImportedScan, ...]:
-    """Return scans from lists with one entry a scan; the scans of a subject become acq-ori01, acq-ori02 …
+    """Return scans from lists with one entry a scan; the scans of a subject become acq-ori01 and so on.
 
     Raises InputError where the lists have different lengths.
     """
@@ -50,7 +50,7 @@ def scans_of_table(path: Path) -> tuple[ImportedScan, ...]:
     or a cell is empty.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as handle:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
             columns = [str(name).strip() for name in reader.fieldnames or ()]
             reader.fieldnames = columns

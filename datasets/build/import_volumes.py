@@ -147,7 +147,7 @@ def read_imported(scan: ImportedScan, kind: str) -> ReadScan:
 
 
 def _finite(values: NDArray[np.float32], field: FieldInput, path: Path) -> NDArray[np.float32]:
-    """The values of a map with 0 for what is not finite outside the mask; InputError where it is inside."""
+    """Return the values of a map with 0 for what is not finite outside the mask; InputError where it is inside."""
     finite = np.isfinite(values)
     if bad := int((field.mask & ~finite).sum()):
         raise InputError(f"{path} holds NaN or infinity in {bad} voxels inside its mask: repair the map or the mask.")
@@ -210,7 +210,7 @@ def _check_scans(subjects: Sequence[ImportedSubject], progress: Progress) -> Non
 
 
 def _shared_grid(found: ReadScan, kind: str, placed: dict[tuple[object, ...], tuple[str, bytes]]) -> list[str]:
-    """A warning where two scans of a subject get one direction of B0 for lying on one grid, none stating its own.
+    """Return a warning where two scans of a subject on one grid get one direction of B0, none stating its own.
 
     Raises InputError where they have one and the same label too, so that several fields were brought to one grid.
     placed: the first scan of every grid seen so far, and the digest of its label.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -120,7 +119,7 @@ def _splits(store: Store, layout: str, kind: Layout, named: tuple[str, ...]) -> 
 
 
 def _label(store: Store, volumes: Sequence[object], label: str | None) -> str:
-    """The label of the layouts with one: what is asked for, else COSMOS where all volumes have it, else chi33."""
+    """Return the label of layouts with one: what is asked for, else COSMOS where all volumes have it, else chi33."""
     wanted = _ONE_LABEL if label is None else (label,)
     if label is not None and label not in _ONE_LABEL:
         raise InputError(f"--label must be one of {', '.join(_ONE_LABEL)}, got {label!r}.")
@@ -162,8 +161,8 @@ def _whole_folder(out_dir: Path) -> Iterator[Path]:
         yield partial
         if out_dir.is_dir():
             shutil.rmtree(old, ignore_errors=True)
-            os.replace(out_dir, old)
-        os.replace(partial, out_dir)
+            out_dir.replace(old)
+        partial.replace(out_dir)
     except OSError as error:
         raise StepError(
             f"{out_dir} cannot be written ({error.strerror or error}), and nothing was left: free some space, or "

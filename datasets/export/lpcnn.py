@@ -98,7 +98,7 @@ def write_lpcnn(source: ExportSource, folder: Path) -> Sequence[str]:
 
 
 def _tesla(source: ExportSource) -> int:
-    """The field strength to write Hz for: 3 T where the scans are at 3 T, else 7 T; the reader only has these two."""
+    """Return the field strength to write Hz for: 3 T where the scans are at 3 T, else 7 T; the reader has these two."""
     strengths = [volume.geometry.b0 for split in source.splits for volume in source.store.of_split(split)]
     known = [strength for strength in strengths if np.isfinite(strength)]
     return 3 if known and all(abs(strength - 3) < 0.2 for strength in known) else 7

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from matplotlib.image import AxesImage
 from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
 
+from ...files.atomic import partial_name, renamed
 from ...files.errors import InputError, StepError
 from ...pipeline.frames import FloatArray
 from .schema import PatchTable, Store, VolumeEntry
@@ -119,7 +118,7 @@ def _read_patch(handle: h5py.File, table: PatchTable, entries: dict[str, VolumeE
 
 
 def _upright(values: NDArray, affine: FloatArray) -> NDArray:
-    """An array with its axes along right, front and up, as nearly as turning and flipping can do."""
+    """Return an array with its axes along right, front and up, as nearly as turning and flipping can do."""
     return apply_orientation(values, io_orientation(affine))
 
 
@@ -184,13 +183,8 @@ def _draw(axes: Axes, patch: SheetPatch, name: str, window: float) -> AxesImage 
 
 
 def _save(figure: Figure, path: Path) -> None:
-    partial = path.with_name(f".partial.{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, dpi=150, format="png")
-        os.replace(partial, path)
+        with renamed(path, partial_name(path), settle=False) as partial:
+            figure.savefig(partial, dpi=150, format="png")
     except OSError as error:
         raise StepError(f"{path} cannot be written ({error.strerror or error}): choose another --sheet.") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)

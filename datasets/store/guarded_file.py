@@ -8,7 +8,6 @@ writer asks after every step.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -16,10 +15,9 @@ from pathlib import Path
 
 import h5py
 
+from ...files.atomic import NO_SPACE
 from ...files.errors import InputError, StepError
 from .positioned_file import PositionedFile
-
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class DiskFullError(StepError):
@@ -28,7 +26,7 @@ class DiskFullError(StepError):
 
 def disk_full(error: BaseException, path: Path) -> DiskFullError | None:
     """Return what to raise where an error means that the disk of path ran full, else None."""
-    if not isinstance(error, OSError) or error.errno not in _NO_SPACE:
+    if not isinstance(error, OSError) or error.errno not in NO_SPACE:
         return None
     return DiskFullError(
         f"the disk ran full while {path} was written, and nothing was left behind: free some space, or choose another "

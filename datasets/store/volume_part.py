@@ -88,7 +88,7 @@ def _new_part(part: Path) -> Iterator[tuple[h5py.File, GuardedFile]]:
     try:
         with new_hdf5(partial) as (handle, file):
             yield handle, file
-        os.replace(partial, part)
+        partial.replace(part)
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -180,7 +179,7 @@ class StoreWriter:
         self._file.settle()
         self._verify()
         self._ready(found)
-        os.replace(self.partial, self.path)
+        self.partial.replace(self.path)
         self._file.close()
 
     def _verify(self) -> None:

@@ -19,8 +19,10 @@ LARGEST_DEPARTURE = 0.05  # of the nominal value: beyond, the frequency is anoth
 
 @dataclass(frozen=True)
 class FieldStrength:
-    """The field of a scan: tesla, the value to compute with; nominal, in tesla, as stated (None where it is not);
-    source, the sidecar key that told it.
+    """The field of a scan.
+
+    tesla: the value to compute with; nominal: in tesla, as stated (None where it is not); source: the sidecar key that
+    told it.
     """
 
     tesla: float

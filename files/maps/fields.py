@@ -116,7 +116,7 @@ def read_weight(path: Path, reference: NiftiVolume | FieldInput) -> tuple[NDArra
 
 
 def _known(image: NiftiVolume, inside: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], str]:
-    """The mask without voxels where a program left 0 for what it does not know, and a sentence where there are many."""
+    """Return the mask without voxels where a program left 0 for unknown, and a sentence where there are many."""
     found = image.values[inside]
     zeros = int((found == 0).sum())
     if zeros == found.size:

@@ -107,5 +107,5 @@ def unscaled_problem(inside: NDArray[np.floating]) -> str:
 
 
 def plausible_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The channels whose size can be judged: the field and the labels."""
+    """Return the channels whose size can be judged: the field and the labels."""
     return tuple(name for name in names if name in ("field", "chi33", "deltab", "cosmos"))

@@ -92,7 +92,7 @@ class Execution:
         return self.map_here(function, *arguments)
 
     def map_here(self, function: Callable[..., Result], *arguments: Iterable[Any]) -> list[Result]:
-        """The same on threads of this process, whatever the scheduler: for work in place on shared arrays."""
+        """Return the same on threads of this process, whatever the scheduler: for work in place on shared arrays."""
         tasks = [dask.delayed(_Call(function, items), pure=False)() for items in zip(*arguments, strict=True)]
         return list(dask.compute(*tasks, scheduler="threads", pool=self._threads(), optimize_graph=False))
 

@@ -109,8 +109,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Solved:
-    """Both solutions of a problem, the noise of each scan (n,) in ppm that they assumed, the problem with the weights
-    that they used, and by how much that noise was raised because neighbours err alike (voxel_noise)."""
+    """Both solutions of a problem.
+
+    noises: of each scan (n,) in ppm, as they assumed it; problem: with the weights that they used; correlation: by how
+    much that noise was raised because neighbours err alike (voxel_noise).
+    """
 
     tensor: Solution
     cosmos: Solution
@@ -177,10 +180,10 @@ def _first_look(
     execution: Execution,
     progress: Callable[[int, float], None] | None,
 ) -> tuple[Problem, NDArray[np.float64], float, Solution]:
-    """Return the problem with its spheres weighted, the noise of each scan (n,) in ppm (the given one), by how much it
-    was raised for what neighbours share, and the solution so far.
+    """Return the problem with its spheres weighted, the noise of each scan, its correlation, and the solution so far.
 
-    All come from the residuals of a few iterations.
+    The noise (n,) is in ppm, the given one or estimated; the correlation is by how much it was raised for what
+    neighbours share. All come from the residuals of a few iterations.
     """
     correlation = 1.0
     noises = seen = np.full(len(problem.fields), FIRST_NOISE) if given is None else given

@@ -30,10 +30,13 @@ METHODS: tuple[Method, ...] = ("closed", "masked", "single-step")
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How to fit: method; prior; noise of the fields in ppm (None: estimated); iterations and tolerance (None: the
-    method's own); radii in mm of the single-step fit (None: its own); draws and jackknife groups of the uncertainty
-    (0: none) and their seed; score: groups of scans held out in turn for the held-out score (0: none); padding in mm;
-    what the prior of the iterative fits knows of tissue (None: nothing)."""
+    """How to fit.
+
+    method; prior; noise: of the fields in ppm (None: estimated); iterations, tolerance: None for the method's own;
+    radii: in mm, of the single-step fit (None: its own); draws, jackknife: of the uncertainty, and its groups (0:
+    none); seed: of both; score: groups of scans held out in turn for the held-out score (0: none); padding: in mm;
+    anatomy: what the prior of the iterative fits knows of tissue (None: nothing).
+    """
 
     method: Method = "masked"
     prior: Prior = field(default_factory=Prior)

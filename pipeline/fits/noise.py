@@ -87,8 +87,10 @@ def noise_shares(directions: NDArray[np.floating], prior: Prior, noises: NDArray
 
 
 def residual_size(residual: NDArray[np.floating]) -> float:
-    """Return the standard deviation of a residual from its median size: a few voxels with large errors (edges of the
-    mask, wraps, veins) do not count."""
+    """Return the standard deviation of a residual from its median size.
+
+    A few voxels with large errors (edges of the mask, wraps, veins) do not count.
+    """
     return float(np.median(np.abs(residual)) / _GAUSSIAN_MEDIAN) if np.size(residual) else 0.0
 
 

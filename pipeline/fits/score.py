@@ -109,8 +109,10 @@ def held_out_score(
 
 
 def _missed(measure: Problem, maps: Float32Array, scans: Sequence[int], execution: Execution) -> list[float]:
-    """Return the root mean square in ppm of what maps (6 or 1, a frequency beside them; box) leave of some scans'
-    filtered fields."""
+    """Return the root mean square in ppm of what maps leave of some scans' filtered fields.
+
+    maps: 6 or 1, a frequency beside them (box).
+    """
     components = TENSOR if len(maps) >= TENSOR else 1
     model = measure.compiled_model(execution, components=components, scans=list(scans))
     left = model.residuals(np.ascontiguousarray(maps, np.float32), measure.fields)

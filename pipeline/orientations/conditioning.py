@@ -157,7 +157,7 @@ def cosmos_noise_gain(h: FloatArray, lowest: float) -> float:
 
 @cache
 def _sphere_rule() -> tuple[FloatArray, FloatArray]:
-    """Unit vectors (K, 3) over half the sphere and their weights (K,), whose sum is 1 (product Gauss rule)."""
+    """Return unit vectors (K, 3) over half the sphere and their weights (K,), whose sum is 1 (product Gauss rule)."""
     nodes, weights = np.polynomial.legendre.leggauss(_K_NODES)
     azimuth = np.pi * (np.arange(_K_NODES) + 0.5) / _K_NODES
     radius = np.sqrt(1 - nodes**2)

@@ -209,13 +209,13 @@ class _Posterior:
 
 
 def _model_rows(k: FloatArray, h: FloatArray) -> FloatArray:
-    """The rows a(k) (K, N, 6) of tensor_kernel for directions of k (K, 3) and of B0 (N, 3)."""
+    """Return the rows a(k) (K, N, 6) of tensor_kernel for directions of k (K, 3) and of B0 (N, 3)."""
     rows = [tensor_kernel(((k @ one)[:, None] * k).T.astype(np.float32), one).T for one in h]
     return np.stack(rows, axis=1).astype(np.float64)
 
 
 def _chi33_rows(h: FloatArray) -> FloatArray:
-    """The rows (N, 6) that take xx, xy, xz, yy, yz, zz to h^T chi h."""
+    """Return the rows (N, 6) that take xx, xy, xz, yy, yz, zz to h^T chi h."""
     x, y, z = h.T
     return np.stack([x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z], axis=1)
 
@@ -302,7 +302,7 @@ def standard_positions(max_angle: float) -> list[tuple[float, float]]:
 
 
 def _with_each(h: FloatArray, candidates: FloatArray) -> FloatArray:
-    """The sets (C, N + 1, 3) of h (N, 3) and one of the candidates (C, 3)."""
+    """Return the sets (C, N + 1, 3) of h (N, 3) and one of the candidates (C, 3)."""
     repeated = np.broadcast_to(h, (len(candidates), *h.shape))
     return np.concatenate([repeated, candidates[:, None, :]], axis=1)
 
@@ -320,7 +320,7 @@ def _whole_degrees(max_angle: float) -> FloatArray:
 
 
 def _best_apart(candidates: FloatArray, values: FloatArray, effort: FloatArray, count: int = 3) -> list[int]:
-    """The candidates (C, 3) of least value, at least 20 degrees apart; of those as good, the one of least effort."""
+    """Return the candidates (C, 3) of least value, at least 20 degrees apart; of equals, the one of least effort."""
     chosen: list[int] = []
     left = np.ones(len(values), bool)
     slack = _AS_GOOD * (min(values.max(), 1.5 * values.min()) - values.min())

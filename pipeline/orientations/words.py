@@ -55,7 +55,7 @@ def _loss_sentences(plan: OrientationPlan) -> list[str]:
 
 
 def _like(ranked: Sequence[Loss], which: int) -> list[Loss]:
-    """The losses that cost about as much as one of them; that one first."""
+    """Return the losses that cost about as much as one of them; that one first."""
     (tensor, chi33), tolerance = ranked[which].cost, 0.0005 + 0.1 * (ranked[which].cost[1] - 1)
     alike = [one for one in ranked if np.isclose(one.cost[0], tensor, rtol=0.01)]
     alike = [one for one in alike if abs(one.cost[1] - chi33) <= tolerance]
@@ -113,7 +113,7 @@ def effect(change: Change) -> str:
 
 
 def _per_cent(factor: float) -> str:
-    """A factor as a change in per cent."""
+    """Return a factor as a change in per cent."""
     change = 100 * abs(factor - 1)
     return f"{change:.0f} %" if round(change) else "less than 1 %"
 

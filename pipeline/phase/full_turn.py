@@ -79,7 +79,7 @@ def turn_words(found: PhaseRange, turn: float) -> str:
 
 
 def _looked_at(stored: NDArray) -> NDArray[np.float32]:
-    """The middle of an image, no more than _MOST_VOXELS: neighbours stay neighbours."""
+    """Return the middle of an image, no more than _MOST_VOXELS: neighbours stay neighbours."""
     volume = stored.reshape(stored.shape[:3]) if stored.ndim > 3 else stored
     planes = max(2, _MOST_VOXELS // max(1, int(np.prod(volume.shape[:-1]))))
     first = max(0, (volume.shape[-1] - planes) // 2)

@@ -217,7 +217,7 @@ def region_names(path: Path) -> dict[int, str]:
     table, sidecar = path.with_name(f"{stem}.tsv"), path.with_name(f"{stem}.json")
     try:
         if table.is_file():
-            with open(table, newline="", encoding="utf-8") as handle:
+            with table.open(newline="", encoding="utf-8") as handle:
                 return {int(row["index"]): row["name"] for row in csv.DictReader(handle, delimiter="\t")}
         if sidecar.is_file():
             return {int(key): str(value) for key, value in read_json(sidecar).items() if str(key).isdecimal()}
@@ -236,7 +236,7 @@ def _referenced(volume: NDArray[Any], mask: NDArray[Any], demean: bool) -> NDArr
 def _read_map(
     path: Path, quantity: Quantity, like: NiftiVolume | None = None
 ) -> tuple[NiftiVolume, NDArray[np.float64]]:
-    """A map's file and its values in ppm, on the grid of another where one is given."""
+    """Return a map's file and its values in ppm, on the grid of another where one is given."""
     image = read_volume(path) if like is None else _on_grid(path, like)
     scaling = scaling_of(path, read_sidecar(path), quantity)
     _tell((*conversions([(path, scaling)]), *scaling.contradictions))

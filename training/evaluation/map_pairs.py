@@ -154,7 +154,7 @@ def _match(folder: Path, ending: str, wanted: MapName) -> Path | None:
 
 
 def _masks(pred_dir: Path, truth_dir: Path, name: MapName) -> tuple[Path, ...]:
-    """The truth's local mask, else its brain mask; and the estimate's local mask."""
+    """Return the truth's local mask, else its brain mask; and the estimate's local mask."""
     truth = _match(truth_dir, "desc-local_mask", name) or _match(truth_dir, "desc-brain_mask", name)
     own = None if pred_dir == truth_dir else _match(pred_dir, "desc-local_mask", name)
     return tuple(path for path in (truth, own) if path is not None)

@@ -162,8 +162,7 @@ def _inside(mask: ArrayLike, like: Float64Array) -> NDArray[np.bool_]:
 
 
 def _rescale(a: Float64Array, b: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """The challenge's joint rescale: the smallest value of the two becomes 0 and the largest 255, where a map "
-    "is not 0."""
+    """Return the challenge's joint rescale of non-zero voxels: the smallest of both becomes 0, the largest 255."""
     low = min(a.min(), b.min())
     span = max(a.max(), b.max()) - low
     if span == 0:

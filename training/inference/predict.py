@@ -200,7 +200,7 @@ def _checked(field: ArrayLike, mask: ArrayLike) -> tuple[NDArray[np.bool_], Floa
 
 
 def _starts(size: int, tile: int) -> list[int]:
-    """The corners along one axis: a third of overlap, the last tile flush with the end."""
+    """Return the corners along one axis: a third of overlap, the last tile flush with the end."""
     if size <= tile:
         return [0]
     return [*range(0, size - tile, tile - tile // 3), size - tile]
@@ -244,7 +244,7 @@ def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        with open("/proc/meminfo", encoding="ascii") as handle:
+        with Path("/proc/meminfo").open(encoding="ascii") as handle:
             line = next(line for line in handle if line.startswith("MemAvailable"))
         return int(line.split()[1]) * 1024 * 3 // 4
     except (OSError, StopIteration):

@@ -13,8 +13,7 @@ from .modl_qsm import ModlQsm, Normalisation
 
 @dataclass(frozen=True)
 class Model:
-    """A network: its name, its paper, what it predicts (file suffixes, in the order of its channels), how it is "
-    "made."""
+    """A network: its name, its paper, what it predicts (file suffixes, by channel), how it is made."""
 
     name: str
     paper: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -55,7 +54,7 @@ class _Target:
         return self.bids_dir / f"sub-{self.subject}"
 
     def names(self, session: str | None) -> Derivatives:
-        """The prefix and folder of a session's files."""
+        """Return the prefix and folder of a session's files."""
         return Derivatives(self.bids_dir, self.subject, session)
 
 
@@ -292,5 +291,5 @@ def _move_into_place(ready: Path, placed: Sequence[PlacedScan], target: _Target)
     for one in placed:
         names = target.names(one.session)
         for image in sorted(ready.glob(f"{names.prefix}_acq-{one.label}_*.nii.gz")):
-            os.replace(image, names.folder / image.name)
-            os.replace(sidecar_path(image), names.folder / sidecar_path(image).name)
+            image.replace(names.folder / image.name)
+            sidecar_path(image).replace(names.folder / sidecar_path(image).name)

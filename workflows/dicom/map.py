@@ -17,7 +17,7 @@ from math import isfinite
 from pathlib import Path
 from typing import get_args
 
-from ...files.derivatives import write_atomically
+from ...files.atomic import write_atomically
 from ...files.errors import InputError
 from ...pipeline.frames import voxel_size
 from ..raw.dataset import raise_problems

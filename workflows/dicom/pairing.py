@@ -167,7 +167,7 @@ def _blocks(images: Sequence[DicomImage], numbers: frozenset[int]) -> list[list[
 
 
 def _scan_by_scan(series: list[list[DicomImage]], count: int, numbers: frozenset[int]) -> list[list[DicomImage]]:
-    """Magnitude and phase of the first scan, of the second, …"""
+    """Return magnitude and phase of the first scan, then of the second, and so on."""
     size = len(series) // count
     chunks = [series[start : start + size] for start in range(0, len(series), size)]
     blocks = [[image for one in chunk for image in one] for chunk in chunks]
@@ -179,7 +179,7 @@ def _scan_by_scan(series: list[list[DicomImage]], count: int, numbers: frozenset
 
 
 def _part_by_part(series: list[list[DicomImage]], count: int, numbers: frozenset[int]) -> list[list[DicomImage]]:
-    """The magnitudes of all scans, then the phases of all."""
+    """Return the magnitudes of all scans, then the phases of all."""
     if any(len({image.part for image in one}) > 1 for one in series) or not _in_order(series, numbers):
         return []
     parts = [one[0].part for one in series]

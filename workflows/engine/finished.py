@@ -47,7 +47,7 @@ def inputs_digest(subject: RawSubject, config: RunConfig, backend: str, rois: Pa
 def outputs_digest(manifest: Manifest) -> str | None:
     """Return a digest of the files that a manifest lists; None where one is missing."""
     try:
-        stats = [(name, os.stat(manifest.out_dir / name)) for name in sorted(manifest.files)]
+        stats = [(name, (manifest.out_dir / name).stat()) for name in sorted(manifest.files)]
     except OSError:
         return None
     return _digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
@@ -69,7 +69,7 @@ def was_finished(out_dir: Path, subject: RawSubject, config: RunConfig, backend:
 def _given_files(settings: Iterable[Any], subject: str) -> Iterator[Path]:
     """Yield the files that settings name, with those of the same stem beside them, and a subject's in a folder."""
     for value in settings:
-        if not isinstance(value, str) or not os.path.exists(value):
+        if not isinstance(value, str) or not Path(value).exists():
             continue
         path = Path(value)
         if path.is_dir():
@@ -80,7 +80,7 @@ def _given_files(settings: Iterable[Any], subject: str) -> Iterator[Path]:
 
 
 def _stamp(path: Path) -> tuple[str, int, int, int]:
-    stat = os.stat(path)
+    stat = path.stat()
     return os.path.realpath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 

@@ -153,7 +153,7 @@ def b0_figure(directions: ArrayLike, *, dark: bool = False) -> str:
 
 
 def _free_angle(rings: NDArray[np.float64], taken: NDArray[np.complex128]) -> float:
-    """The angle in degrees, off the axes, at which the names of rings are farthest from places that are taken."""
+    """Return the angle in degrees, off the axes, at which names of rings are farthest from places that are taken."""
     choices = np.array([67.5, *(start + step for start in (0, 90, 180, 270) for step in (22.5, 35, 45, 55, 67.5))])
     names = (rings + 0.04 * rings.max()) * np.exp(1j * np.radians(choices))[:, None]
     apart = np.abs(names[:, :, None] - taken).min(axis=(1, 2))
@@ -161,7 +161,7 @@ def _free_angle(rings: NDArray[np.float64], taken: NDArray[np.complex128]) -> fl
 
 
 def _labels(azimuth: NDArray[np.float64], tilt: NDArray[np.float64], radius: float) -> list[tuple[str, float, float]]:
-    """The numbers of the points, those of one place together, set a little outward: (text, azimuth, tilt)."""
+    """Return the numbers of the points, those of one place together, set a little outward: (text, azimuth, tilt)."""
     x, y = tilt * np.cos(azimuth), tilt * np.sin(azimuth)
     groups: list[list[int]] = []
     for i in range(len(x)):

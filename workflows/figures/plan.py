@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.projections.polar import PolarAxes
 from numpy.typing import NDArray
 
-from ...files.derivatives import write_atomically
+from ...files.atomic import write_atomically
 from ...files.errors import InputError
 from ...pipeline.orientations.design import OrientationPlan, expected_chi33_noise, noise_with_one_more, tilt_of
 
@@ -102,7 +102,7 @@ def _radius(plan: OrientationPlan) -> float:
 
 
 def _free_azimuth(plan: OrientationPlan) -> float:
-    """The azimuth in radians, off the axes, at which the names of the rings are farthest from scans and stars."""
+    """Return the azimuth in radians, off the axes, at which names of rings are farthest from scans and stars."""
     marked = (_polar(h) for h in (*plan.directions, *(one.direction for one in plan.best)))
     places = np.array([tilt * np.exp(1j * azimuth) for azimuth, tilt in marked])
     choices = np.radians([60, 30, 120, 150, 330, 300, 240, 210, 45, 135, 315, 225])
@@ -161,7 +161,7 @@ def _polar(h: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _places(directions: NDArray[np.float64], near: float) -> list[tuple[str, float, float]]:
-    """The numbers of the scans, those of about one place together, with its azimuth (radians) and tilt (degrees)."""
+    """Return the numbers of the scans, those of about one place together, with its azimuth (rad) and tilt (degrees)."""
     polar = [_polar(h) for h in directions]
     flat = np.array([(tilt * np.cos(azimuth), tilt * np.sin(azimuth)) for azimuth, tilt in polar])
     groups: list[list[int]] = []

@@ -125,12 +125,12 @@ class _Scan:
         self.to_voxels = np.linalg.inv(scan.affine)
 
     def side(self) -> Side:
-        """The fine structure, to be fitted."""
+        """Return the fine structure, to be fitted."""
         coarse = max(_RESOLUTION, float(voxel_size(self.scan.affine).max()))
         return side(self.fine, self.scan.affine, self.scan.mask, coarse)
 
     def at(self, points: Points, placed: Matrix) -> _Samples:
-        """What lies at points (4, n) of the reference, for a transform scan to reference."""
+        """Return what lies at points (4, n) of the reference, for a transform scan to reference."""
         voxels = (self.to_voxels @ np.linalg.inv(placed) @ points)[:3]
         last = np.array(self.mask.shape)[:, None] - 0.5
         return _Samples(
@@ -197,7 +197,7 @@ def check_placed(scans: Sequence[PlacedScan]) -> list[str]:
 
 
 def _doubt(scan: PlacedScan, first: PlacedScan, found: Agreement) -> list[str]:
-    """A sentence where a scan's field should look like the first one's, with B0 nearly the same way, but does not."""
+    """Return a sentence where a scan's field should look like the first one's (B0 is nearly the same) but does not."""
     angle = _angle(scan, first)
     if found.dice == 0 or found.correlation >= _UNRELATED or angle > _NEAR:
         return []
@@ -213,7 +213,7 @@ def _angle(scan: PlacedScan, first: PlacedScan) -> float:
 
 
 def _shifted(compared: _Comparison, index: int) -> list[str]:
-    """A sentence where a scan's field fits the first one distinctly better some millimetres from where it is placed."""
+    """Return a sentence where a scan's field fits the first one distinctly better some mm from where it is placed."""
     scan, first = compared.scans[index].scan, compared.scans[0].scan
     angle = _angle(scan, first)
     edge = max(float(voxel_size(one.affine).max()) for one in (scan, first))
@@ -229,7 +229,7 @@ def _shifted(compared: _Comparison, index: int) -> list[str]:
 
 
 def _problem(scan: PlacedScan, first: PlacedScan, found: Agreement, others: Mapping[str, Agreement]) -> str:
-    """What is wrong with a scan's transform, in a sentence, or nothing."""
+    """Return what is wrong with a scan's transform, in a sentence, or nothing."""
     does_not = f"{scan.transform_path} does not bring {scan.path.name} onto {first.path.name} ({found.words})"
     better = {advice: one for advice, one in others.items() if found.is_distinctly_worse_than(one)}
     if better:

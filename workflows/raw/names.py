@@ -37,7 +37,7 @@ class RawFile:
 
     @property
     def part(self) -> str:
-        """ "mag", "phase" or what the name says."""
+        """What the name says: "mag" where it says nothing, or "phase"."""
         return self.entities.get("part", "mag")  # BIDS: no part means magnitude
 
     @property

@@ -96,6 +96,6 @@ def _world_direction(transform: Path, sidecars: Sequence[Path]) -> NDArray[np.fl
 
 
 def _image_of(sidecar: Path, prefix: str) -> Path | None:
-    """The image a sidecar lies beside, or one of its scan where it is inherited."""
+    """Return the image a sidecar lies beside, or one of its scan where it is inherited."""
     own = (sidecar.with_suffix(ending) for ending in (".nii.gz", ".nii"))
     return next((path for path in (*own, *sorted(sidecar.parent.glob(f"{prefix}*.nii*"))) if path.is_file()), None)

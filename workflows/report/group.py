@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ...files.derivatives import read_json, write_atomically, write_json
+from ...files.atomic import write_atomically
+from ...files.derivatives import read_json, write_json
 from ...files.errors import InputError
 from ...pipeline.orientations.conditioning import OrientationReport
 from .checks import counted
@@ -167,7 +168,7 @@ def write_page(path: Path, page: str) -> Path:
 
 
 def _reports(out_dir: Path) -> dict[Path, int]:
-    """The reports of chi33 in a folder, with when they were written (ns)."""
+    """Return the reports of chi33 in a folder, with when they were written (ns)."""
     found = {path: path.stat().st_mtime_ns for path in sorted(out_dir.glob("sub-*.html"))}
     return {path: when for path, when in found.items() if _Head.of(path).meta.get("generator", "").startswith("chi33")}
 

@@ -180,7 +180,7 @@ def measure_subject(files: SubjectFiles) -> SubjectMeasures:
 
 
 def _field_strength(scan: ScanFiles) -> float | None:
-    """The field strength in tesla that a scan's sidecars state; None where none does."""
+    """Return the field strength in tesla that a scan's sidecars state; None where none does."""
     for desc in _FIELDS:
         stated = scan.record(scan.path(desc, dict(SCAN_MAPS)[desc])).get("MagneticFieldStrength")
         if isinstance(stated, int | float) and stated > 0:
@@ -189,7 +189,7 @@ def _field_strength(scan: ScanFiles) -> float | None:
 
 
 def _masks(scan: ScanFiles) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None, NDArray[np.float64]]:
-    """The brain mask and the mask of the local field (None where there is no such file), on one grid."""
+    """Return the brain mask and the mask of the local field (None where there is no such file), on one grid."""
     brain_path, local_path = scan.path("brain", "mask"), scan.path("local", "mask")
     present = [path for path in (brain_path, local_path) if scan.has(path)]
     if not present:
@@ -269,7 +269,7 @@ def _b0_in_voxels(scan: ScanFiles, affine: NDArray[np.float64]) -> FloatArray:
 
 
 def _subject_view(files: SubjectFiles, maps: Iterable[Path]) -> View | None:
-    """The view of the subject's mask, else of where one of its maps is not zero; None where there is no map."""
+    """Return the view of the subject's mask, else of where one of its maps is not zero; None where there is no map."""
     for desc in ("brain", "local"):
         path = files.path(desc, "mask")
         if files.has(path):

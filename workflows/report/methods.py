@@ -317,7 +317,7 @@ def fit_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _score_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The held-out score as rows: the median over scans, and its range."""
+    """Return the held-out score as rows: the median over scans, and its range."""
     if not record.get("ScoreGroups"):
         return []
     rows = [("Groups of scans held out", f"{record['ScoreGroups']}")]
@@ -369,7 +369,7 @@ def _listed(values: Any) -> list[str]:
 
 
 def _priors(record: Mapping[str, Any]) -> list[str]:
-    """The two standard deviations of the prior in words; none where one of them is not recorded."""
+    """Return the two standard deviations of the prior in words; none where one of them is not recorded."""
     keys = ("PriorIsoPpm", "PriorAnisoPpm")
     values = [recorded(record, key) for key in keys]
     known = all(key in record for key in keys)

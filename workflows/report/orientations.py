@@ -69,7 +69,7 @@ def next_scan(directions: Sequence[np.ndarray], record: Mapping[str, Any], subje
 
 
 def _prior_width(record: Mapping[str, Any], part: str) -> float:
-    """A standard deviation of the prior in ppm: as recorded, infinite where the record says null, else the default."""
+    """Return a standard deviation of the prior in ppm: as recorded, infinite for a null, else the default."""
     key = f"Prior{part.title()}Ppm"
     width = recorded(record, key)
     if width is None:

@@ -162,7 +162,7 @@ def _gather(out_dir: Path, subject: str, provenance: Mapping[str, Any], rois: Pa
 
 
 def _content(shown: _Shown, subject: str) -> dict[str, Any]:
-    """What the page says and shows, by the names of its template, but for methods and provenance."""
+    """Return what the page says and shows, by the names of its template, but for methods and provenance."""
     oriented, unknown = shown.orientations, bool(shown.undetermined)
     date = _now()
     summary = f"{counted(len(shown.scans), 'scan')}, {counted(len(shown.warnings), 'warning')}, report of {date}"
@@ -189,7 +189,7 @@ def _content(shown: _Shown, subject: str) -> dict[str, Any]:
 
 
 def _summary(shown: _Shown, subject: str, provenance: Mapping[str, Any]) -> Summary:
-    """The subject's line of the group."""
+    """Return the subject's line of the group."""
     return summarise(
         subject, shown.scans, shown.orientations, shown.record, fit=lookup(provenance, "fit"),
         warnings=len(shown.warnings), errors=shown.errors,
@@ -201,11 +201,11 @@ def _now() -> str:
 
 
 def with_fit_numbers(scans: Sequence[ScanMeasures], record: Mapping[str, Any]) -> list[ScanMeasures]:
-    """Return the scans with the numbers `noise` (ppm), `score_tensor`, `score_cosmos` (shares) and `reduced_chi2`: the
-    fit's own where it recorded them.
+    """Return the scans with the numbers `noise` (ppm), `score_tensor`, `score_cosmos` (shares) and `reduced_chi2`.
 
-    Else, of the latter, for a fit of local fields, the square of the standard deviation of the residual over that of
-    the noise, where the local field is valid; none for a single-step fit, whose residual is not that of that field.
+    They are the fit's own where it recorded them. Else, of the latter, for a fit of local fields, the square of the
+    standard deviation of the residual over that of the noise, where the local field is valid; none for a single-step
+    fit, whose residual is not that of that field.
     """
     own = dict(zip(record.get("Scans") or (), record.get("ReducedChiSquare") or (), strict=False))
     recorded_numbers = {
@@ -239,7 +239,7 @@ def _undetermined(orientations: OrientationReport | None, record: Mapping[str, A
 
 
 def _scan_content(scans: Sequence[ScanMeasures], registrations: Mapping[str, Picture]) -> dict[str, Any]:
-    """What the page says and shows of each scan."""
+    """Return what the page says and shows of each scan."""
     scales, columns = picture_scales(scans), _columns(scans)
     sections = []
     for scan in scans:
@@ -260,12 +260,12 @@ def _scan_content(scans: Sequence[ScanMeasures], registrations: Mapping[str, Pic
 
 
 def _columns(scans: Sequence[ScanMeasures]) -> list[_Column]:
-    """The columns of which any scan has a number."""
+    """Return the columns of which any scan has a number."""
     return [column for column in _COLUMNS if any(scan.number(column[0]) is not None for scan in scans)]
 
 
 def _cells(scan: ScanMeasures, columns: Sequence[_Column]) -> list[tuple[str, str]]:
-    """A scan's cells: the text, and what stands beside it on hover."""
+    """Return a scan's cells: the text, and what stands beside it on hover."""
     cells = [(" × ".join(f"{edge:.3g}" for edge in scan.voxel_size), "")]
     for key, _, _, digits, factor in columns:
         value, hover = scan.number(key), ""
@@ -290,7 +290,7 @@ def _region_words(table: RegionTable) -> dict[str, Any]:
 
 
 def _uncertainty(scans: Sequence[ScanMeasures], record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The standard deviations: maps of the reference scan, the scan that was moved least, and numbers of every scan."""
+    """Return the standard deviations: maps of the reference scan, which moved least, and numbers of every scan."""
     known = [scan for scan in scans if any(desc in scan.planes for desc in DEVIATIONS)]
     if not known:
         return None
@@ -317,7 +317,7 @@ def _uncertainty(scans: Sequence[ScanMeasures], record: Mapping[str, Any]) -> di
 
 
 def _provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The times of the stages, how long the run took, and the rest as rows."""
+    """Return the times of the stages, how long the run took, and the rest as rows."""
     stages = [(str(one["stage"]), f"{float(one['seconds']):.1f}") for one in provenance.get("stages") or ()]
     left_out = ("stages", "warnings", "errors")
     rows = list(flatten({key: value for key, value in provenance.items() if key not in left_out}))

@@ -94,7 +94,7 @@ def picture_scales(scans: Sequence[ScanMeasures]) -> dict[str, GreyScale]:
 
 
 def scan_pictures(scan: ScanMeasures, scales: Mapping[str, GreyScale]) -> list[Picture]:
-    """The maps of a scan and one of its echoes; of the standard deviations only chi33's.
+    """Return the maps of a scan and one of its echoes; of the standard deviations only chi33's.
 
     The first map also shows the outlines of masks.
     """
@@ -115,7 +115,7 @@ def scan_pictures(scan: ScanMeasures, scales: Mapping[str, GreyScale]) -> list[P
 
 
 def _hertz(scale: GreyScale, tesla: float | None) -> str:
-    """A scale of a field in Hz; empty where the field strength is not known."""
+    """Return a scale of a field in Hz; empty where the field strength is not known."""
     if tesla is None:
         return ""
     low, high = (value * GYROMAGNETIC_RATIO * tesla for value in (scale.low, scale.high))
@@ -123,7 +123,7 @@ def _hertz(scale: GreyScale, tesla: float | None) -> str:
 
 
 def _echo_picture(path: Path, name: str) -> Picture:
-    """The picture of one echo that the run left."""
+    """Return the picture of one echo that the run left."""
     record = read_json(sidecar_path(path))
     number, times = record.get("EchoNumber"), record.get("EchoTimes") or ()
     named = f"Echo {number}" if number else "One echo"
@@ -166,7 +166,7 @@ def map_picture(
 
 
 def subject_pictures(subject: SubjectMeasures, *, undetermined: bool = False) -> list[Picture]:
-    """The maps of the subject as a whole; undetermined: the orientations leave MSA and eigenvector to the prior."""
+    """Return the maps of the subject; undetermined: the orientations leave MSA and eigenvector to the prior."""
     planes, of = subject.planes, " in the subject frame"
     pictures = [
         map_picture(TITLES[desc], of, planes[desc], CHI_SCALE, subject.brain)
@@ -197,7 +197,7 @@ def _direction_picture(direction: Cuts, anisotropy: Cuts, full: float, *, undete
 
 
 def tensor_pictures(subject: SubjectMeasures, *, undetermined: bool = False) -> list[Picture]:
-    """The six components; those off the diagonal on one symmetric scale. undetermined: as of subject_pictures."""
+    """Return the six components, those off the diagonal on one symmetric scale; undetermined: as subject_pictures."""
     if "tensor" not in subject.planes:
         return []
     tensor, brain = subject.planes["tensor"], subject.brain

@@ -112,20 +112,20 @@ def _percentiles(name: str, count: NDArray[np.int64]) -> str:
 
 
 def _limits(count: NDArray[np.int64]) -> tuple[float, float]:
-    """The range of chi that holds nearly all voxels."""
+    """Return the range of chi that holds nearly all voxels."""
     shares = np.cumsum(count) / count.sum()
     first, last = np.searchsorted(shares, [(1 - _SHARE) / 2, (1 + _SHARE) / 2])
     return float(CHI_BINS[first]), float(CHI_BINS[min(int(last) + 1, len(CHI_BINS) - 1)])
 
 
 def _finite(values: Any) -> list[float]:
-    """The positive numbers that a record's list starts with; none where it is no list."""
+    """Return the positive numbers that a record's list starts with; none where it is no list."""
     listed = values if isinstance(values, list | tuple) else ()
     return [float(one) for one in listed if isinstance(one, int | float) and isfinite(one) and one > 0]
 
 
 def _both(draw: Any) -> tuple[str, str]:
-    """The figure that `draw(ax, ink)` draws, for a light and for a dark page."""
+    """Return the figure that `draw(ax, ink)` draws, for a light and for a dark page."""
     uris = []
     for ink in (_LIGHT, _DARK):
         figure = Figure(figsize=_SIZE, layout="constrained")

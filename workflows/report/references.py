@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import __version__
-from ...files.derivatives import write_atomically
+from ...files.atomic import write_atomically
 
 _NAMES_LISTED = 6  # of authors; of more, the first three
 
@@ -36,7 +36,7 @@ class Reference:
         return f"{people}. {self.title}. {self.journal} {self.year}{place}" + (f". doi:{self.doi}" if self.doi else ".")
 
     def bibtex(self, key: str) -> str:
-        """The reference as a BibTeX entry of this key."""
+        """Return the reference as a BibTeX entry of this key."""
         people = " and ".join(one if one == "others" else _last_name_first(one) for one in self.authors)
         fields = {
             "author": people, "title": f"{{{self.title}}}", "journal": self.journal, "year": str(self.year),

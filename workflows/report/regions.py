@@ -148,7 +148,7 @@ def _subject_regions(subject: SubjectFiles, desc: str, labels: LabelMap) -> dict
 
 
 def _scan_regions(scan: ScanFiles, labels: LabelMap, *, moved: bool) -> tuple[dict[int, Region], float]:
-    """The regions of a scan's chi33 by label and a voxel's volume in ml; moved: the labels are in the subject frame."""
+    """Return the regions of a scan's chi33 by label and a voxel's ml; moved: labels are in the subject frame."""
     values, affine = read_image(scan.path("chi33", "Chimap"))
     transform = read_transform(scan.transform) if moved else np.eye(4)
     own = labels.on(affine, values.shape, np.asarray(np.linalg.inv(transform), np.float64))

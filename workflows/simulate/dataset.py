@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -224,11 +223,11 @@ def _renamed_at_the_end(out: Path) -> Iterator[Path]:
     try:
         yield folder
         if out.exists():
-            os.replace(out, old)
-        os.replace(folder, out)
+            out.replace(old)
+        folder.replace(out)
     finally:
         if old.exists() and not out.exists():  # interrupted between the two renames
-            os.replace(old, out)
+            old.replace(out)
         for leftover in (folder, old):
             shutil.rmtree(leftover, ignore_errors=True)
 

@@ -61,8 +61,10 @@ class FitGrid:
         return spectrum
 
     def forward_into(self, spectrum: Complex64Array, volume: NDArray) -> None:
-        """Set a half spectrum, which must be C-contiguous, to that of a volume of the box; rows of padding are not
-        transformed."""
+        """Set a half spectrum, which must be C-contiguous, to that of a volume of the box.
+
+        Rows of padding are not transformed.
+        """
         x, y, _ = self.box_shape
         spectrum[x:], spectrum[:x, y:] = 0, 0
         spectrum[:x, :y] = fft.rfft(np.asarray(volume, np.float32), n=self.padded[2], axis=2, workers=1)

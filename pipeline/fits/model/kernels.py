@@ -87,7 +87,7 @@ def _factor_and_solve(normal, right, count):
 
 @_compiled
 def model_forward(out, components, h, kx, ox, ky, oy, kz, oz):
-    """out (x, y, z) complex64 = sum over components of a(k) X(k), for spectra (6, x, y, z) of a tensor; 0 at k = 0."""
+    """Out (x, y, z) complex64 = sum over components of a(k) X(k), for spectra (6, x, y, z) of a tensor; 0 at k = 0."""
     row, inverse = np.empty((6, _RUN), np.float32), np.empty(_RUN, np.float32)
     for x in range(out.shape[0]):
         for y in range(out.shape[1]):
@@ -104,7 +104,7 @@ def model_forward(out, components, h, kx, ox, ky, oy, kz, oz):
 
 @njit(f"void({_SPECTRA}, {_SPECTRA}, {_ROWS}, {_AXES})", **_SETTINGS)
 def model_adjoint(components, fields, directions, kx, ox, ky, oy, kz, oz):
-    """components (6, x, y, z) += sum over scans of a_i(k) Y_i(k), for spectra (n, x, y, z) of fields, in order."""
+    """Components (6, x, y, z) += sum over scans of a_i(k) Y_i(k), for spectra (n, x, y, z) of fields, in order."""
     row, inverse = np.empty((6, _RUN), np.float32), np.empty(_RUN, np.float32)
     for x in range(fields.shape[1]):
         for y in range(fields.shape[2]):
@@ -167,7 +167,7 @@ def solve_scans(tensor, scalar, fields, directions, precision, scalar_precision,
     f"void({_SPECTRA}, {_ROWS}, {_LINE}, {_VOLUME}, {_MATRIX}, {_MATRIX}, {_VOLUME}, {_AXES})", **_SETTINGS
 )  # fmt: skip
 def solve_normal(tensor, directions, weights, filter_power, iso, aniso, coherence, kx, ox, ky, oy, kz, oz):
-    """tensor (6, x, y, z) <- (f sum w_i a_i a_i^T + iso + q aniso)^-1 tensor per k, in place: the preconditioner.
+    """Tensor (6, x, y, z) <- (f sum w_i a_i a_i^T + iso + q aniso)^-1 tensor per k, in place: the preconditioner.
 
     weights: (n,) float32; filter_power f, coherence q: (x, y, z) float32, or (1, 1, 1) for one value; iso, aniso:
     (6, 6) float64, precisions of the two parts.
@@ -208,7 +208,7 @@ def solve_normal(tensor, directions, weights, filter_power, iso, aniso, coherenc
 
 @_compiled
 def scalar_forward(out, scalar, h, kx, ox, ky, oy, kz, oz):
-    """out (x, y, z) complex64 = D(k) X(k) of the isotropic model."""
+    """Out (x, y, z) complex64 = D(k) X(k) of the isotropic model."""
     row, inverse = np.empty((6, _RUN), np.float32), np.empty(_RUN, np.float32)
     for x in range(out.shape[0]):
         for y in range(out.shape[1]):
@@ -222,7 +222,7 @@ def scalar_forward(out, scalar, h, kx, ox, ky, oy, kz, oz):
 
 @_compiled
 def scalar_adjoint(scalar, fields, directions, kx, ox, ky, oy, kz, oz):
-    """scalar (x, y, z) += sum over scans of D_i(k) Y_i(k), for spectra (n, x, y, z) of fields, in their order."""
+    """Scalar (x, y, z) += sum over scans of D_i(k) Y_i(k), for spectra (n, x, y, z) of fields, in their order."""
     row, inverse = np.empty((6, _RUN), np.float32), np.empty(_RUN, np.float32)
     for x in range(fields.shape[1]):
         for y in range(fields.shape[2]):
@@ -238,7 +238,7 @@ def scalar_adjoint(scalar, fields, directions, kx, ox, ky, oy, kz, oz):
 
 @_compiled
 def scalar_solve(scalar, directions, weights, filter_power, precision, kx, ox, ky, oy, kz, oz):
-    """scalar (x, y, z) <- scalar / (f sum w_i D_i^2 + precision) per k, in place; arguments as for solve_normal."""
+    """Scalar (x, y, z) <- scalar / (f sum w_i D_i^2 + precision) per k, in place; arguments as for solve_normal."""
     row, inverse = np.empty((6, _RUN), np.float32), np.empty(_RUN, np.float32)
     summed = np.empty(_RUN, np.float32)
     whole = filter_power.size == 1

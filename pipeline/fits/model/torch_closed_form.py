@@ -153,10 +153,10 @@ def closed_form_maps(
     voxels: Sequence[int],
     device: str,
 ) -> tuple[Float32Array, NDArray[np.float64]]:
-    """Return the tensor and COSMOS (7, box) in ppm of the scans' fields, and the noise of each (n,), estimated where it
-    is None.
+    """Return the tensor and COSMOS (7, box) in ppm of the scans' fields, and the noise of each (n,).
 
-    volumes: one (x, y, z) a scan in ppm, of the grid's fields; voxels: how many are not 0, of each scan.
+    noises: estimated where it is None; volumes: one (x, y, z) a scan in ppm, of the grid's fields; voxels: how many are
+    not 0, of each scan.
     """
     place = TorchGrid(grid, torch_device(device))
     count = len(volumes)

@@ -91,7 +91,7 @@ def test_every_step_that_reads_images_has_an_estimate(turning_head: Any, backend
     (subject,) = find_subjects(turning_head.folder)
     workflow = init_subject_wf(subject, RunConfig(reference="mean", mask_method=masks), backend, Path("/out"))
     kinds = {type(workflow.get_node(name).interface).__name__ for name in workflow.list_node_names()}
-    light = {"Merge", "Select", "IdentityInterface", "IdentityTransform", "FlirtToWorld", "Export"}
+    light = {"Merge", "Select", "IdentityInterface", "IdentityTransform", "FlirtToWorld", "Export", "ExportIfMade"}
     assert kinds - light
     assert kinds - light <= set(STEPS)
 
@@ -114,9 +114,9 @@ def test_a_step_larger_than_the_memory_is_said_before(turning_head: Any) -> None
 
 _MEASURE = """
 import json, re, sys
-from chi33.workflows import fit_interfaces, interfaces
+from chi33.workflows.interfaces import fit, scan
 kind, inputs = json.loads(sys.argv[1])
-node = getattr(interfaces, kind, None) or getattr(fit_interfaces, kind)
+node = getattr(scan, kind, None) or getattr(fit, kind)
 node = node(**{key: [tuple(one) for one in value] if key == "phase_ranges" else value for key, value in inputs.items()})
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 before = peak()
