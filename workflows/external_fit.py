@@ -138,11 +138,11 @@ class _Outputs:
     affine: NDArray[np.float64]
     facts: dict[str, Any]
 
-    def write(self, name: str, volume: NDArray, more: dict[str, Any] | None = None) -> None:
+    def write(self, name: str, volume: NDArray[Any], more: dict[str, Any] | None = None) -> None:
         """Write a map on the first grid."""
         write_image(_path(self.prefix, name), volume, self.affine, {**self.facts, **(more or {})})
 
-    def write_scan(self, index: int, name: str, volume: NDArray, scan: GivenScan, affine: NDArray) -> None:
+    def write_scan(self, index: int, name: str, volume: NDArray[Any], scan: GivenScan, affine: NDArray[Any]) -> None:
         """Write a map of one scan."""
         path = _path(self.prefix, f"scan-{index + 1:02d}_{name}")
         own = {"Sources": [scan.input.path.name], **scan.input.facts}
@@ -212,7 +212,7 @@ def _planned(prefix: Path, count: int, *, labels: bool, deviations: bool, freque
 
 
 def _write_labels(
-    outputs: _Outputs, scans: Sequence[GivenScan], tensor: NDArray, cosmos: NDArray, brain: NDArray[np.bool_]
+    outputs: _Outputs, scans: Sequence[GivenScan], tensor: NDArray[Any], cosmos: NDArray[Any], brain: NDArray[np.bool_]
 ) -> None:
     for index, scan in enumerate(scans):
         own = scan.input

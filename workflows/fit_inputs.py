@@ -60,7 +60,7 @@ class SubjectFields:
 
 
 def subject_b0_direction(
-    affine: NDArray, reference_affine: NDArray, transform: NDArray, override: Any = None
+    affine: NDArray[Any], reference_affine: NDArray[Any], transform: NDArray[Any], override: Any = None
 ) -> NDArray[np.float64]:
     """Return a scan's B0 direction (3,) in the voxel frame of the reference grid: Q_ref^T R Q h.
 
@@ -74,7 +74,7 @@ def subject_b0_direction(
 
 def to_subject_frame(
     scans: Iterable[ScanField],
-    affine: NDArray,
+    affine: NDArray[Any],
     shape: tuple[int, ...],
     *,
     total: bool,
@@ -102,7 +102,7 @@ def to_subject_frame(
     return SubjectFields(fields, weights, directions, determined)
 
 
-def _check_overlap(scan: ScanField, known: NDArray[np.bool_], affine: NDArray) -> None:
+def _check_overlap(scan: ScanField, known: NDArray[np.bool_], affine: NDArray[Any]) -> None:
     expected = float(scan.mask.sum()) * np.prod(voxel_size(scan.affine)) / np.prod(voxel_size(affine))
     if known.sum() < SMALLEST_OVERLAP * expected:
         raise InputError(
@@ -111,7 +111,7 @@ def _check_overlap(scan: ScanField, known: NDArray[np.bool_], affine: NDArray) -
         )
 
 
-def _weight(scan: ScanField, known: NDArray[np.bool_], affine: NDArray, shape: tuple[int, ...]) -> Float32Array:
+def _weight(scan: ScanField, known: NDArray[np.bool_], affine: NDArray[Any], shape: tuple[int, ...]) -> Float32Array:
     """Return the weight on the reference grid: median 1 in the mask, at most 2, 0 where the field is unknown."""
     if scan.weight is None:
         return known.astype(np.float32)

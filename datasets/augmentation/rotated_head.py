@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,5 +102,5 @@ def read_sources(store: Store, split: str, kind: str) -> list[TensorVolume | Sca
     return sources
 
 
-def _read_cosmos(volume: VolumeEntry, group: Mapping[str, NDArray]) -> ScalarVolume:
+def _read_cosmos(volume: VolumeEntry, group: Mapping[str, NDArray[Any]]) -> ScalarVolume:
     return ScalarVolume(volume.id, volume.subject, group["cosmos"][()], group[MASK][()], volume.geometry)

@@ -21,6 +21,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,6 +167,6 @@ def _lines(sub: _Sub, kind: str) -> list[str]:
     return [f"{sub.name} p{number} {orientation}" for orientation in orientations for number in range(len(sub.corners))]
 
 
-def _save(path: Path, values: NDArray) -> None:
+def _save(path: Path, values: NDArray[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, np.ascontiguousarray(values, np.float32))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +123,7 @@ def _write_test(source: ExportSource, folder: Path) -> list[str]:
     target.mkdir(parents=True)
     notes = []
     for number, volume in enumerate(source.each("test"), start=1):
-        field: NDArray = source.maps(volume, [FIELD])[FIELD]
+        field: NDArray[Any] = source.maps(volume, [FIELD])[FIELD]
         check_mat_size(volume.id, field.shape, "export it with --layout bids")
         savemat(target / f"test_input{number}.mat", {"phs_tissue": field}, do_compression=True)
         notes.append(f"test_input{number}.mat is {volume.id}.")

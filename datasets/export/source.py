@@ -66,7 +66,7 @@ class ExportSource:
         except OSError as error:
             raise unreadable(self.store.path, error) from error
 
-    def corners(self, volume: VolumeEntry, mask: NDArray) -> NDArray[np.int64]:
+    def corners(self, volume: VolumeEntry, mask: NDArray[Any]) -> NDArray[np.int64]:
         """Return the corners (n, 3) in voxels of a volume's patches: the store's, or by another rule."""
         if self.rule is not None:
             rows = choose_patches(mask, volume.id, self.rule)[0]

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -117,7 +118,7 @@ def _read_patch(handle: h5py.File, table: PatchTable, entries: dict[str, VolumeE
     return SheetPatch(text, slices, float(size[1] / size[0]))
 
 
-def _upright(values: NDArray, affine: FloatArray) -> NDArray:
+def _upright(values: NDArray[Any], affine: FloatArray) -> NDArray[Any]:
     """Return an array with its axes along right, front and up, as nearly as turning and flipping can do."""
     return apply_orientation(values, io_orientation(affine))
 

@@ -8,6 +8,8 @@ Source of the idea: projection onto dipole fields (Liu 2011).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
@@ -62,7 +64,7 @@ def exterior_field(
 
 
 def _coarse_sources(
-    field: NDArray, inside: NDArray[np.bool_], size: NDArray, b0_direction: ArrayLike, iterations: int
+    field: NDArray[Any], inside: NDArray[np.bool_], size: NDArray[Any], b0_direction: ArrayLike, iterations: int
 ) -> tuple[Float32Array, tuple[int, int, int]]:
     """Return sources in ppm on blocks of voxels that fit a field in the mask, and the voxels of a block per axis."""
     fx, fy, fz = (max(2, round(COARSE_EDGE / d)) for d in size)
@@ -81,7 +83,7 @@ def _coarse_sources(
     return _solve_sources(kernel, weight, data, allowed, grid, iterations), (fx, fy, fz)
 
 
-def _blocks(volume: NDArray, factors: tuple[int, int, int]) -> Float32Array:
+def _blocks(volume: NDArray[Any], factors: tuple[int, int, int]) -> Float32Array:
     padded = np.pad(volume, [(0, -n % f) for n, f in zip(volume.shape, factors, strict=True)])
     nx, ny, nz = (n // f for n, f in zip(padded.shape, factors, strict=True))
     parts = padded.reshape(nx, factors[0], ny, factors[1], nz, factors[2])

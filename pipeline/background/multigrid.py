@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,18 +36,18 @@ class MaskedLaplacian:
         self.weights = [self.free.dtype.type(1 / d**2) for d in size]
         self.diagonal = self.free.dtype.type(2 * (1 / size**2).sum())
 
-    def forward(self, volume: ArrayLike) -> NDArray:
+    def forward(self, volume: ArrayLike) -> NDArray[Any]:
         """Return the map applied to a volume (x, y, z), of which only the values in the mask count."""
         x = np.asarray(volume, self.free.dtype)
         if x.shape != self.shape:
             raise InputError(f"volume has shape {x.shape}, but the operator was made for {self.shape}.")
         return self.of_supported(x * self.free)
 
-    def adjoint(self, volume: ArrayLike) -> NDArray:
+    def adjoint(self, volume: ArrayLike) -> NDArray[Any]:
         """Return the adjoint applied to a volume (x, y, z); it equals forward."""
         return self.forward(volume)
 
-    def of_supported(self, x: NDArray) -> NDArray:
+    def of_supported(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return the map of a volume that is 0 outside the mask, or holds boundary values there."""
         result = self.diagonal * x
         for axis, weight in enumerate(self.weights):
@@ -66,7 +67,7 @@ class _Level:
 
 def v_cycle(
     free: NDArray[np.bool_], voxel_size: ArrayLike, dtype: type[np.floating] = np.float32
-) -> Callable[[NDArray], NDArray]:
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Return the preconditioner of MaskedLaplacian: one V-cycle from a guess of 0, symmetric positive definite."""
     levels = _levels(free, np.asarray(voxel_size, np.float64), dtype)
     return lambda right: _cycle(levels, 0, right)
@@ -84,7 +85,7 @@ def _levels(free: NDArray[np.bool_], size: NDArray[np.float64], dtype: type[np.f
         free, size = coarse, np.array([d * (2 if a in axes else 1) for a, d in enumerate(size)])
 
 
-def _cycle(levels: list[_Level], depth: int, right: NDArray) -> NDArray:
+def _cycle(levels: list[_Level], depth: int, right: NDArray[Any]) -> NDArray[Any]:
     level = levels[depth]
     last = depth + 1 == len(levels)
     x = _smoothed(level.laplacian, None, right, _COARSEST_SWEEPS if last else _SWEEPS)
@@ -99,7 +100,7 @@ def _cycle(levels: list[_Level], depth: int, right: NDArray) -> NDArray:
     return _smoothed(level.laplacian, x + correction * level.laplacian.free, right, _SWEEPS)
 
 
-def _smoothed(laplacian: MaskedLaplacian, x: NDArray | None, right: NDArray, sweeps: int) -> NDArray:
+def _smoothed(laplacian: MaskedLaplacian, x: NDArray[Any] | None, right: NDArray[Any], sweeps: int) -> NDArray[Any]:
     """Return x after sweeps of damped Jacobi towards A x = right, which is 0 outside the mask."""
     factor = right.dtype.type(_DAMPING) / laplacian.diagonal
     if x is None:
@@ -113,7 +114,7 @@ def _along(axis: int, part: slice) -> tuple[slice, ...]:
     return tuple(part if a == axis else slice(None) for a in range(3))
 
 
-def _interpolated(coarse: NDArray, axis: int, count: int) -> NDArray:
+def _interpolated(coarse: NDArray[Any], axis: int, count: int) -> NDArray[Any]:
     """Return linear interpolation to `count` points along an axis, of which every second is a coarse one."""
     shape = list(coarse.shape)
     shape[axis] = count
@@ -127,7 +128,7 @@ def _interpolated(coarse: NDArray, axis: int, count: int) -> NDArray:
     return fine
 
 
-def _restricted(fine: NDArray, axis: int) -> NDArray:
+def _restricted(fine: NDArray[Any], axis: int) -> NDArray[Any]:
     """Return half the adjoint of `_interpolated`: weights 1/4, 1/2, 1/4."""
     coarse = fine[_along(axis, slice(None, None, 2))] * fine.dtype.type(0.5)
     quarter = fine[_along(axis, slice(1, None, 2))] * fine.dtype.type(0.25)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -240,7 +241,7 @@ def _periodic_indices(count: int, box: int, coarse: int, factor: int) -> NDArray
     return np.clip(index, 0, coarse - 1)
 
 
-def _blocks(volume: NDArray, factors: tuple[int, int, int]) -> Float32Array:
+def _blocks(volume: NDArray[Any], factors: tuple[int, int, int]) -> Float32Array:
     """Return the means of blocks of voxels, what lacks at the end taken as 0."""
     padded = np.pad(volume, [(0, -n % f) for n, f in zip(volume.shape, factors, strict=True)])
     nx, ny, nz = (n // f for n, f in zip(padded.shape, factors, strict=True))

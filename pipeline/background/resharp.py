@@ -6,6 +6,7 @@ Source: Sun & Wilman 2014.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -123,7 +124,7 @@ def resharp(
     high_pass = SphereHighPass(valid[box], given.size, used)
     inside = given.inside[box]
 
-    def normal(local: NDArray) -> NDArray:
+    def normal(local: NDArray[Any]) -> NDArray[Any]:
         return inside * high_pass.adjoint(high_pass.forward(local)) + np.float32(regularisation) * local
 
     # Discrete spheres reach half a voxel beyond the mask.

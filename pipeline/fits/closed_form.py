@@ -7,6 +7,7 @@ chi = chi_iso I + traceless part. COSMOS is its limit sigma_aniso -> 0 (Liu 2009
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,7 +45,7 @@ def check_fields(fields: Sequence[ArrayLike], b0_directions: Sequence[ArrayLike]
     return volumes
 
 
-def check_support(support: ArrayLike | None, weights: Sequence[NDArray]) -> NDArray[np.bool_]:
+def check_support(support: ArrayLike | None, weights: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
     """Return where chi may differ from 0: the given mask, else wherever a scan has weight; raises InputError."""
     known = np.zeros(weights[0].shape, bool)
     for weight in weights:

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-import dask
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -93,11 +92,11 @@ class Execution:
 
     def map_here(self, function: Callable[..., Result], *arguments: Iterable[Any]) -> list[Result]:
         """Return the same on threads of this process, whatever the scheduler: for work in place on shared arrays."""
-        tasks = [dask.delayed(_Call(function, items), pure=False)() for items in zip(*arguments, strict=True)]
-        return list(dask.compute(*tasks, scheduler="threads", pool=self._threads(), optimize_graph=False))
+        calls = [_Call(function, items) for items in zip(*arguments, strict=True)]
+        return list(self._threads().map(lambda call: call(), calls))
 
     def _threads(self) -> ThreadPoolExecutor:
-        """Return threads of this process: Dask's own pool, kept from before a fork, would wait for ever after it."""
+        """Return threads of this process, made anew after a fork, which keeps none."""
         if self._pool is None or self._pool_process != os.getpid():
             self._pool, self._pool_process = ThreadPoolExecutor(self.workers), os.getpid()
         return self._pool

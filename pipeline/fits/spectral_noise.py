@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ def estimate_noises(spectra: Complex64Array, grid: FitGrid, prior: Prior, voxels
     return noises
 
 
-def _sample_points(spectra: Complex64Array, grid: FitGrid) -> tuple[NDArray, NDArray]:
+def _sample_points(spectra: Complex64Array, grid: FitGrid) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the model rows (points, scans, 6) and the data (points, scans) of a seeded sample of k-space points."""
     rng = np.random.default_rng(0)
     points = [np.sort(rng.integers(0, n, _NOISE_POINTS)) if i == 0 else rng.integers(0, n, _NOISE_POINTS)

@@ -10,6 +10,8 @@ Chosen on three scans of two simulators' heads (1.2x1.2x2 mm and 2 mm), reported
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
@@ -103,7 +105,7 @@ def _from_outside(part: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray
 
 
 def _without_sources(
-    kept: NDArray[np.bool_], brain: NDArray[np.bool_], field: NDArray, voxel_size: ArrayLike
+    kept: NDArray[np.bool_], brain: NDArray[np.bool_], field: NDArray[Any], voxel_size: ArrayLike
 ) -> NDArray[np.bool_]:
     """Return a mask without the voxels outside the brain, or at the edge, whose field is far from its spherical mean.
 

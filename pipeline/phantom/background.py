@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ def background_field(head: Head, pose: HeadPose, grid: ScanGrid, field: Float32A
     return sample_grid(spline_coefficients(field, 3), mapping, grid.shape, order=3)
 
 
-def free_space_field(chi: Float32Array, b0_direction: NDArray) -> Float32Array:
+def free_space_field(chi: Float32Array, b0_direction: NDArray[Any]) -> Float32Array:
     """Return the field (x, y, z) in ppm of a map in ppm on isotropic voxels, each a point dipole, without images.
 
     Summing (3 cos^2 - 1) / (4 pi r^3) in space, unlike cutting D off in k-space, does not ring: a few voxels away from
@@ -64,12 +65,12 @@ def polynomial_coordinates(grid: ScanGrid, centre: Sequence[float] = (0.0, 0.0, 
     return result
 
 
-def shim_field(field: NDArray, mask: NDArray[np.bool_], grid: ScanGrid) -> Float32Array:
+def shim_field(field: NDArray[Any], mask: NDArray[np.bool_], grid: ScanGrid) -> Float32Array:
     """Return the field in ppm of the shim that fits `field` best inside the mask (least squares); subtract it."""
     return field_of_shim(shim_weights(field, mask, grid), grid)
 
 
-def shim_weights(field: NDArray, mask: NDArray[np.bool_], grid: ScanGrid) -> NDArray[np.float64]:
+def shim_weights(field: NDArray[Any], mask: NDArray[np.bool_], grid: ScanGrid) -> NDArray[np.float64]:
     """Return the weights of the solid harmonics, about the isocentre, that fit `field` best inside the mask."""
     coordinates = polynomial_coordinates(grid)
     inside = np.stack([h[mask] for h in solid_harmonics([c.astype(np.float64) for c in coordinates])])

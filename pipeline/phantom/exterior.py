@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +80,7 @@ def compartments(
 
 
 def _cut_in(
-    distance: Float32Array, shape: Superellipsoid, points: Sequence[NDArray], parameters: HeadParameters
+    distance: Float32Array, shape: Superellipsoid, points: Sequence[NDArray[Any]], parameters: HeadParameters
 ) -> Float32Array:
     """Lower a signed distance (x, y, z) in place to that of a shape, where the shape can lie; return it."""
     box = parameters.box(*shape.bounds)
@@ -88,7 +89,10 @@ def _cut_in(
 
 
 def _air(
-    parameters: HeadParameters, hull: Float32Array, points: tuple[NDArray, NDArray, NDArray], rng: np.random.Generator
+    parameters: HeadParameters,
+    hull: Float32Array,
+    points: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+    rng: np.random.Generator,
 ) -> Float32Array:
     """Return the soft mask of the air cavities, kept clear of the brain; the mastoid is half tissue."""
     x, y, z = points

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ Float32Array = NDArray[np.float32]
 STEP = 4  # voxels (mm) between the knots of the fibre field
 
 
-def fibre_dyad(rng: np.random.Generator, points: Sequence[NDArray]) -> Float32Array:
+def fibre_dyad(rng: np.random.Generator, points: Sequence[NDArray[Any]]) -> Float32Array:
     """Return v v^T (6, x, y, z) of the unit fibre direction v along head axes.
 
     points: MNI152 coordinates x, y, z in mm on the knots of a regular grid; rng: the subject's perturbation.
@@ -47,6 +48,6 @@ def fibre_dyad(rng: np.random.Generator, points: Sequence[NDArray]) -> Float32Ar
     return from_matrix(principal[..., :, None] * principal[..., None, :]).astype(np.float32)
 
 
-def _add(fibres: NDArray[np.float64], direction: NDArray, weight: NDArray | float) -> None:
+def _add(fibres: NDArray[np.float64], direction: NDArray[Any], weight: NDArray[Any] | float) -> None:
     unit = direction / np.maximum(np.linalg.norm(direction, axis=-1, keepdims=True), 1e-6)
     fibres += np.asarray(weight)[..., None, None] * unit[..., :, None] * unit[..., None, :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ NUCLEI: dict[str, tuple[Superellipsoid | Tube, ...]] = {
 }  # fmt: skip
 
 
-def nucleus_fraction(name: str, points: Sequence[NDArray]) -> Float32Array:
+def nucleus_fraction(name: str, points: Sequence[NDArray[Any]]) -> Float32Array:
     """Return the soft membership (0 to 1) of a nucleus at MNI152 coordinates x, y, z in mm, both sides."""
     right_side = (np.abs(points[0]), points[1], points[2])
     total = np.zeros(np.shape(points[0]), np.float32)
@@ -54,7 +55,7 @@ def nucleus_bounds(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     return np.min(corners, axis=0) - 1, np.max(corners, axis=0) + 1
 
 
-def _distance_to_tube(tube: Tube, points: Sequence[NDArray]) -> Float32Array:
+def _distance_to_tube(tube: Tube, points: Sequence[NDArray[Any]]) -> Float32Array:
     centres, radii = tube.centreline(0.5)
     flat = np.stack([np.ravel(p) for p in points], axis=-1)
     distance, nearest = cKDTree(centres).query(flat, workers=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +36,13 @@ def _spline_basis(n: int, knots: int, spacing: float) -> Float32Array:
     return np.where(distance < 1, near, far).astype(np.float32)
 
 
-def spline_coefficients(volume: NDArray, order: int) -> Float32Array:
+def spline_coefficients(volume: NDArray[Any], order: int) -> Float32Array:
     """Return what sample_points and sample_grid interpolate for a spline order (the volume itself up to 1)."""
     array = np.asarray(volume, np.float32)
     return array if order < 2 else ndimage.spline_filter(array, order=order, output=np.float32, mode="mirror")
 
 
-def sample_points(coefficients: Float32Array, voxels: NDArray, *, order: int) -> Float32Array:
+def sample_points(coefficients: Float32Array, voxels: NDArray[Any], *, order: int) -> Float32Array:
     """Return the values (n,) at voxel coordinates (3, n) of a volume given by its spline_coefficients; 0 outside."""
     result = np.empty(voxels.shape[1], np.float32)
     bounds = np.linspace(0, voxels.shape[1], 4 * THREADS + 1).astype(int)
@@ -63,7 +64,7 @@ def sample_points(coefficients: Float32Array, voxels: NDArray, *, order: int) ->
 
 def sample_grid(
     coefficients: Float32Array,
-    mapping: NDArray,
+    mapping: NDArray[Any],
     shape: Sequence[int],
     *,
     order: int,
@@ -77,7 +78,7 @@ def sample_grid(
     offsets = subvoxel_offsets(subsamples)
     slabs = np.array_split(np.arange(shape[0]), min(4 * THREADS, shape[0]))
 
-    def sample(slab: NDArray) -> None:
+    def sample(slab: NDArray[Any]) -> None:
         for offset in offsets:
             start = mapping[:3, :3] @ (offset + np.array([slab[0], 0, 0])) + mapping[:3, 3]
             total[slab[0] : slab[-1] + 1] += ndimage.affine_transform(
@@ -95,6 +96,6 @@ def subvoxel_offsets(subsamples: Sequence[int]) -> NDArray[np.float64]:
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
-def transform_points(matrix: NDArray, points: NDArray) -> NDArray:
+def transform_points(matrix: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
     """Return the points (3, n) mapped by a 4x4."""
     return matrix[:3, :3] @ points + matrix[:3, 3:4]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +14,7 @@ from scipy.spatial.transform import Rotation
 Float32Array = NDArray[np.float32]
 
 
-def soft_inside(distance: NDArray, width: float = 1.2) -> Float32Array:
+def soft_inside(distance: NDArray[Any], width: float = 1.2) -> Float32Array:
     """Return 1 inside (negative distance in mm), 0 outside and a linear ramp of `width` mm between."""
     return np.clip(0.5 - np.asarray(distance, np.float32) / np.float32(width), 0, 1)
 
@@ -43,7 +44,7 @@ class Superellipsoid:
         high = centre + self.reach
         return np.array([-high[0], *(centre[1:] - self.reach)]), high
 
-    def distance(self, points: Sequence[NDArray]) -> Float32Array:
+    def distance(self, points: Sequence[NDArray[Any]]) -> Float32Array:
         """Return an approximate signed distance in mm (negative inside) at points x, y, z of the right side."""
         offsets = np.stack(
             [np.asarray(p, np.float32) - np.float32(c) for p, c in zip(points, self.centre, strict=True)]
@@ -77,7 +78,7 @@ class Tube:
 
 
 def draw_tubes(
-    volume: Float32Array, origin: ArrayLike, centres: NDArray, radii: NDArray, *, width: float = 1.0
+    volume: Float32Array, origin: ArrayLike, centres: NDArray[Any], radii: NDArray[Any], *, width: float = 1.0
 ) -> Float32Array:
     """Raise `volume` (x, y, z; 1 mm voxels from `origin` mm) to the inside of spheres at (n, 3), radii (n,), in mm."""
     voxels = np.asarray(centres) - np.asarray(origin)

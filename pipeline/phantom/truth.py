@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class SmoothedHead:
     brain: Float32Array
     tensor: Float32Array
 
-    def map_of(self, values: NDArray) -> Float32Array:
+    def map_of(self, values: NDArray[Any]) -> Float32Array:
         """Return another 1 mm map of the head smoothed the same way."""
         return _smoothed(np.asarray(values, np.float32), self.edge)
 
@@ -122,7 +123,7 @@ def sampled_map(smooth: SmoothedHead, values: Float32Array, pose: HeadPose, grid
     return sample_grid(coefficients, mapping, grid.shape, order=3, subsamples=smooth.subsamples(grid))
 
 
-def head_mapping(affine: NDArray, pose: HeadPose, grid: ScanGrid) -> NDArray[np.float64]:
+def head_mapping(affine: NDArray[Any], pose: HeadPose, grid: ScanGrid) -> NDArray[np.float64]:
     """Return the 4x4 from the voxels of a scan to the voxels of a head map with this affine."""
     return np.linalg.solve(affine, np.linalg.solve(pose.matrix, grid.affine))
 
@@ -171,7 +172,7 @@ def _nearest_labels(head: Head, pose: HeadPose, grid: ScanGrid, mask: NDArray[np
     return labels
 
 
-def brain_centred_grid_centre(head: Head, pose: HeadPose, frame: NDArray) -> NDArray[np.float64]:
+def brain_centred_grid_centre(head: Head, pose: HeadPose, frame: NDArray[Any]) -> NDArray[np.float64]:
     """Return the world point (3,) in the middle of the brain's extent along the axes of a scan (columns of frame)."""
     surface = np.argwhere(head.brain[::3, ::3, ::3] > 0.5).T * 3.0
     along = frame.T @ transform_points(pose.matrix @ head.affine, surface)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
@@ -31,7 +33,9 @@ _DEEP_ROOTS = 30
 _CORTICAL_ROOTS = 44
 
 
-def vein_fraction(rng: np.random.Generator, hull: Float32Array, origin: NDArray, scale: NDArray) -> Float32Array:
+def vein_fraction(
+    rng: np.random.Generator, hull: Float32Array, origin: NDArray[Any], scale: NDArray[Any]
+) -> Float32Array:
     """Return the soft venous fraction (x, y, z), 0 to 1, on the grid of `hull`.
 
     hull: signed distance in mm to the inside of the skull (negative inside) on a 1 mm grid from `origin` mm (head
@@ -55,7 +59,7 @@ def _mirrored(tube: Tube) -> Tube:
     return Tube(tuple((-x, y, z) for x, y, z in tube.knots), tube.radii)
 
 
-def _moved(tube: Tube, rng: np.random.Generator, scale: NDArray) -> tuple[NDArray, NDArray]:
+def _moved(tube: Tube, rng: np.random.Generator, scale: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     knots = np.asarray(tube.knots) * scale
     wander = rng.normal(0, 0.8, knots.shape) * (np.abs(knots[:, :1]) > 1.5)
     knots = knots + wander
@@ -63,18 +67,20 @@ def _moved(tube: Tube, rng: np.random.Generator, scale: NDArray) -> tuple[NDArra
     return Tube(tuple((float(x), float(y), float(z)) for x, y, z in knots), radii).centreline()
 
 
-def _hull_at(hull: Float32Array, origin: NDArray, points: NDArray) -> NDArray:
+def _hull_at(hull: Float32Array, origin: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
     return map_coordinates(hull, (points - origin).T, order=1, mode="nearest")
 
 
-def _surface(hull: Float32Array, origin: NDArray, centre: NDArray, direction: NDArray, depth: float) -> NDArray:
+def _surface(
+    hull: Float32Array, origin: NDArray[Any], centre: NDArray[Any], direction: NDArray[Any], depth: float
+) -> NDArray[Any]:
     """Return the point where a ray from `centre` is `depth` mm inside the hull."""
     steps = np.arange(20.0, 130.0, 0.5)
     ray = centre + steps[:, None] * direction
     return ray[int(np.argmin(np.abs(_hull_at(hull, origin, ray) + depth)))]
 
 
-def _sagittal_sinus(hull: Float32Array, origin: NDArray) -> tuple[NDArray, NDArray]:
+def _sagittal_sinus(hull: Float32Array, origin: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     centre = np.array([0.0, -18.0, 5.0])
     directions = np.stack([0 * _SAGITTAL_ANGLES, np.cos(_SAGITTAL_ANGLES), np.sin(_SAGITTAL_ANGLES)], axis=-1)
     knots = np.array([_surface(hull, origin, centre, d, 0.5) for d in directions])
@@ -83,8 +89,13 @@ def _sagittal_sinus(hull: Float32Array, origin: NDArray) -> tuple[NDArray, NDArr
 
 
 def _wandering(
-    rng: np.random.Generator, start: NDArray, direction: NDArray, length: float, radius: float, generations: int
-) -> list[tuple[NDArray, NDArray]]:
+    rng: np.random.Generator,
+    start: NDArray[Any],
+    direction: NDArray[Any],
+    length: float,
+    radius: float,
+    generations: int,
+) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Return a curved vessel and its branches, thinning away from the root."""
     count = max(3, int(length / 6) + 1)
     heading = direction / np.linalg.norm(direction)
@@ -106,7 +117,7 @@ def _wandering(
     return vessels
 
 
-def _deep_medullary(rng: np.random.Generator, scale: NDArray) -> list[tuple[NDArray, NDArray]]:
+def _deep_medullary(rng: np.random.Generator, scale: NDArray[Any]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Veins that leave the wall of the lateral ventricles through white matter."""
     vessels = []
     for root in range(_DEEP_ROOTS):
@@ -118,7 +129,9 @@ def _deep_medullary(rng: np.random.Generator, scale: NDArray) -> list[tuple[NDAr
     return vessels
 
 
-def _cortical(rng: np.random.Generator, hull: Float32Array, origin: NDArray) -> list[tuple[NDArray, NDArray]]:
+def _cortical(
+    rng: np.random.Generator, hull: Float32Array, origin: NDArray[Any]
+) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Veins that run over the convexity towards the sagittal sinus, kept a few mm inside the surface."""
     vessels = []
     centre = np.array([0.0, -18.0, 5.0])

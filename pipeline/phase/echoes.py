@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,7 +35,9 @@ class FieldMap:
     weight: NDArray[np.float32]
 
 
-def smooth_inside(values: NDArray, weight: NDArray, voxel_size: ArrayLike, sigma: float) -> NDArray[np.float32]:
+def smooth_inside(
+    values: NDArray[Any], weight: NDArray[Any], voxel_size: ArrayLike, sigma: float
+) -> NDArray[np.float32]:
     """Return values (x, y, z) smoothed by a Gaussian of sigma mm, each voxel counting by its weight."""
     widths = sigma / np.asarray(voxel_size, np.float64)
     total = ndimage.gaussian_filter(np.asarray(weight, np.float32), widths, mode="constant")
@@ -43,7 +45,9 @@ def smooth_inside(values: NDArray, weight: NDArray, voxel_size: ArrayLike, sigma
     return np.divide(smooth, total, out=np.zeros_like(smooth), where=total > 1e-6 * max(float(total.max()), 1e-30))
 
 
-def _line(phase: NDArray, weight: NDArray, x: NDArray, sums: tuple[NDArray, ...]) -> tuple[NDArray, NDArray]:
+def _line(
+    phase: NDArray[Any], weight: NDArray[Any], x: NDArray[Any], sums: tuple[NDArray[Any], ...]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return slope and intercept of a weighted line through (echo, ...) phase at x (echo,)."""
     total, first, second = sums
     y0 = np.einsum("e...,e...->...", weight, phase)
@@ -54,14 +58,16 @@ def _line(phase: NDArray, weight: NDArray, x: NDArray, sums: tuple[NDArray, ...]
     return slope, np.where(total > 0, (y0 - slope * first) / np.where(total > 0, total, 1), 0)
 
 
-def _same_cycle(phase: NDArray, x: NDArray) -> NDArray:
+def _same_cycle(phase: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     """Take from each echo (echo, voxel) the whole cycles that the median voxel is off the line of the first two."""
     steps, gains = np.diff(phase, axis=0), np.diff(x)
     off = np.round(np.median(steps - steps[0] * (gains / gains[0])[:, None], axis=1) / (2 * np.pi))
     return phase - 2 * np.pi * np.concatenate([[0], np.cumsum(off)])[:, None]
 
 
-def mend_cycles(phase: NDArray, weight: NDArray, x: NDArray, *, through_zero: bool = False) -> NDArray:
+def mend_cycles(
+    phase: NDArray[Any], weight: NDArray[Any], x: NDArray[Any], *, through_zero: bool = False
+) -> NDArray[Any]:
     """Return phase (echo, voxel) in radians with single echoes moved by a cycle where they then lie on a line over x.
 
     weight: (echo, voxel); x: (echo,); through_zero: the line has no intercept. Greedy: the echo whose cycle lowers
@@ -77,7 +83,7 @@ def mend_cycles(phase: NDArray, weight: NDArray, x: NDArray, *, through_zero: bo
     return mended
 
 
-def _best_step(phase: NDArray, weight: NDArray, x: NDArray, through_zero: bool) -> NDArray[np.int8]:
+def _best_step(phase: NDArray[Any], weight: NDArray[Any], x: NDArray[Any], through_zero: bool) -> NDArray[np.int8]:
     """Return the cycle (echo, voxel; at most one a voxel, -1 or 1) that at least halves the misfit of a line."""
     total = weight.sum(axis=0)
     lever = x[:, None] - (0 if through_zero else x @ weight / total)
@@ -195,15 +201,15 @@ def combine_echoes(
     return FieldMap(*volumes)
 
 
-def _fill(values: NDArray, inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _fill(values: NDArray[Any], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
     volume = np.zeros(inside.shape, np.float32)
     volume[inside] = values
     return volume
 
 
 def _smooth_offset(
-    offset: NDArray, weight: NDArray, inside: NDArray[np.bool_], size: NDArray[np.float64], sigma: float
-) -> NDArray:
+    offset: NDArray[Any], weight: NDArray[Any], inside: NDArray[np.bool_], size: NDArray[np.float64], sigma: float
+) -> NDArray[Any]:
     """Smooth the offset on the circle, after taking out its mean gradient, and return it nearest its own cycle."""
     position = np.stack(np.nonzero(inside)) * size[:, None]
     volume = _fill(np.ones(offset.size), inside) * np.exp(1j * _fill(offset, inside))

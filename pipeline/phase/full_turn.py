@@ -8,6 +8,7 @@ that never wraps (a crop, a short echo, a masked brain) has no such neighbours a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ def turn_words(found: PhaseRange, turn: float) -> str:
     return f"wraps at {found.low:.4g} and {found.high:.4g}, a turn of {found.width:.4g} instead of {turn:.4g}"
 
 
-def _looked_at(stored: NDArray) -> NDArray[np.float32]:
+def _looked_at(stored: NDArray[Any]) -> NDArray[np.float32]:
     """Return the middle of an image, no more than _MOST_VOXELS: neighbours stay neighbours."""
     volume = stored.reshape(stored.shape[:3]) if stored.ndim > 3 else stored
     planes = max(2, _MOST_VOXELS // max(1, int(np.prod(volume.shape[:-1]))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +16,19 @@ _BLOCK = 1 << 16  # values in float64 at a time
 class Solution:
     """What conjugate gradients found, in how many iterations, and its residual relative to the right-hand side."""
 
-    volume: NDArray
+    volume: NDArray[Any]
     iterations: int
     residual: float
 
 
 def conjugate_gradients(
-    apply: Callable[[NDArray], NDArray],
-    right: NDArray,
+    apply: Callable[[NDArray[Any]], NDArray[Any]],
+    right: NDArray[Any],
     *,
     iterations: int,
     tolerance: float,
-    start: NDArray | None = None,
-    precondition: Callable[[NDArray], NDArray] | None = None,
+    start: NDArray[Any] | None = None,
+    precondition: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Solution:
     """Solve A x = right; stop where |A x - right| < tolerance |right|, or after so many iterations.
@@ -55,14 +56,14 @@ def conjugate_gradients(
     return Solution(x, done, residual)
 
 
-def inner_product(a: NDArray, b: NDArray) -> float:
+def inner_product(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Return the inner product, summed in float64 in an order that no number of threads changes."""
     one, other = a.reshape(-1), b.reshape(-1)
     parts = (slice(start, start + _BLOCK) for start in range(0, one.size, _BLOCK))
     return float(sum(np.multiply(one[part], other[part], dtype=np.float64).sum() for part in parts))
 
 
-def inner_products(rows: NDArray) -> NDArray[np.float64]:
+def inner_products(rows: NDArray[Any]) -> NDArray[np.float64]:
     """Return the inner products (n, n) of rows (n, ...), summed as inner_product sums them."""
     flat = rows.reshape(len(rows), -1)
     gram = np.zeros((len(flat), len(flat)))

@@ -8,6 +8,7 @@ Nyquist frequency with another axis are zero, which keeps every kernel even and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,7 +40,7 @@ def check_finite(volume: NDArray[np.floating], name: str) -> None:
         raise InputError(f"the {name} holds {bad} NaN or infinite values of {volume.size}: replace them by 0.")
 
 
-def frequency_grid(shape: Sequence[int], voxel_size: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
+def frequency_grid(shape: Sequence[int], voxel_size: ArrayLike) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return kx, ky, kz in cycles/mm, broadcastable to the half spectrum (nx, ny, nz // 2 + 1) of a grid."""
     grid, size = check_grid(shape, voxel_size)
     kx = np.fft.fftfreq(grid[0], size[0])[:, None, None]
@@ -48,7 +49,7 @@ def frequency_grid(shape: Sequence[int], voxel_size: ArrayLike) -> tuple[NDArray
     return kx, ky, kz
 
 
-def _without_nyquist(k: NDArray, n: int, axis: int) -> NDArray:
+def _without_nyquist(k: NDArray[Any], n: int, axis: int) -> NDArray[Any]:
     odd_part = k.copy()
     if n % 2 == 0:
         index = [0, 0, 0]
@@ -120,17 +121,17 @@ def padded_shape(shape: Sequence[int], voxel_size: ArrayLike, padding: float) ->
     return x, y, z
 
 
-def crop(volume: NDArray, shape: Sequence[int]) -> NDArray:
+def crop(volume: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     """Return the corner of the last three axes of `volume` that has the given shape."""
     return volume[..., : shape[0], : shape[1], : shape[2]]
 
 
-def forward_fft(volume: NDArray, grid: Shape) -> Complex64Array:
+def forward_fft(volume: NDArray[Any], grid: Shape) -> Complex64Array:
     """Return the half spectrum (..., nx, ny, nz // 2 + 1) of a real volume, zero-padded at its end to `grid`."""
     return fft.rfftn(np.asarray(volume, np.float32), s=grid, axes=(-3, -2, -1), workers=fft_workers())
 
 
-def inverse_fft(spectrum: NDArray, grid: Shape) -> Float32Array:
+def inverse_fft(spectrum: NDArray[Any], grid: Shape) -> Float32Array:
     """Return the real volume (..., *grid) of a half spectrum (overwritten)."""
     return fft.irfftn(spectrum, s=grid, axes=(-3, -2, -1), workers=fft_workers(), overwrite_x=True)
 

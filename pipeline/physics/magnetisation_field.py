@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -47,7 +49,7 @@ def magnetisation_fields(
 
 
 def _apply(
-    spectra: list[Complex64Array], axes: list[int], grid: tuple[int, int, int], size: NDArray, h: Float32Array
+    spectra: list[Complex64Array], axes: list[int], grid: tuple[int, int, int], size: NDArray[Any], h: Float32Array
 ) -> Complex64Array:
     """Multiply the first spectrum with D, in place, and return that of delta B' from the others (along `axes`)."""
     across = np.zeros_like(spectra[0])

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,9 +34,9 @@ class Planes:
     voxel_size: mm along x, y, z.
     """
 
-    axial: NDArray
-    coronal: NDArray
-    sagittal: NDArray
+    axial: NDArray[Any]
+    coronal: NDArray[Any]
+    sagittal: NDArray[Any]
     voxel_size: tuple[float, float, float]
 
     def component(self, index: int) -> Planes:
@@ -231,7 +232,7 @@ def draw_bar(figure: Figure, ticks: Sequence[float], place: tuple[float, float],
 
 def show_slice(
     ax: Axes,
-    values: NDArray,
+    values: NDArray[Any],
     planes: Planes,
     name: str,
     place: tuple[float, float] = (0.0, 0.0),

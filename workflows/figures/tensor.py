@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,13 +32,13 @@ _WORD_PLACES = (0.122, 0.274, 0.444)  # left edges, of the width
 _BAR = (0.655, 0.215)  # left and width, of the width
 
 
-def full_brightness(anisotropy: NDArray) -> float:
+def full_brightness(anisotropy: NDArray[Any]) -> float:
     """Return the anisotropy that is shown at full brightness: the 95th percentile of values > 0, to two digits."""
     values = anisotropy[anisotropy > 0]
     return float(f"{np.percentile(values, _STRONG):.2g}") if values.size else 1.0
 
 
-def direction_colours(direction: NDArray, weight: NDArray, full: float) -> NDArray[np.float32]:
+def direction_colours(direction: NDArray[Any], weight: NDArray[Any], full: float) -> NDArray[np.float32]:
     """Return |x| red, |y| green, |z| blue (..., 3) of unit vectors (..., 3), brightness weight (...) / full up to 1."""
     brightness = np.clip(np.asarray(weight, np.float32) / np.float32(full), 0, 1)[..., None]
     return np.clip(np.abs(np.asarray(direction, np.float32)) * brightness, 0, 1)

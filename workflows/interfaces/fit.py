@@ -142,7 +142,7 @@ class FitSusceptibility(Chi33Interface):
             h = b0_direction(own, inputs.b0_directions[index])
             yield ScanField(label, field, mask > 0, own, transform, h, weight)
 
-    def _save_fit(self, runtime: Any, fit: Fit, support: NDArray[np.bool_], affine: NDArray) -> None:
+    def _save_fit(self, runtime: Any, fit: Fit, support: NDArray[np.bool_], affine: NDArray[Any]) -> None:
         frame = voxel_frame(affine)
         tensor = rotate_components(reference_to_mask(fit.tensor, support), frame)
         self._save(runtime, "tensor_file", tensor, affine)
@@ -214,7 +214,7 @@ class ScanLabels(Chi33Interface):
             self._save_deviations(runtime, subject_affine, affine, mask > 0)
         return runtime
 
-    def _save_fields_of_fit(self, runtime: Any, found: Labels, affine: NDArray, local: NDArray[np.bool_]) -> None:
+    def _save_fields_of_fit(self, runtime: Any, found: Labels, affine: NDArray[Any], local: NDArray[np.bool_]) -> None:
         """Save what the labels leave of a total field through the spheres of a single-step fit, and the local field."""
         inputs = self.inputs
         radii = json.loads(Path(inputs.fit_file).read_text())["RadiiMm"]
@@ -227,7 +227,7 @@ class ScanLabels(Chi33Interface):
         self._save(runtime, "fitfield_file", np.where(own.mask & local, own.field, 0), affine)
 
     def _save_deviations(
-        self, runtime: Any, subject_affine: NDArray, affine: NDArray, local_mask: NDArray[np.bool_]
+        self, runtime: Any, subject_affine: NDArray[Any], affine: NDArray[Any], local_mask: NDArray[np.bool_]
     ) -> None:
         image = open_image(Path(self.inputs.uncertainty_file))
         first = 2 * self.inputs.number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -45,7 +46,7 @@ class View:
         edge = (float(size[0]), float(size[1]), float(size[2]))
         return cls(mask, affine, centres, (box[0], box[1], box[2]), edge)
 
-    def cut(self, volume: NDArray) -> Cuts:
+    def cut(self, volume: NDArray[Any]) -> Cuts:
         """Return the slices of a volume (x, y, z) or (c, x, y, z), components last in the slices."""
         channels_last = np.moveaxis(volume, 0, -1) if volume.ndim == 4 else volume
         upright = _canonical(channels_last, self.affine)
@@ -71,7 +72,7 @@ def _quantile(count: NDArray[np.int64], share: float) -> int:
     return int(np.searchsorted(np.cumsum(count), share * count.sum()))
 
 
-def _canonical(volume: NDArray, affine: NDArray[np.float64]) -> NDArray:
+def _canonical(volume: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[Any]:
     """Return a volume (x, y, z[, c]) flipped and permuted to the closest RAS axes; nothing is interpolated."""
     return np.asarray(nib.orientations.apply_orientation(volume, nib.orientations.io_orientation(affine)))
 

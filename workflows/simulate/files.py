@@ -50,7 +50,7 @@ def write_echo(folder: Path, subject: str, scan: str, echo: Echo, grid: ScanGrid
     write_json(sidecar_path(phase), {**sidecar, "Units": "rad", "PhaseSign": protocol.phase_sign})
 
 
-def _write_raw(path: Path, values: NDArray, affine: NDArray, slope: float = 1.0) -> None:
+def _write_raw(path: Path, values: NDArray[Any], affine: NDArray[Any], slope: float = 1.0) -> None:
     image = nib.Nifti1Image(values, affine)
     image.header.set_xyzt_units("mm", "unknown")
     image.set_qform(affine, code=1)
@@ -65,9 +65,9 @@ def write_scan_truth(
     subject: str,
     scan: str,
     truth: ScanTruth,
-    transform: NDArray,
+    transform: NDArray[Any],
     protocol: Protocol,
-    extra: Mapping[str, tuple[NDArray, str]],
+    extra: Mapping[str, tuple[NDArray[Any], str]],
 ) -> None:
     """Write masks, fields, labels, regions and the transform to the reference scan's world of one scan.
 

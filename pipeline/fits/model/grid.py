@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,13 +55,13 @@ class FitGrid:
         step = max(1, _SLAB_POINTS // (self.half[1] * self.half[2]))
         return [slice(start, min(start + step, self.half[0])) for start in range(0, self.half[0], step)]
 
-    def forward(self, volume: NDArray) -> Complex64Array:
+    def forward(self, volume: NDArray[Any]) -> Complex64Array:
         """Return the half spectrum of a volume of the box, zero-padded at its end."""
         spectrum = np.zeros(self.half, np.complex64)
         self.forward_into(spectrum, volume)
         return spectrum
 
-    def forward_into(self, spectrum: Complex64Array, volume: NDArray) -> None:
+    def forward_into(self, spectrum: Complex64Array, volume: NDArray[Any]) -> None:
         """Set a half spectrum, which must be C-contiguous, to that of a volume of the box.
 
         Rows of padding are not transformed.
@@ -86,11 +87,11 @@ class FitGrid:
         lengths = np.sqrt(np.asarray(levels, np.float32))
         return replace(self, directions=np.ascontiguousarray(self.directions * lengths[:, None]))
 
-    def crop(self, volume: ArrayLike) -> NDArray:
+    def crop(self, volume: ArrayLike) -> NDArray[Any]:
         """Return the box of a volume (..., x, y, z) of the fields' shape, as a view."""
         return np.asarray(volume)[(..., *self.box)]
 
-    def embed(self, volume: NDArray) -> NDArray:
+    def embed(self, volume: NDArray[Any]) -> NDArray[Any]:
         """Return a volume (..., box) within zeros of the fields' shape."""
         if volume.shape[-3:] == self.shape:
             return volume
@@ -99,14 +100,14 @@ class FitGrid:
         return whole
 
 
-def _in_place(transform: Callable[..., NDArray], spectrum: Complex64Array, axis: int) -> None:
+def _in_place(transform: Callable[..., NDArray[Any]], spectrum: Complex64Array, axis: int) -> None:
     """Transform an axis of a spectrum in place, which SciPy allows itself but does not promise."""
     found = transform(spectrum, axis=axis, workers=1, overwrite_x=True)
     if not np.may_share_memory(found, spectrum):
         spectrum[...] = found
 
 
-def _odd_shape(shape: Sequence[int], voxel_size: NDArray, padding: float) -> Shape:
+def _odd_shape(shape: Sequence[int], voxel_size: NDArray[Any], padding: float) -> Shape:
     """Return the fast odd lengths that hold a shape and `padding` mm of zeros; the shape itself without padding.
 
     Odd lengths have no Nyquist frequency. At one, the products of two axes vanish, so that the closed form of a plane

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,7 +39,7 @@ def phase_poles(pairs: int, grid: ScanGrid, rng: np.random.Generator) -> Complex
     return factor.astype(np.complex64)
 
 
-def _across(direction: NDArray) -> tuple[NDArray, NDArray]:
+def _across(direction: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     first = np.cross(direction, np.eye(3)[np.argmin(np.abs(direction))])
     first /= np.linalg.norm(first)
     return first, np.cross(direction, first)

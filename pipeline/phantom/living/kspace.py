@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ def point_spread(shape: Sequence[int], sharp: float) -> Float32Array:
     return np.float32(sharp) + np.float32(1 - sharp) * gauss
 
 
-def _along(axis: int, values: NDArray) -> NDArray:
+def _along(axis: int, values: NDArray[Any]) -> NDArray[Any]:
     shape = [1, 1, 1]
     shape[axis] = len(values)
     return values.reshape(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ def _calcifications(head: Head, strongest: float, rng: np.random.Generator) -> l
     return spots
 
 
-def _within_brain(head: Head, point: NDArray, rng: np.random.Generator) -> NDArray[np.float64]:
+def _within_brain(head: Head, point: NDArray[Any], rng: np.random.Generator) -> NDArray[np.float64]:
     """Return a point (3,) in head coordinates, or where the brain is not there any one of its voxels."""
     voxel = np.rint(point - head.affine[:3, 3]).astype(int)
     within = (voxel >= 0).all() and (voxel < head.brain.shape).all()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ _SHEATH_R2STAR, _OTHER_R2STAR = 100.0, 20.0  # 1/s at 3 T (Du 2007); the other p
 STEPS = 65  # of the table over sin^2 from 0 to 1
 
 
-def pool_frequencies(sine_squared: NDArray | float, scale: float = 1.0) -> dict[str, NDArray[np.float64]]:
+def pool_frequencies(sine_squared: NDArray[Any] | float, scale: float = 1.0) -> dict[str, NDArray[np.float64]]:
     """Return the frequency in ppm of each pool at sin^2 of the fibre angle; scale: times the literature's values."""
     s = np.asarray(sine_squared, np.float64)
     log = np.log(1 / G_RATIO)

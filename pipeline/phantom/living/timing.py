@@ -47,7 +47,7 @@ class ScanEvents:
 
 
 def scan_events(
-    effects: Effects, pose: HeadPose, centre: NDArray, b0: float, number: int, rng: np.random.Generator
+    effects: Effects, pose: HeadPose, centre: NDArray[Any], b0: float, number: int, rng: np.random.Generator
 ) -> ScanEvents:
     """Return the events of scan `number` (from 0) of a subject; centre: head coordinates (3,) about which it turns.
 

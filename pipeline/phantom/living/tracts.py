@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ def with_uneven_tracts(head: Head, spread: float) -> Head:
     return replace(head, tensor=head.tensor + traceless(head.tensor) * (factor - 1))
 
 
-def sine_squared_to(tensor: Float32Array, b0_direction: NDArray) -> Float32Array:
+def sine_squared_to(tensor: Float32Array, b0_direction: NDArray[Any]) -> Float32Array:
     """Return sin^2 (x, y, z) of the angle between the fibres of a uniaxial tensor (6, x, y, z) and B0; 1 / 2 elsewhere.
 
     b0_direction: unit vector along the axes of the tensor. The fibres' part of the tensor is MSA (v v^T - I / 3).
