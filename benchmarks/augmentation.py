@@ -22,8 +22,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from chi33.datasets.augmentation.rotated_head import TurnableHead
-from chi33.datasets.augmentation.rotation import draw_rotation, magnetisation_weights, turn_tensor
+from chi33.datasets.augmentation.rotated_head import RotatableHead
+from chi33.datasets.augmentation.rotation import draw_rotation, magnetisation_weights, rotate_tensor_image
 from chi33.datasets.store.volume import Geometry, TensorVolume
 from chi33.pipeline.computing.threads import fft_workers
 from chi33.pipeline.frames import (
@@ -223,7 +223,7 @@ def _time_numpy(shape: tuple[int, int, int], queue: multiprocessing.Queue) -> No
     tensor = random_head(shape)
     before = _reset_peak()
     start = time.perf_counter()
-    turn_tensor(tensor, draw_rotation(30, np.random.default_rng(1)), "a")
+    rotate_tensor_image(tensor, draw_rotation(30, np.random.default_rng(1)), "a")
     queue.put((0.0, time.perf_counter() - start, _memory("VmHWM") - before))
 
 
@@ -231,7 +231,7 @@ def _time_torch(shape: tuple[int, int, int], device: str, queue: multiprocessing
     torch.set_num_threads(fft_workers())
     tensor = random_head(shape)
     start = time.perf_counter()
-    head = TurnableHead.of(tensor, device)
+    head = RotatableHead.of(tensor, device)
     prepared = time.perf_counter() - start
     head.turn(draw_rotation(30, np.random.default_rng(1)))  # warms up
     if device == "cuda":

@@ -29,10 +29,10 @@ import nibabel as nib
 import numpy as np
 from chi33.files.derivatives import read_image, read_transform
 from chi33.files.sidecars import read_sidecar
-from chi33.pipeline.background import sphere_kernel
+from chi33.pipeline.background import smv_kernel
 from chi33.pipeline.fits.model.grid import FIT_PADDING, make_grid
 from chi33.pipeline.frames import b0_direction_from_affine, voxel_frame, voxel_size
-from chi33.pipeline.images.morphology import continued, depth_inside
+from chi33.pipeline.images.morphology import depth_inside, extrapolated
 from chi33.pipeline.images.resample import resample_inside
 from chi33.pipeline.labels import reference_to_mask, scan_labels
 from chi33.pipeline.physics.tensors import rotate_components
@@ -200,9 +200,10 @@ def _filtered(subject: Subject) -> Problem:
     grid = make_grid(known, voxel_size(subject.affine), found.directions, FIT_PADDING)
     inside = np.ascontiguousarray(grid.crop(known))
     deep = depth_inside(inside, grid.voxel_size) > SPHERE
-    kernel = (1 - sphere_kernel(grid.padded, grid.voxel_size, SPHERE)).astype(np.float32)
+    kernel = (1 - smv_kernel(grid.padded, grid.voxel_size, SPHERE)).astype(np.float32)
     fields = [
-        grid.inverse(kernel * grid.forward(continued(grid.crop(one), inside, grid.voxel_size))) for one in found.fields
+        grid.inverse(kernel * grid.forward(extrapolated(grid.crop(one), inside, grid.voxel_size)))
+        for one in found.fields
     ]
     return Problem(grid, fields, [deep] * len(fields), deep, filtering=kernel)
 

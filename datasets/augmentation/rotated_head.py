@@ -25,8 +25,11 @@ KINDS = ("tensor", "cosmos")
 
 
 @dataclass(frozen=True)
-class TurnedHead:
-    """What turn_tensor or turn_scalar makes of a head, on a device: maps (x, y, z) float32 in ppm, mask bool."""
+class RotatedHead:
+    """What rotate_tensor_image or rotate_scalar_image makes of a head, on a device.
+
+    maps: (x, y, z) float32 in ppm; mask: bool.
+    """
 
     maps: Mapping[str, Tensor]
     mask: Tensor
@@ -40,7 +43,7 @@ class TurnedHead:
 
 
 @dataclass(frozen=True)
-class TurnableHead:
+class RotatableHead:
     """A subject's tensor, or a COSMOS map, on a device; extremes (n, 3) and shape of its mask say how far it reaches.
 
     id: sub-01, or the volume's whose COSMOS map it is.
@@ -54,15 +57,15 @@ class TurnableHead:
     geometry: Geometry
 
     @classmethod
-    def of(cls, source: TensorVolume | ScalarVolume, device: torch.device | str) -> TurnableHead:
+    def of(cls, source: TensorVolume | ScalarVolume, device: torch.device | str) -> RotatableHead:
         """Prepare a tensor (six maps) or a COSMOS map (one) on a device."""
         splines = spline_maps(reference_to_mask(source.chi, source.mask), source.mask, source.geometry.affine)
         name = source.id if isinstance(source, ScalarVolume) else f"sub-{source.subject}"
         on_device = TorchSplineMaps.of(splines, device)
         return cls(name, source.subject, on_device, outline(source.mask), source.mask.shape, source.geometry)
 
-    def turn(self, rotation: FloatArray) -> TurnedHead:
-        """Return the head turned by a rotation (3, 3), world to world, as turn_tensor or turn_scalar does."""
+    def turn(self, rotation: FloatArray) -> RotatedHead:
+        """Return the head rotated by a rotation (3, 3), world to world, as rotate_tensor_image does."""
         geometry, shape, transform = outline_grid(self.extremes, self.shape, self.geometry, rotation)
         tensor = self.splines.coefficients.shape[1] == 6
         mixed = self.splines.mixed(magnetisation_weights(rotation)) if tensor else self.splines.coefficients
@@ -71,8 +74,8 @@ class TurnableHead:
         dipolar, across = fields_along_z(magnetisation, geometry.voxel_size)
         along = magnetisation[-1].clone()
         if across is None:
-            return TurnedHead({FIELD: dipolar, "chi33": along, "cosmos": along}, mask, geometry)
-        return TurnedHead({FIELD: dipolar.add_(across), "chi33": along, "deltab": across}, mask, geometry)
+            return RotatedHead({FIELD: dipolar, "chi33": along, "cosmos": along}, mask, geometry)
+        return RotatedHead({FIELD: dipolar.add_(across), "chi33": along, "deltab": across}, mask, geometry)
 
 
 def read_sources(store: Store, split: str, kind: str) -> list[TensorVolume | ScalarVolume]:

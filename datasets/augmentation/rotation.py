@@ -86,7 +86,7 @@ def outline(mask: NDArray[Any]) -> NDArray[np.int64]:
     return np.concatenate([np.stack([first, y, z], axis=1), np.stack([last, y, z], axis=1)])
 
 
-def turned_grid(
+def rotated_grid(
     mask: NDArray[Any], geometry: Geometry, rotation: FloatArray
 ) -> tuple[Geometry, tuple[int, int, int], FloatArray]:
     """Return the grid for a turned head: geometry, shape, and the transform (4, 4), world to world.
@@ -101,7 +101,7 @@ def turned_grid(
 def outline_grid(
     extremes: NDArray[np.int64], source_shape: Sequence[int], geometry: Geometry, rotation: FloatArray
 ) -> tuple[Geometry, tuple[int, int, int], FloatArray]:
-    """Return turned_grid's result from the outline (n, 3) of a mask of shape source_shape."""
+    """Return rotated_grid's result from the outline (n, 3) of a mask of shape source_shape."""
     order = _axis_order(voxel_frame(geometry.affine))
     size = geometry.voxel_size[order]
     edges = np.stack([extremes.min(axis=0) - 0.5, extremes.max(axis=0) + 0.5])
@@ -124,14 +124,16 @@ def magnetisation_weights(rotation: ArrayLike) -> FloatArray:
     return rotation_of_components(rotation)[_ALONG_Z]
 
 
-def turn_tensor(tensor: TensorVolume, rotation: FloatArray, name: str, *, cosmos: ScalarVolume | None = None) -> Volume:
+def rotate_tensor_image(
+    tensor: TensorVolume, rotation: FloatArray, name: str, *, cosmos: ScalarVolume | None = None
+) -> Volume:
     """Return a turned copy of a subject's tensor as a volume with B0 along its z.
 
     Voxels and components turn (chi -> R chi R^T); chi33, delta_b_prime and the field are computed anew in free space
     from the tensor inside the mask, relative to its mean there, as the labels of scans are. All in ppm. cosmos: the
     subject's COSMOS map, turned along where it is in the tensor's world (a scan's own is not).
     """
-    geometry, shape, transform = turned_grid(tensor.mask, tensor.geometry, rotation)
+    geometry, shape, transform = rotated_grid(tensor.mask, tensor.geometry, rotation)
     place = (geometry.affine, shape, transform)
     weights = magnetisation_weights(rotation).astype(np.float32)
     known = np.tensordot(weights, reference_to_mask(tensor.chi, tensor.mask), axes=1)
@@ -147,7 +149,7 @@ def reorient(tensor: TensorVolume, b0_direction: ArrayLike, name: str) -> Volume
     """Return a subject's head with B0 from another direction as a volume on the tensor's own grid.
 
     The head stays and B0 turns, so nothing is interpolated. b0_direction: unit vector (3,) in the subject's world;
-    the volume's geometry has it in the voxel frame. Otherwise as turn_tensor. Raises InputError where it is none.
+    the volume's geometry has it in the voxel frame. Otherwise as rotate_tensor_image. Raises InputError.
     """
     h = check_b0_direction(b0_direction)
     frame = voxel_frame(tensor.geometry.affine)
@@ -158,12 +160,12 @@ def reorient(tensor: TensorVolume, b0_direction: ArrayLike, name: str) -> Volume
     return _augmented(tensor.subject, name, channels, geometry, f"/tensors/sub-{tensor.subject}", np.eye(3))
 
 
-def turn_scalar(scalar: ScalarVolume, rotation: FloatArray, name: str, *, labels: Sequence[str]) -> Volume:
+def rotate_scalar_image(scalar: ScalarVolume, rotation: FloatArray, name: str, *, labels: Sequence[str]) -> Volume:
     """Return a turned copy of a COSMOS map as a volume with B0 along its z.
 
     A scalar has chi33 = COSMOS and no delta_b_prime; labels says which of chi33, deltab and cosmos to hold.
     """
-    geometry, shape, transform = turned_grid(scalar.mask, scalar.geometry, rotation)
+    geometry, shape, transform = rotated_grid(scalar.mask, scalar.geometry, rotation)
     known = spline_maps(reference_to_mask(scalar.chi, scalar.mask), scalar.mask, scalar.geometry.affine)
     maps, mask = evaluate(known, geometry.affine, shape, transform)
     found = _fields(np.stack([np.zeros_like(maps[0]), np.zeros_like(maps[0]), maps[0]]), mask, geometry)

@@ -23,14 +23,14 @@ from ..loading.patch_dataset import TRAINING_CHANNELS, PatchKey
 from ..loading.patches import brain_counts, no_patch_message
 from ..store.schema import Store, open_store
 from ..store.volume import FIELD, MASK
-from .rotated_head import TurnableHead, TurnedHead, read_sources
+from .rotated_head import RotatableHead, RotatedHead, read_sources
 from .rotation import Bounds, draw_rotation, draw_scale, draw_snr
 
 _TURN, _PATCH, _NOISE = 1, 2, 3  # what a random sequence is for
 _MADE = {"tensor": (FIELD, "chi33", "deltab", MASK), "cosmos": (FIELD, "chi33", "deltab", "cosmos", MASK)}
 
 
-class TurnedPatchDataset(Dataset[dict[str, Any]]):
+class RotatedPatchDataset(Dataset[dict[str, Any]]):
     """Random patches of the randomly turned heads of a split, with labels and field computed anew on a device.
 
     kind: "tensor" turns the subjects' tensors, "cosmos" the COSMOS maps of the scans (chi33 = COSMOS, deltab = 0).
@@ -86,9 +86,9 @@ class TurnedPatchDataset(Dataset[dict[str, Any]]):
             if best < self.min_brain:
                 name = getattr(source, "id", f"sub-{source.subject}")
                 raise InputError(no_patch_message(name, self.patch_size, self.min_brain, best))
-        heads = [TurnableHead.of(source, self.device) for source in sources]
+        heads = [RotatableHead.of(source, self.device) for source in sources]
         self._heads = [[head for head in heads if head.subject == one] for one in sorted({h.subject for h in heads})]
-        self._last: tuple[tuple[int, int], TurnedHead, Tensor] | None = None
+        self._last: tuple[tuple[int, int], RotatedHead, Tensor] | None = None
 
     def _check_options(self, kind: str) -> None:
         if unknown := [name for name in self.channels if name not in _MADE[kind]]:
@@ -130,7 +130,7 @@ class TurnedPatchDataset(Dataset[dict[str, Any]]):
         """Return the items of some keys as a DataLoader would collate them, all on the device."""
         return default_collate([self[key] for key in keys])
 
-    def turned(self, key: PatchKey) -> TurnedHead:
+    def turned(self, key: PatchKey) -> RotatedHead:
         """Return the whole turned head that an item is cropped from, scaled but without noise."""
         epoch, index = key if isinstance(key, tuple) else (self.epoch, key)
         return self._turned(epoch, index // self.patches_per_turn)[0]
@@ -144,14 +144,14 @@ class TurnedPatchDataset(Dataset[dict[str, Any]]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}
 
-    def _drawn(self, epoch: int, turn: int) -> tuple[TurnableHead, NDArray[np.float64], float]:
+    def _drawn(self, epoch: int, turn: int) -> tuple[RotatableHead, NDArray[np.float64], float]:
         rng = np.random.default_rng([self.seed, epoch, turn, _TURN])
         of_subject = self._heads[int(rng.integers(len(self._heads)))]
         head = of_subject[int(rng.integers(len(of_subject)))]
         rotation = draw_rotation(self.max_angle, rng)
         return head, rotation, 1.0 if self.scale is None else draw_scale(self.scale, rng)
 
-    def _turned(self, epoch: int, turn: int) -> tuple[TurnedHead, Tensor]:
+    def _turned(self, epoch: int, turn: int) -> tuple[RotatedHead, Tensor]:
         """Return a turned head, and how many of its corners are admissible up to each, in order."""
         if self._last is None or self._last[0] != (epoch, turn):
             self._last = None  # frees it before the next is made
@@ -188,7 +188,7 @@ class TurnedPatchDataset(Dataset[dict[str, Any]]):
             "b0_direction": torch.tensor(head.geometry.b0_direction, dtype=torch.float32, device=self.device),
         }
 
-    def _with_noise(self, field: Tensor, head: TurnedHead, key: tuple[int, int], rng: np.random.Generator) -> Tensor:
+    def _with_noise(self, field: Tensor, head: RotatedHead, key: tuple[int, int], rng: np.random.Generator) -> Tensor:
         if self.snr is None:
             return field
         level = head.field_rms / draw_snr(self.snr, rng)

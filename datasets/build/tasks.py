@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from ... import __version__
 from ...files.errors import InputError, StepError
 from ..augmentation.named_draws import named_generator
-from ..augmentation.rotation import draw_scale, draw_snr, random_rotation, turn_scalar, turn_tensor, vary
+from ..augmentation.rotation import (
+    draw_scale,
+    draw_snr,
+    random_rotation,
+    rotate_scalar_image,
+    rotate_tensor_image,
+    vary,
+)
 from ..loading.patches import PatchRule, choose_patches, no_patch_message
 from ..store.hdf5_reading import hdf5_reading
 from ..store.schema import store_digests
@@ -106,7 +113,7 @@ def make_volume(task: VolumeTask) -> Made:
         return _make_tensor(task)
     if is_whole(task.part):
         return _with_patches(task, read_mask(task.part, task.id))
-    volume = task.source.read_scan(task.number) if task.kind == "scan" else turned_copy(task)
+    volume = task.source.read_scan(task.number) if task.kind == "scan" else rotated_copy(task)
     check_finite(volume.id, volume.channels.items())
     _check_unchanged(task)
     made = _with_patches(task, volume.mask)
@@ -127,19 +134,19 @@ def digest_groups(task: DigestTask) -> dict[str, str]:
         return store_digests(handle, task.groups)
 
 
-def turned_copy(task: VolumeTask) -> Volume:
+def rotated_copy(task: VolumeTask) -> Volume:
     """Return a turned, scaled and noisy copy of a subject's tensor, or of its COSMOS map."""
     source, copies = task.source, task.copies
     rotation = random_rotation(source.subject, task.number, max_angle=copies.max_angle, seed=copies.seed)
     name = f"aug-{task.number:03d}"
-    tensor = _tensor_to_turn(source, copies)
+    tensor = _tensor_to_rotate(source, copies)
     cosmos = source.read_cosmos() if "cosmos" in source.labels else None
     if tensor is not None:
-        volume = turn_tensor(tensor, rotation, name, cosmos=cosmos)
+        volume = rotate_tensor_image(tensor, rotation, name, cosmos=cosmos)
     elif cosmos is not None and copies.augmentation != "tensor":
-        volume = turn_scalar(cosmos, rotation, name, labels=source.labels)
+        volume = rotate_scalar_image(cosmos, rotation, name, labels=source.labels)
     else:
-        raise InputError(_nothing_to_turn(source.subject, copies.augmentation))
+        raise InputError(_nothing_to_rotate(source.subject, copies.augmentation))
     return varied(volume, task.number, copies)
 
 
@@ -153,12 +160,12 @@ def varied(volume: Volume, number: int, copies: Copies) -> Volume:
     return vary(volume, snr=snr, scale=scale, rng=rng)
 
 
-def _tensor_to_turn(source: SubjectSource, copies: Copies) -> TensorVolume | None:
+def _tensor_to_rotate(source: SubjectSource, copies: Copies) -> TensorVolume | None:
     wanted = copies.augmentation == "tensor" or (copies.augmentation is None and "chi33" in source.labels)
     return source.read_tensor() if wanted and "chi33" in source.labels else None
 
 
-def _nothing_to_turn(subject: str, augmentation: str | None) -> str:
+def _nothing_to_rotate(subject: str, augmentation: str | None) -> str:
     missing = {None: "neither a tensor nor a COSMOS map", "tensor": "no tensor", "cosmos": "no COSMOS map"}
     return f"sub-{subject} has {missing[augmentation]} to turn: repeat `chi33 run`, or leave out --augment."
 

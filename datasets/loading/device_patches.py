@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
-from ..augmentation.torch_rotation import TurnedPatchDataset
+from ..augmentation.torch_rotation import RotatedPatchDataset
 from .patch_dataset import Patches, PatchKey, check_room, physical_memory
 
 
@@ -47,12 +47,12 @@ class DevicePatches:
 class DeviceLoader:
     """Takes the place of a DataLoader: yields a batch for every list of keys that `batches` gives.
 
-    held: what makes the batches on the device, DevicePatches or a TurnedPatchDataset; sampler: told the epoch by
+    held: what makes the batches on the device, DevicePatches or a RotatedPatchDataset; sampler: told the epoch by
     whoever trains, where it has set_epoch.
     """
 
     def __init__(
-        self, held: DevicePatches | TurnedPatchDataset, batches: Iterable[Sequence[PatchKey]], sampler: Any = None
+        self, held: DevicePatches | RotatedPatchDataset, batches: Iterable[Sequence[PatchKey]], sampler: Any = None
     ) -> None:
         self.held = held
         self.dataset = held.patches if isinstance(held, DevicePatches) else held

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from ..augmentation.torch_rotation import TurnedPatchDataset
+from ..augmentation.torch_rotation import RotatedPatchDataset
 from .patch_dataset import PatchKey
 
 Batch = dict[str, Any]
@@ -28,7 +28,7 @@ class HeadLoader:
     """
 
     def __init__(
-        self, dataset: TurnedPatchDataset, batches: Iterable[Sequence[PatchKey]], sampler: Any, options: dict[str, Any]
+        self, dataset: RotatedPatchDataset, batches: Iterable[Sequence[PatchKey]], sampler: Any, options: dict[str, Any]
     ) -> None:
         self.dataset = dataset
         self.batch_sampler = batches

@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from ...files.errors import InputError
 from ..augmentation.rotation import Bounds
-from ..augmentation.torch_rotation import TurnedPatchDataset
+from ..augmentation.torch_rotation import RotatedPatchDataset
 from ..store.schema import Store
 from .device_patches import DeviceLoader, DevicePatches
 from .epoch_sampler import EpochSampler
@@ -23,7 +23,7 @@ Turn = Literal["auto", "tensor", "cosmos"]
 Keep = Literal["chunks", "memory", "device"]
 StartMethod = Literal["auto", "fork", "spawn", "forkserver"]
 Loader = DataLoader[dict[str, Any]] | DeviceLoader | HeadLoader
-PatchSource = PatchDataset | RandomPatchDataset | TurnedPatchDataset
+PatchSource = PatchDataset | RandomPatchDataset | RotatedPatchDataset
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LoaderConfig:
     processes; start_method: how they start ("auto" is Python's choice); seed: of the order and of random patches.
 
     Of turned heads: turn, "tensor" or "cosmos", "auto" for tensors where the store has them; max_angle in degrees;
-    patches_per_turn; snr and scale, bounds of the noise and of the susceptibility (TurnedPatchDataset). They are turned
+    patches_per_turn; snr and scale, bounds of noise and susceptibility (RotatedPatchDataset). They are rotated
     on the device that trains, on the CPU by loader processes where there are such, each head by one of them.
     """
 
@@ -106,14 +106,14 @@ def patches_of(
 
 def _turned(
     store: Store, split: str, config: LoaderConfig, channels: Sequence[str], device: torch.device | str
-) -> TurnedPatchDataset:
+) -> RotatedPatchDataset:
     subjects = {f"sub-{subject}" for subject in store.subjects(split)}
     kind = config.turn
     if kind == "auto":
         kind = "tensor" if subjects & set(store.tensors) and "cosmos" not in channels else "cosmos"
     elif kind == "tensor" and "cosmos" in channels:
         raise InputError('turn = "tensor" makes no COSMOS to learn: choose turn = "cosmos", or the label chi33.')
-    return TurnedPatchDataset(
+    return RotatedPatchDataset(
         store, split, kind=kind, channels=channels, patch_size=config.patch_size, min_brain=config.min_brain,
         length=config.samples_per_epoch, max_angle=config.max_angle, patches_per_turn=config.patches_per_turn,
         snr=config.snr, scale=config.scale, seed=config.seed, device="cpu" if config.num_workers else str(device),
@@ -134,7 +134,7 @@ def sampler_of(
     """
     count = len(patches) if number is None else min(number, len(patches))
     anew = shuffle and not isinstance(patches, PatchDataset)
-    turned = isinstance(patches, TurnedPatchDataset)  # in order: successive patches share a turned head
+    turned = isinstance(patches, RotatedPatchDataset)  # in order: successive patches share a turned head
     return EpochSampler(
         len(patches), count, seed=config.seed, shuffle=shuffle and not turned, with_epoch=anew, num_replicas=share[0],
         rank=share[1], contiguous=turned,
@@ -142,7 +142,7 @@ def sampler_of(
 
 
 def loader_of(
-    patches: Patches | TurnedPatchDataset,
+    patches: Patches | RotatedPatchDataset,
     batches: Iterable[list[PatchKey]] | EpochSampler,
     config: LoaderConfig,
     device: torch.device | str = "cpu",
@@ -153,7 +153,7 @@ def loader_of(
     """
     sampler = batches if isinstance(batches, EpochSampler) else None
     keys: Any = batches if sampler is None else BatchSampler(sampler, config.batch_size, drop_last=False)
-    if isinstance(patches, TurnedPatchDataset):
+    if isinstance(patches, RotatedPatchDataset):
         if config.num_workers:
             return HeadLoader(patches, keys, sampler, process_options(config))
         return DeviceLoader(patches, keys, sampler)

@@ -18,7 +18,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from ...files.errors import InputError
-from ..physics.smv_kernels import check_radii, sphere_kernel
+from ..physics.smv_kernels import check_radii, smv_kernel
 from .ismv import ismv
 from .lbv import lbv
 from .local_field import LocalField
@@ -42,7 +42,7 @@ __all__ = [
     "remove_background",
     "resharp",
     "resharp_radius",
-    "sphere_kernel",
+    "smv_kernel",
     "vsharp",
     "vsharp_radii",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..images.morphology import bounding_box, continued, depth_inside
+from ..images.morphology import bounding_box, depth_inside, extrapolated
 from ..physics.conjugate_gradients import conjugate_gradients
 from .local_field import LocalField, check_input, check_iterations, check_positive, only_inside, sphere_centres
 from .resharp import SphereHighPass, resharp_radius
@@ -72,7 +72,7 @@ def ismv(
     box = bounding_box(given.inside, margin=1)
     high_pass = SphereHighPass(valid[box], given.size, used)
     # Discrete spheres reach half a voxel beyond the mask.
-    field = continued(given.field[box], given.inside[box], given.size)
+    field = extrapolated(given.field[box], given.inside[box], given.size)
     rim, centre = np.where(valid[box], 0, field), np.where(valid[box], field, 0)
     # Where the sphere fits, the high pass of the background is nothing: M (1 - S) b = -M (1 - S) B_rim.
     found = conjugate_gradients(

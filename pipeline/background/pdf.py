@@ -207,7 +207,7 @@ def _operator(problem: _Problem, settings: _Settings) -> WeightedDipoles:
 
 def _sources(problem: _Problem, dipoles: WeightedDipoles, settings: _Settings) -> Float32Array:
     """Return the sources u on the padded grid, from the guess of a coarser grid where there is one."""
-    start = _guess(problem, dipoles.grid, settings)
+    start = _start(problem, dipoles.grid, settings)
     ridge = np.float32(settings.noise**2)
     found = conjugate_gradients(
         lambda u: dipoles.adjoint(dipoles.forward(u)) + ridge * u, dipoles.adjoint(problem.field),
@@ -216,7 +216,7 @@ def _sources(problem: _Problem, dipoles: WeightedDipoles, settings: _Settings) -
     return np.asarray(found.volume, np.float32)
 
 
-def _guess(problem: _Problem, grid: Shape, settings: _Settings) -> Float32Array | None:
+def _start(problem: _Problem, grid: Shape, settings: _Settings) -> Float32Array | None:
     """Return the sources u of voxels about twice as large on this grid, None where those would be too coarse."""
     coarse, factors = problem.halved()
     if coarse.size.max() > _COARSEST_EDGE or not coarse.known.any():

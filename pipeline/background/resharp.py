@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...files.errors import InputError
-from ..images.morphology import bounding_box, continued, depth_inside
+from ..images.morphology import bounding_box, depth_inside, extrapolated
 from ..physics.conjugate_gradients import conjugate_gradients
 from ..physics.dipole import Float32Array, check_grid, crop, forward_fft, inverse_fft, padded_shape
-from ..physics.smv_kernels import sphere_kernel
+from ..physics.smv_kernels import smv_kernel
 from .local_field import LocalField, check_input, check_iterations, check_positive, only_inside, sphere_centres
 
 RADIUS = 4.0  # mm
@@ -33,7 +33,7 @@ class SphereHighPass:
     def __init__(self, valid: NDArray[np.bool_], voxel_size: ArrayLike, radius: float) -> None:
         self.shape, size = check_grid(valid.shape, voxel_size)
         self.grid = padded_shape(self.shape, size, 2 * radius)
-        self.filter = 1 - sphere_kernel(self.grid, size, radius)
+        self.filter = 1 - smv_kernel(self.grid, size, radius)
         self.valid = valid.astype(np.float32)
 
     def forward(self, volume: ArrayLike) -> Float32Array:
@@ -128,7 +128,7 @@ def resharp(
         return inside * high_pass.adjoint(high_pass.forward(local)) + np.float32(regularisation) * local
 
     # Discrete spheres reach half a voxel beyond the mask.
-    seen = high_pass.forward(continued(given.field[box], inside, given.size))
+    seen = high_pass.forward(extrapolated(given.field[box], inside, given.size))
     found = conjugate_gradients(
         normal, inside * high_pass.adjoint(seen), iterations=iterations, tolerance=tolerance,
         precondition=lambda left: inside * high_pass.precondition(left, regularisation), progress=progress,

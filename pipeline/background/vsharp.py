@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...files.errors import InputError
-from ..images.morphology import bounding_box, continued, depth_inside
+from ..images.morphology import bounding_box, depth_inside, extrapolated
 from ..physics.dipole import crop, forward_fft, inverse_fft, padded_shape
-from ..physics.smv_kernels import check_radii, sphere_kernel
+from ..physics.smv_kernels import check_radii, smv_kernel
 from .local_field import LocalField, check_input, only_inside, sphere_centres
 
 LARGEST_RADIUS = 18.0  # mm
@@ -78,7 +78,7 @@ def vsharp(
     valid = sphere_centres(depth, given.inside, used[-1], "smaller radii")
     box = bounding_box(given.inside, margin=1)
     # Discrete spheres reach half a voxel beyond the mask.
-    whole = continued(field[box], given.inside[box], size)
+    whole = extrapolated(field[box], given.inside[box], size)
     local = np.zeros(given.shape, np.float32)
     local[box] = _deconvolved(whole, depth[box], size, used, threshold)
     return only_inside(local, valid)
@@ -100,7 +100,7 @@ def _deconvolved(
     for radius in (r for r in radii if r <= largest):
         shell = (depth > radius) & (depth <= upper)
         upper = radius
-        kernel = sphere_kernel(grid, size, radius)
+        kernel = smv_kernel(grid, size, radius)
         if radius == largest:
             deconvolution = 1 - kernel
         mean = crop(inverse_fft(spectrum * kernel, grid), field.shape)

@@ -80,7 +80,7 @@ def cosmos(
             model = problem.model(running, components=1)
             done = min(_NOISE_ITERATIONS, stopping.iterations)
             found = conjugate_gradients(
-                model, model.data_side(problem.fields), noise=typical_noise(noises), prior=prior, iterations=done,
+                model, model.right_hand_side(problem.fields), noise=typical_noise(noises), prior=prior, iterations=done,
                 tolerance=0.0,
             )  # fmt: skip
             residuals = model.residuals(found.maps, problem.fields)
@@ -91,7 +91,7 @@ def cosmos(
         last: Solution | None = found
         if last is None or done < stopping.iterations:
             last = conjugate_gradients(
-                model, model.data_side(problem.fields), noise=typical_noise(noises), prior=prior,
+                model, model.right_hand_side(problem.fields), noise=typical_noise(noises), prior=prior,
                 iterations=stopping.iterations - done, tolerance=stopping.tolerance,
                 start=None if found is None else found.maps,
             )  # fmt: skip

@@ -157,8 +157,9 @@ def solve_problem(
     tensor = first
     if first is None or done < stopping.iterations:
         tensor = conjugate_gradients(
-            model, model.data_side(problem.fields), noise=level, prior=prior, iterations=stopping.iterations - done,
-            tolerance=stopping.tolerance, start=None if first is None else first.maps, progress=report("tensor"),
+            model, model.right_hand_side(problem.fields), noise=level, prior=prior,
+            iterations=stopping.iterations - done, tolerance=stopping.tolerance,
+            start=None if first is None else first.maps, progress=report("tensor"),
         )  # fmt: skip
         earlier = () if first is None else first.changes
         tensor = replace(tensor, iterations=tensor.iterations + done, changes=earlier + tensor.changes)
@@ -166,7 +167,7 @@ def solve_problem(
     del model, first
     scalar = problem.model(execution, components=1)
     cosmos = conjugate_gradients(
-        scalar, scalar.data_side(problem.fields), noise=level, prior=prior, iterations=stopping.iterations,
+        scalar, scalar.right_hand_side(problem.fields), noise=level, prior=prior, iterations=stopping.iterations,
         tolerance=stopping.tolerance, progress=report("COSMOS"),
     )  # fmt: skip
     return Solved(tensor, cosmos, noises, problem, correlation)
@@ -193,7 +194,7 @@ def _first_look(
         problem = problem.with_noises(noises)
         model = problem.model(execution)
         found = conjugate_gradients(
-            model, model.data_side(problem.fields), noise=typical_noise(noises), prior=prior,
+            model, model.right_hand_side(problem.fields), noise=typical_noise(noises), prior=prior,
             iterations=min(_NOISE_ITERATIONS, stopping.iterations - total), tolerance=0.0, start=maps,
             progress=progress,
         )  # fmt: skip
@@ -202,7 +203,7 @@ def _first_look(
         maps, total, changes = found.maps, total + found.iterations, changes + found.changes
         residuals, first = model.residuals(maps, problem.fields), total == found.iterations
         if first and problem.filters is not None:
-            problem, residuals = _weight_spheres(problem, residuals)
+            problem, residuals = _weight_radii(problem, residuals)
         if given is not None:
             break
         previous, seen = noises, _noises_left(problem, residuals, prior, noises)
@@ -271,9 +272,7 @@ def _with_tissue(
     return replace(problem, tissue=tissue, record={**problem.record, **said})
 
 
-def _weight_spheres(
-    problem: Problem, residuals: list[NDArray[np.float32]]
-) -> tuple[Problem, list[NDArray[np.float32]]]:
+def _weight_radii(problem: Problem, residuals: list[NDArray[np.float32]]) -> tuple[Problem, list[NDArray[np.float32]]]:
     """Return a single-step problem with each radius weighted by what it leaves, and the residuals so weighted.
 
     Small spheres see the mask's edge, where interpolation and the brain mask err most; all voxels of a radius share a
@@ -281,8 +280,12 @@ def _weight_spheres(
     """
     assert problem.filters is not None
     squares, counts = np.zeros(len(problem.filters) + 1), np.zeros(len(problem.filters) + 1)
-    shells = [one.shells[(one.weight > 0) & (one.shells > 0)] for one in problem.observations if one.shells is not None]
-    for shell, residual in zip(shells, residuals, strict=True):
+    radius_index = [
+        one.radius_index[(one.weight > 0) & (one.radius_index > 0)]
+        for one in problem.observations
+        if one.radius_index is not None
+    ]
+    for shell, residual in zip(radius_index, residuals, strict=True):
         squares += np.bincount(shell, residual.astype(np.float64) ** 2, minlength=len(squares))
         counts += np.bincount(shell, minlength=len(counts))
     used = counts > 0
@@ -290,10 +293,12 @@ def _weight_spheres(
     factors = np.ones(len(squares), np.float32)
     factors[used] = np.maximum(spread.min() / np.maximum(spread, 1e-30), _SMALLEST_FACTOR)
     observations = [
-        replace(one, weight=one.weight * factors[one.shells]) for one in problem.observations if one.shells is not None
+        replace(one, weight=one.weight * factors[one.radius_index])
+        for one in problem.observations
+        if one.radius_index is not None
     ]
     record = {**problem.record, "RadiiWeights": [round(float(f), 3) for f in factors[1:]]}
-    weighted = [residual * factors[shell] for shell, residual in zip(shells, residuals, strict=True)]
+    weighted = [residual * factors[shell] for shell, residual in zip(radius_index, residuals, strict=True)]
     return replace(problem, observations=observations, record=record), weighted
 
 

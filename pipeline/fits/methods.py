@@ -200,8 +200,8 @@ def _iterative_solver(problem: Problem, fit: Fit, options: FitOptions, execution
             model = problem.model(execution, components=components, scans=scans)
             found.append(
                 conjugate_gradients(
-                    model, model.data_side(fields), noise=fit.noise, prior=options.prior, iterations=max(int(count), 1),
-                    tolerance=options.stopping().tolerance,
+                    model, model.right_hand_side(fields), noise=fit.noise, prior=options.prior,
+                    iterations=max(int(count), 1), tolerance=options.stopping().tolerance,
                 ).maps
             )  # fmt: skip
         return found[0], found[1]

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...files.errors import InputError
-from ..background import check_radii, sphere_kernel
-from ..images.morphology import continued, depth_inside
+from ..background import check_radii, smv_kernel
+from ..images.morphology import depth_inside, extrapolated
 from ..physics.dipole import Float32Array
 from ..physics.prior import Prior
 from .closed_form import check_settings
@@ -42,15 +42,15 @@ def single_step_radii(voxel_size: ArrayLike, largest: float = LARGEST_RADIUS) ->
     return tuple(float(r) for r in np.geomspace(largest, least, _RADIUS_COUNT))
 
 
-def largest_spheres(
+def largest_radius_index(
     known: NDArray[np.bool_], voxel_size: NDArray[np.float64], radii: Sequence[float]
 ) -> NDArray[np.uint8]:
     """Return at each voxel (x, y, z) which of the descending radii (1: the first) fits into a mask; 0: none."""
     depth = depth_inside(known, voxel_size)
-    shells: NDArray[np.uint8] = np.zeros(known.shape, np.uint8)
+    radius_index: NDArray[np.uint8] = np.zeros(known.shape, np.uint8)
     for number in range(len(radii), 0, -1):
-        shells[depth > radii[number - 1]] = number
-    return shells
+        radius_index[depth > radii[number - 1]] = number
+    return radius_index
 
 
 def single_step_problem(
@@ -72,23 +72,23 @@ def single_step_problem(
     observations, fields = [], []
     for index, (volume, weight) in enumerate(zip(volumes, used, strict=True)):
         known = grid.crop(weight) > 0
-        shells = largest_spheres(known, grid.voxel_size, spheres)
-        if not shells.any():
+        radius_index = largest_radius_index(known, grid.voxel_size, spheres)
+        if not radius_index.any():
             name = names[index] if names else f"weights[{index}]"
             raise InputError(
                 f"no sphere of {spheres[-1]:g} mm fits the mask of {name} ({int(known.sum())} voxels): use smaller "
                 "radii or a larger mask."
             )
-        observations.append(Observation(keep(grid.crop(weight)), keep(shells)))
+        observations.append(Observation(keep(grid.crop(weight)), keep(radius_index)))
         # Discrete spheres reach half a voxel beyond the mask.
-        fields.append(keep(continued(grid.crop(volume), known, grid.voxel_size)))
+        fields.append(keep(extrapolated(grid.crop(volume), known, grid.voxel_size)))
     record = {"PaddingMm": padding, "RadiiMm": [round(r, 3) for r in spheres]}
     return Problem(
         grid, fields, observations, grid.crop(inside), _filters(grid, spheres), method="single-step", record=record
     )
 
 
-def through_spheres(
+def smv_filtered(
     field: ArrayLike, known: ArrayLike, voxel_size: ArrayLike, radii: Sequence[float]
 ) -> tuple[Float32Array, NDArray[np.bool_]]:
     """Return what a single-step fit sees of a field (x, y, z) that is known in a mask, and where it sees it.
@@ -99,18 +99,18 @@ def through_spheres(
     inside = np.asarray(known, bool)
     grid = make_grid(inside, voxel_size, [(0, 0, 1)], max(FIT_PADDING, radii[0]))
     cut = grid.crop(inside)
-    shells = largest_spheres(cut, grid.voxel_size, radii)
-    whole = continued(np.ascontiguousarray(grid.crop(np.asarray(field, np.float32))), cut, grid.voxel_size)
-    observation = Observation(cut.astype(np.float32), shells)
+    radius_index = largest_radius_index(cut, grid.voxel_size, radii)
+    whole = extrapolated(np.ascontiguousarray(grid.crop(np.asarray(field, np.float32))), cut, grid.voxel_size)
+    observation = Observation(cut.astype(np.float32), radius_index)
     seen = observation.forward(grid.forward(whole), grid, _filters(grid, radii))
-    return grid.embed(seen), grid.embed(shells > 0)
+    return grid.embed(seen), grid.embed(radius_index > 0)
 
 
 def _filters(grid: FitGrid, radii: Sequence[float]) -> NDArray[np.float32]:
     """Return delta - S_r in k-space (radii, half)."""
     filters = np.empty((len(radii), *grid.half), np.float32)
     for number, radius in enumerate(radii):
-        np.subtract(1, sphere_kernel(grid.padded, grid.voxel_size, radius), out=filters[number])
+        np.subtract(1, smv_kernel(grid.padded, grid.voxel_size, radius), out=filters[number])
     return filters
 
 

@@ -17,7 +17,7 @@ class LinearModel(Protocol):
 
     support: Any
 
-    def data_side(self, fields: Sequence[Float32Array]) -> Any:
+    def right_hand_side(self, fields: Sequence[Float32Array]) -> Any:
         """Return A^T W^2 of the fields of all scans (box each)."""
         ...
 

@@ -216,11 +216,11 @@ def map_like(values: Float32Array, support: NDArray[np.bool_], rng: np.random.Ge
     spectrum = np.abs(fft.rfftn(np.asarray(values, np.float32), workers=1)) ** 2
     axes = [np.fft.fftfreq(n) for n in values.shape[:2]]
     length = np.sqrt(axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + np.fft.rfftfreq(values.shape[2]) ** 2)
-    shells = np.minimum((length * max(values.shape)).astype(np.int64), max(values.shape))
-    counts = np.maximum(np.bincount(shells.ravel()), 1)
-    falling = np.maximum.accumulate((np.bincount(shells.ravel(), spectrum.ravel()) / counts)[::-1])[::-1]
+    radius_index = np.minimum((length * max(values.shape)).astype(np.int64), max(values.shape))
+    counts = np.maximum(np.bincount(radius_index.ravel()), 1)
+    falling = np.maximum.accumulate((np.bincount(radius_index.ravel(), spectrum.ravel()) / counts)[::-1])[::-1]
     white = fft.rfftn(rng.standard_normal(values.shape, dtype=np.float32), workers=1)
-    drawn = fft.irfftn(white * np.sqrt(falling[shells]).astype(np.float32), s=values.shape, workers=1)
+    drawn = fft.irfftn(white * np.sqrt(falling[radius_index]).astype(np.float32), s=values.shape, workers=1)
     drawn *= _smooth_deviation(np.asarray(values, np.float32) ** 2, support, _CONTRAST)
     size = float(np.sqrt(np.square(drawn[support], dtype=np.float64).mean())) if support.any() else 0.0
     wanted = float(np.sqrt(np.square(values[support], dtype=np.float64).mean())) if support.any() else 0.0

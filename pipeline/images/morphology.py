@@ -149,7 +149,7 @@ def depth_inside(mask: ArrayLike, size: ArrayLike) -> NDArray[np.float64]:
     return ndimage.distance_transform_edt(inside, sampling=np.asarray(size, np.float64))[1:-1, 1:-1, 1:-1]
 
 
-def continued(field: ArrayLike, mask: ArrayLike, size: ArrayLike) -> NDArray[np.float32]:
+def extrapolated(field: ArrayLike, mask: ArrayLike, size: ArrayLike) -> NDArray[np.float32]:
     """Return a field (..., x, y, z) with the nearest value of a mask outside of it; size: voxel size (3,) mm."""
     outside = ~np.asarray(mask, bool)
     spacing = np.asarray(size, np.float64)

@@ -31,7 +31,7 @@ from ...files.errors import InputError
 from ..computing.threads import fft_workers
 from ..frames import FloatArray, check_affine, voxel_mapping, voxel_size
 from ..physics.dipole import Float32Array
-from .morphology import bounding_box, continued
+from .morphology import bounding_box, extrapolated
 from .spline_kernels import mark_inside, sample_splines
 
 MARGIN = 4  # voxels around the mask's box: a tap needs 2, the prefilter's boundary has died out to 1/200
@@ -75,7 +75,7 @@ def spline_maps(maps: ArrayLike, mask: ArrayLike, affine: ArrayLike, *, share: f
     box = bounding_box(inside)
     known = np.pad(inside[box], MARGIN)
     stack = np.pad(values.reshape(-1, *inside.shape)[(slice(None), *box)], [(0, 0), *[(MARGIN, MARGIN)] * 3])
-    whole = continued(stack, known, voxel_size(place))
+    whole = extrapolated(stack, known, voxel_size(place))
 
     def filtered(index: int) -> None:
         whole[index] = ndimage.spline_filter(whole[index], order=3, output=np.float64, mode="mirror")

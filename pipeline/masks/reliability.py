@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ...files.errors import InputError
-from ..images.morphology import clean_mask, continued, depth_inside, largest_component
+from ..images.morphology import clean_mask, depth_inside, extrapolated, largest_component
 from ..phase.echoes import RESIDUAL_LIMIT, FieldMap, smooth_inside
 from ..physics.dipole import check_grid
 from ..physics.harmonics import harmonic_part
@@ -115,7 +115,7 @@ def _without_sources(
         return kept
     _, size = check_grid(field.shape, voxel_size)
     smooth = np.asarray(field, np.float32) - harmonic_part(field, kept & brain, size)
-    smooth = continued(smooth, kept, size)
+    smooth = extrapolated(smooth, kept, size)
     filtered = np.abs(smooth - spherical_mean(smooth, size, 1.6 * float(size.max())))
     depth = depth_inside(kept, size)
     usual = 1.4826 * float(np.median(filtered[kept & brain & (depth > min(_DEEP, float(depth.max()) / 2))]))

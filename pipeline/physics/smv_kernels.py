@@ -16,7 +16,7 @@ _MATCHING_STEPS = 40
 _MATCHED = 1e-5  # of the second moments
 
 
-def sphere_kernel(grid: Shape, voxel_size: ArrayLike, radius: float) -> Float32Array:
+def smv_kernel(grid: Shape, voxel_size: ArrayLike, radius: float) -> Float32Array:
     """Return the real half spectrum of the spherical mean over `radius` mm: voxel overlaps, normalised to sum 1.
 
     On voxels that are no cubes the sampled sphere is stretched by a trifle, so that its second moments about the three
@@ -38,7 +38,7 @@ def spherical_mean(volume: ArrayLike, voxel_size: ArrayLike, radius: float) -> F
     values, size = np.asarray(volume, np.float32), np.asarray(voxel_size, np.float64)
     grid = padded_shape(values.shape, size, 2 * radius + 2 * float(size.max()))
     return np.ascontiguousarray(
-        crop(inverse_fft(forward_fft(values, grid) * sphere_kernel(grid, size, radius), grid), values.shape)
+        crop(inverse_fft(forward_fft(values, grid) * smv_kernel(grid, size, radius), grid), values.shape)
     )
 
 

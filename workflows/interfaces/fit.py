@@ -19,7 +19,7 @@ from ...pipeline.background.exterior_sources import exterior_field
 from ...pipeline.fits.execution import Execution
 from ...pipeline.fits.methods import FitOptions, fit_fields
 from ...pipeline.fits.result import Fit
-from ...pipeline.fits.single_step import through_spheres
+from ...pipeline.fits.single_step import smv_filtered
 from ...pipeline.fits.tissue.prior import CORRELATION
 from ...pipeline.frames import b0_direction, voxel_frame, voxel_size
 from ...pipeline.labels import Labels, reference_to_mask, scan_deviations, scan_labels
@@ -222,7 +222,7 @@ class ScanLabels(Chi33Interface):
         total = read_image(Path(inputs.total_file))[0] * known
         h, size = b0_direction(affine, inputs.b0_direction), voxel_size(affine)
         left = total - exterior_field(total, known, size, h) - found.explained
-        self._save(runtime, "residual_file", through_spheres(left, known, size, radii)[0], affine)
+        self._save(runtime, "residual_file", smv_filtered(left, known, size, radii)[0], affine)
         own = field_of_fit(total, found.explained, known, size)
         self._save(runtime, "fitfield_file", np.where(own.mask & local, own.field, 0), affine)
 

@@ -35,18 +35,18 @@ _NO_FILTER = np.ones((1, 1, 1), np.float32)
 class Observation:
     """What of one scan's field enters the fit, on the box of the grid.
 
-    weight: (x, y, z) float32, 0 where the field is unknown; shells: (x, y, z) uint8, which filter is used where
+    weight: (x, y, z) float32, 0 where the field is unknown; radius_index: (x, y, z) uint8, which filter is used where
     (1: the first; 0: none, and no data), or None for the field itself; level: the scan's own factor within weight.
     """
 
     weight: Float32Array
-    shells: NDArray[np.uint8] | None = None
+    radius_index: NDArray[np.uint8] | None = None
     level: float = 1.0
 
     @property
     def known(self) -> NDArray[np.bool_]:
         """Where the field enters (x, y, z), the voxels of its residual."""
-        return self.weight > 0 if self.shells is None else (self.weight > 0) & (self.shells > 0)
+        return self.weight > 0 if self.radius_index is None else (self.weight > 0) & (self.radius_index > 0)
 
     def with_level(self, level: float) -> Observation:
         """Return the same with another factor of the scan in its weight."""
@@ -56,21 +56,21 @@ class Observation:
 
     def forward(self, spectrum: Complex64Array, grid: FitGrid, filters: Float32Array | None) -> Float32Array:
         """Return the filtered field (box) of a field's spectrum."""
-        if self.shells is None or filters is None:
+        if self.radius_index is None or filters is None:
             return grid.inverse(spectrum)
         seen = np.zeros(grid.box_shape, np.float32)
         for number in range(len(filters)):
             part = grid.inverse(filters[number] * spectrum)
-            np.copyto(seen, part, where=self.shells == number + 1)
+            np.copyto(seen, part, where=self.radius_index == number + 1)
         return seen
 
     def adjoint(self, field: Float32Array, grid: FitGrid, filters: Float32Array | None) -> Complex64Array:
         """Return the spectrum of the adjoint of `forward`, up to the transform's own scale."""
-        if self.shells is None or filters is None:
+        if self.radius_index is None or filters is None:
             return grid.forward(field)
         spectrum = np.zeros(grid.half, np.complex64)
         for number in range(len(filters)):
-            part = grid.forward(np.where(self.shells == number + 1, field, np.float32(0)))
+            part = grid.forward(np.where(self.radius_index == number + 1, field, np.float32(0)))
             part *= filters[number]
             spectrum += part
         return spectrum
@@ -107,7 +107,7 @@ def _normal_of_scan(
     return observation.adjoint(seen * observation.weight**2, grid, filters)
 
 
-def _data_of_scan(
+def _right_hand_side_of_scan(
     field: Float32Array, grid: FitGrid, observation: Observation, filters: Float32Array | None
 ) -> Complex64Array:
     seen = _seen(grid.forward(field), grid, observation, filters)
@@ -126,16 +126,16 @@ def _residual_of_scan(
     return _seen(left, grid, observation, filters)
 
 
-def shell_shares(observations: Sequence[Observation], filters: int) -> NDArray[np.float64]:
+def radius_shares(observations: Sequence[Observation], filters: int) -> NDArray[np.float64]:
     """Return for each filter the sum of squared weights of its voxels over the number of all voxels that are seen.
 
     Levels of the scans are left out of the weights.
     """
     squares, count = np.zeros(filters), 0
     for one in observations:
-        shells = np.ravel(one.shells)  # type: ignore[arg-type]
-        squares += np.bincount(shells, (np.ravel(one.weight) / one.level) ** 2, minlength=filters + 1)[1:]
-        count += int(np.count_nonzero(shells))
+        radius_index = np.ravel(one.radius_index)  # type: ignore[arg-type]
+        squares += np.bincount(radius_index, (np.ravel(one.weight) / one.level) ** 2, minlength=filters + 1)[1:]
+        count += int(np.count_nonzero(radius_index))
     return squares / max(count, 1)
 
 
@@ -186,7 +186,7 @@ class FieldModel:
         """Return the mean of (weight x filter)^2 at each k (half): what the closed form of the problem holds."""
         if self._filters is None:
             return _NO_FILTER
-        shares = shell_shares([self._observations[scan] for scan in self.scans], len(self._filters))
+        shares = radius_shares([self._observations[scan] for scan in self.scans], len(self._filters))
         return np.einsum("r,rxyz->xyz", shares, self._filters**2).astype(np.float32)
 
     @property
@@ -232,12 +232,12 @@ class FieldModel:
         chosen = [self._observations[scan] for scan in self.scans]
         return chosen, [self._shared_filters] * len(self.scans)
 
-    def data_side(self, fields: Sequence[Float32Array]) -> Float32Array:
+    def right_hand_side(self, fields: Sequence[Float32Array]) -> Float32Array:
         """Return A^T W^2 of the scans' fields (whole list, box each)."""
         observations, filters = self._per_scan()
         grids = [self.grid] * len(self.scans)
         chosen = [np.asarray(fields[scan], np.float32) for scan in self.scans]
-        return self.maps(self._sum_over_scans(_data_of_scan, chosen, grids, observations, filters))
+        return self.maps(self._sum_over_scans(_right_hand_side_of_scan, chosen, grids, observations, filters))
 
     def normal(self, maps: Float32Array) -> Float32Array:
         """Return A^T W^2 A of maps, without the prior."""

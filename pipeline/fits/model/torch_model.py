@@ -16,7 +16,7 @@ from torch import Tensor
 from ...physics.dipole import Float32Array
 from ...physics.prior import Prior
 from ..tissue.prior import FrequencyMetric, TissueMetric, TissuePrior
-from .field_model import TENSOR, Observation, label_energy, shell_shares
+from .field_model import TENSOR, Observation, label_energy, radius_shares
 from .grid import FitGrid
 from .torch_closed_form import COMPONENT_AXES, TorchGrid, add_normal, add_precision, factor, solve, torch_device
 
@@ -50,7 +50,7 @@ class TorchFieldModel:
         self._weights = {scan: at.tensor(observations[scan].weight) for scan in self.scans}
         self._levels = {scan: observations[scan].level for scan in self.scans}
         self._filters = None if filters is None else at.tensor(filters)
-        self._shells = {} if filters is None else self._load_shells(observations)
+        self._shells = {} if filters is None else self._load_radius_index(observations)
         self._power = self._filter_power([observations[scan] for scan in self.scans])
         given = tissue if components == TENSOR else None
         self.metric = None if given is None else TissueMetric(given, grid, support, at.tensor)
@@ -59,15 +59,19 @@ class TorchFieldModel:
         self.count = components + (shared is not None)
         self._factored: tuple[tuple[float, Prior] | None, list[Tensor]] = (None, [])
 
-    def _load_shells(self, observations: Sequence[Observation]) -> dict[int, Tensor]:
-        found = ((scan, observations[scan].shells) for scan in self.scans)
-        return {scan: torch.tensor(shells, device=self._at.device) for scan, shells in found if shells is not None}
+    def _load_radius_index(self, observations: Sequence[Observation]) -> dict[int, Tensor]:
+        found = ((scan, observations[scan].radius_index) for scan in self.scans)
+        return {
+            scan: torch.tensor(radius_index, device=self._at.device)
+            for scan, radius_index in found
+            if radius_index is not None
+        }
 
     def _filter_power(self, observations: Sequence[Observation]) -> Tensor | None:
         """Return the mean of (weight x filter)^2 at each k (half); None without filters."""
         if self._filters is None:
             return None
-        shares = shell_shares(observations, len(self._filters))
+        shares = radius_shares(observations, len(self._filters))
         power = torch.zeros(self.grid.half, dtype=torch.float32, device=self._at.device)
         for share, one in zip(shares.tolist(), self._filters, strict=True):
             power.addcmul_(one, one, value=share)
@@ -161,7 +165,7 @@ class TorchFieldModel:
 
     # The problem
 
-    def data_side(self, fields: Sequence[Maps]) -> Tensor:
+    def right_hand_side(self, fields: Sequence[Maps]) -> Tensor:
         """Return A^T W^2 of the scans' fields (whole list, box each)."""
         total = self._zeros()
         for scan in self.scans:

@@ -50,7 +50,7 @@ def frequency_contrast(
     noise: in ppm at weight 1.
     """
     found = conjugate_gradients(
-        scalar, scalar.data_side(fields), noise=noise, prior=prior, iterations=_ITERATIONS, tolerance=0.0,
+        scalar, scalar.right_hand_side(fields), noise=noise, prior=prior, iterations=_ITERATIONS, tolerance=0.0,
     )  # fmt: skip
     white = frequency.spread / np.float32(frequency.white)
     parts = [support & (white > _WHITE), support & (white < _OTHER)]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...orientations.conditioning import sphere_points
 from ...physics.prior import Prior
 from ...physics.tensors import chi33_weights
-from ..model.field_model import Observation, shell_shares
+from ..model.field_model import Observation, radius_shares
 from ..model.grid import FitGrid
 from ..noise import model_rows
 from .prior import CORRELATION, TissuePrior, coherence
@@ -73,7 +73,7 @@ def filter_power(
     """Return the mean of (weight x filter)^2 over the voxels seen, at each k (half); None without filters."""
     if filters is None:
         return None
-    shares = shell_shares(observations, len(filters))
+    shares = radius_shares(observations, len(filters))
     return np.asarray(sum(share * one.astype(np.float64) ** 2 for share, one in zip(shares, filters, strict=True)))
 
 

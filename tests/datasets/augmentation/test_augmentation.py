@@ -13,9 +13,9 @@ from chi33.datasets.augmentation.rotation import (
     outline,
     random_rotation,
     reorient,
-    turn_scalar,
-    turn_tensor,
-    turned_grid,
+    rotate_scalar_image,
+    rotate_tensor_image,
+    rotated_grid,
     vary,
 )
 from chi33.datasets.build.build import BuildConfig, build_store
@@ -68,8 +68,8 @@ def turned_kind(kind: str) -> Volume:
         return reorient(tensor, [0.48, -0.6, 0.64], "b0-001")
     if kind == "cosmos":
         scalar = ScalarVolume("sub-01", "01", tensor.chi[0], tensor.mask, tensor.geometry)
-        return turn_scalar(scalar, rotation, "aug-001", labels=("chi33", "deltab", "cosmos"))
-    return turn_tensor(tensor, rotation, "aug-001")
+        return rotate_scalar_image(scalar, rotation, "aug-001", labels=("chi33", "deltab", "cosmos"))
+    return rotate_tensor_image(tensor, rotation, "aug-001")
 
 
 @pytest.mark.parametrize("kind", ["tensor", "cosmos", "reoriented"])
@@ -103,7 +103,7 @@ def test_a_quarter_turn_of_a_rough_tensor_is_exact(axis: str) -> None:
     chi = (np.random.default_rng(3).standard_normal((6, *mask.shape)) * mask).astype(np.float32)
     tensor = TensorVolume("01", reference_to_mask(chi, mask), mask, Geometry(np.diag([2.0, 2, 2, 1]), B0, 3.0))
     rotation = Rotation.from_euler(axis, 90, degrees=True).as_matrix()
-    volume = turn_tensor(tensor, rotation, "aug-001")
+    volume = rotate_tensor_image(tensor, rotation, "aug-001")
     planes = {"x": (2, 3), "y": (3, 1), "z": (1, 2)}[axis]
     expected = rotate_components(np.rot90(tensor.chi, 1, planes), rotation)[5]
     assert np.abs(volume.channels["chi33"] - expected).max() < 1e-6 * np.ptp(expected)
@@ -201,7 +201,7 @@ def test_every_augmented_volume_in_a_store_is_consistent(derivatives: Path, tmp_
 @pytest.mark.parametrize("affine", [np.diag([2.0, 2, 2, 1]), oblique(12, (1.0, 1.0, 2.0)), oblique(90, (1, 1.5, 2))])
 def test_turned_tensor_is_consistent_on_any_grid(affine: np.ndarray) -> None:
     rotation = Rotation.from_rotvec([0.3, -0.2, 0.25]).as_matrix()
-    volume = turn_tensor(head(affine), rotation, "aug-001")
+    volume = rotate_tensor_image(head(affine), rotation, "aug-001")
     assert consistency(volume.channels, volume.geometry.voxel_size) < 1e-5
     np.testing.assert_allclose(b0_direction_from_affine(volume.geometry.affine), B0)
 
@@ -209,7 +209,7 @@ def test_turned_tensor_is_consistent_on_any_grid(affine: np.ndarray) -> None:
 def test_a_quarter_turn_about_x_puts_another_component_along_b0() -> None:
     tensor = head(np.diag([2.0, 2, 2, 1]))
     rotation = Rotation.from_euler("x", 90, degrees=True).as_matrix()  # (x, y, z) -> (x, -z, y)
-    volume = turn_tensor(tensor, rotation, "aug-001")
+    volume = rotate_tensor_image(tensor, rotation, "aug-001")
     assert volume.channels["mask"].shape == (21, 21, 21)
     moved = np.flip(np.swapaxes(tensor.chi, 2, 3), 2)  # voxel (x, y, z) goes to (x, -z, y)
     expected = rotate_components(moved, rotation)
@@ -223,14 +223,14 @@ def test_a_quarter_turn_about_x_puts_another_component_along_b0() -> None:
 def test_a_quarter_turn_about_b0_turns_the_field_with_the_head() -> None:
     tensor = head(np.diag([2.0, 2, 2, 1]))
     rotation = Rotation.from_euler("z", 90, degrees=True).as_matrix()  # (x, y, z) -> (-y, x, z)
-    volume = turn_tensor(tensor, rotation, "aug-001")
+    volume = rotate_tensor_image(tensor, rotation, "aug-001")
     field = tensor_field(tensor.chi, (2, 2, 2), B0)
     np.testing.assert_allclose(volume.channels["field"], np.flip(np.swapaxes(field, 0, 1), 0), atol=2e-5)
 
 
 def test_no_turn_changes_nothing() -> None:
     tensor = head(np.diag([2.0, 2, 2, 1]), (21, 24, 20))
-    volume = turn_tensor(tensor, np.eye(3), "aug-001")
+    volume = rotate_tensor_image(tensor, np.eye(3), "aug-001")
     np.testing.assert_allclose(volume.channels["chi33"], tensor.chi[5], atol=1e-6)
     np.testing.assert_array_equal(volume.channels["mask"], tensor.mask)
 
@@ -240,7 +240,9 @@ def test_labels_are_relative_to_the_mean_over_the_brain() -> None:
     shifted = tensor.chi.copy()
     shifted[[0, 3, 5]] += 0.3
     rotation = Rotation.from_rotvec([0.2, 0.1, 0]).as_matrix()
-    plain, moved = (turn_tensor(replace(tensor, chi=chi), rotation, "a").channels for chi in (tensor.chi, shifted))
+    plain, moved = (
+        rotate_tensor_image(replace(tensor, chi=chi), rotation, "a").channels for chi in (tensor.chi, shifted)
+    )
     for name in ("chi33", "field", "deltab"):
         np.testing.assert_allclose(moved[name], plain[name], atol=1e-6)
 
@@ -249,8 +251,8 @@ def test_the_field_of_a_small_turn_is_that_of_a_turned_b0() -> None:
     tensor = head(np.diag([2.0, 2, 2, 1]), (29, 29, 29))
     tensor = replace(tensor, chi=reference_to_mask(smooth(1, tensor.mask, sigma=3.0), tensor.mask))
     rotation = Rotation.from_euler("y", 20, degrees=True).as_matrix()
-    volume = turn_tensor(tensor, rotation, "aug-001")
-    back = np.linalg.inv(turned_grid(tensor.mask, tensor.geometry, rotation)[2])
+    volume = rotate_tensor_image(tensor, rotation, "aug-001")
+    back = np.linalg.inv(rotated_grid(tensor.mask, tensor.geometry, rotation)[2])
     place = (volume.geometry.affine, tensor.geometry.affine, tensor.mask.shape, back)
     returned = resample(volume.channels["field"], *place)
     expected = tensor_field(tensor.chi, (2, 2, 2), rotation.T @ B0)
@@ -267,7 +269,7 @@ def test_nothing_of_a_turned_head_is_cut_off() -> None:
     geometry = Geometry(affine, B0, 3.0)
     rotation = Rotation.from_euler("y", 60, degrees=True).as_matrix()
     chi = np.ones(mask.shape, np.float32)
-    volume = turn_scalar(ScalarVolume("sub-01", "01", chi, mask, geometry), rotation, "a", labels=("cosmos",))
+    volume = rotate_scalar_image(ScalarVolume("sub-01", "01", chi, mask, geometry), rotation, "a", labels=("cosmos",))
     turned = volume.channels["mask"]
     assert turned.shape[2] > mask.shape[2]
     assert turned.sum() == pytest.approx(mask.sum(), rel=0.1)
@@ -278,7 +280,7 @@ def test_a_sagittal_grid_is_turned_upright() -> None:
     affine = np.zeros((4, 4))
     affine[1, 0], affine[2, 1], affine[0, 2], affine[3, 3] = -1.0, -1.5, 2.0, 1  # array axes: -y, -z, x
     tensor = head(affine, (22, 24, 20))
-    volume = turn_tensor(tensor, np.eye(3), "aug-001")
+    volume = rotate_tensor_image(tensor, np.eye(3), "aug-001")
     np.testing.assert_allclose(volume.geometry.voxel_size, [2.0, 1.0, 1.5])
     upright = np.flip(np.transpose(tensor.mask, (2, 0, 1)), (1, 2))
     assert volume.channels["mask"].sum() == tensor.mask.sum()

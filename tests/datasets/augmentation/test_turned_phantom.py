@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from chi33.datasets.augmentation.rotation import magnetisation_weights, turn_tensor
+from chi33.datasets.augmentation.rotation import magnetisation_weights, rotate_tensor_image
 from chi33.datasets.store.volume import Geometry, TensorVolume
 from chi33.pipeline.images.morphology import dice
 from chi33.pipeline.images.spline_maps import evaluate, spline_maps
@@ -75,7 +75,7 @@ def test_a_turned_volume_is_consistent(scans: TwoScans) -> None:
     scan = scans.neutral
     geometry = Geometry(scan.grid.affine, scan.b0_direction, 3.0)
     tensor = TensorVolume("01", scan.world_tensor, scan.brain_mask.astype(np.uint8), geometry)
-    volume = turn_tensor(tensor, scans.transform[:3, :3], "aug-001").channels
+    volume = rotate_tensor_image(tensor, scans.transform[:3, :3], "aug-001").channels
     explained = dipole_field(volume["chi33"], (VOXEL,) * 3, (0, 0, 1)) + volume["deltab"]
     assert np.abs(volume["field"] - explained).max() < 1e-5 * np.ptp(volume["field"])
     assert np.ptp(volume["deltab"]) > 0.005

@@ -1,4 +1,4 @@
-"""Heads turned on a device are those of turn_tensor, and a patch depends on seed, epoch and index alone."""
+"""Heads turned on a device are those of rotate_tensor_image, and a patch depends on seed, epoch and index alone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 from chi33.datasets.augmentation import torch_rotation as rotation_torch
-from chi33.datasets.augmentation.rotated_head import TurnableHead, read_sources
-from chi33.datasets.augmentation.rotation import turn_scalar, turn_tensor
-from chi33.datasets.augmentation.torch_rotation import TurnedPatchDataset, admissible_before, draw_corner
+from chi33.datasets.augmentation.rotated_head import RotatableHead, read_sources
+from chi33.datasets.augmentation.rotation import rotate_scalar_image, rotate_tensor_image
+from chi33.datasets.augmentation.torch_rotation import RotatedPatchDataset, admissible_before, draw_corner
 from chi33.datasets.build.build import BuildConfig, build_store
 from chi33.datasets.loading.epoch_sampler import EpochSampler
 from chi33.datasets.loading.loaders import LoaderConfig, loader_of, patches_of, sampler_of
@@ -69,8 +69,8 @@ def test_a_tensor_turned_in_torch_is_that_of_numpy(
     monkeypatch.setattr(torch_field, "_SLAB_POINTS", 20_000)
     tensor = sources(store_of_two, "tensor")[0]
     assert isinstance(tensor, TensorVolume)
-    expected = turn_tensor(tensor, rotation, "a")
-    found = TurnableHead.of(tensor, device).turn(rotation)
+    expected = rotate_tensor_image(tensor, rotation, "a")
+    found = RotatableHead.of(tensor, device).turn(rotation)
     np.testing.assert_array_equal(found.mask.cpu().numpy(), expected.mask)
     np.testing.assert_array_equal(found.geometry.affine, expected.geometry.affine)
     assert set(found.maps) == {"field", "chi33", "deltab"}
@@ -104,8 +104,8 @@ def test_a_cosmos_map_turned_in_torch_is_that_of_numpy(store_of_two: Path, devic
     scalar = sources(store_of_two, "cosmos")[1]
     assert isinstance(scalar, ScalarVolume)
     assert scalar.id == "sub-01/acq-ori02"
-    expected = turn_scalar(scalar, ROTATIONS[0], "a", labels=("chi33", "cosmos"))
-    found = TurnableHead.of(scalar, device).turn(ROTATIONS[0])
+    expected = rotate_scalar_image(scalar, ROTATIONS[0], "a", labels=("chi33", "cosmos"))
+    found = RotatableHead.of(scalar, device).turn(ROTATIONS[0])
     np.testing.assert_array_equal(found.mask.cpu().numpy(), expected.mask)
     for name in ("field", "chi33", "cosmos"):
         difference = np.abs(found.maps[name].cpu().numpy() - expected.channels[name]).max()
@@ -114,7 +114,7 @@ def test_a_cosmos_map_turned_in_torch_is_that_of_numpy(store_of_two: Path, devic
 
 @pytest.mark.parametrize("kind", ["tensor", "cosmos"])
 def test_items_are_crops_of_turned_heads_in_the_layout_of_patches(store_of_two: Path, kind: str) -> None:
-    dataset = TurnedPatchDataset(store_of_two, kind=kind, seed=3)
+    dataset = RotatedPatchDataset(store_of_two, kind=kind, seed=3)
     assert len(dataset) == len(PatchDataset(store_of_two))
     like = PatchDataset(store_of_two)[0]
     by_name = {getattr(one, "id", f"sub-{one.subject}"): one for one in sources(store_of_two, kind)}
@@ -131,9 +131,9 @@ def test_items_are_crops_of_turned_heads_in_the_layout_of_patches(store_of_two: 
         one = by_name[source]
         labels = ("chi33", "deltab")
         whole = (
-            turn_tensor(one, rotation, "a")
+            rotate_tensor_image(one, rotation, "a")
             if isinstance(one, TensorVolume)
-            else turn_scalar(one, rotation, "a", labels=labels)
+            else rotate_scalar_image(one, rotation, "a", labels=labels)
         )
         i, j, k = item["corner"].tolist()
         box = np.s_[i : i + 10, j : j + 10, k : k + 10]
@@ -149,29 +149,29 @@ def test_items_are_crops_of_turned_heads_in_the_layout_of_patches(store_of_two: 
 
 
 def test_a_batch_is_its_items_collated(store_of_two: Path) -> None:
-    dataset = TurnedPatchDataset(store_of_two, patches_per_turn=3, snr=(10, 40), scale=(0.5, 2))
+    dataset = RotatedPatchDataset(store_of_two, patches_per_turn=3, snr=(10, 40), scale=(0.5, 2))
     assert equal(dataset.batch([4, 5, (2, 1)]), default_collate([dataset[4], dataset[5], dataset[2, 1]]))
 
 
 def test_several_patches_share_a_turned_head(store_of_two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turned = []
-    turn = TurnableHead.turn
-    monkeypatch.setattr(TurnableHead, "turn", lambda self, rotation: turned.append(1) or turn(self, rotation))
-    dataset = TurnedPatchDataset(store_of_two, patches_per_turn=4)
+    turn = RotatableHead.turn
+    monkeypatch.setattr(RotatableHead, "turn", lambda self, rotation: turned.append(1) or turn(self, rotation))
+    dataset = RotatedPatchDataset(store_of_two, patches_per_turn=4)
     items = [dataset[index] for index in range(8)]
     assert len(turned) == 2
     assert [item["volume"] for item in items] == [items[0]["volume"]] * 4 + [items[4]["volume"]] * 4
     assert len({tuple(item["corner"].tolist()) for item in items[:4]}) > 1
-    assert equal(items[2], TurnedPatchDataset(store_of_two, patches_per_turn=4)[2])  # in any order
+    assert equal(items[2], RotatedPatchDataset(store_of_two, patches_per_turn=4)[2])  # in any order
 
 
 def test_epochs_and_seeds_differ_and_repeat(store_of_two: Path) -> None:
-    dataset = TurnedPatchDataset(store_of_two, seed=1, snr=(20, 20))
+    dataset = RotatedPatchDataset(store_of_two, seed=1, snr=(20, 20))
     first = dataset[0]
     dataset.set_epoch(1)
     second = dataset[0]
-    assert equal(second, TurnedPatchDataset(store_of_two, seed=1, snr=(20, 20))[1, 0])
-    other = TurnedPatchDataset(store_of_two, seed=2, snr=(20, 20))
+    assert equal(second, RotatedPatchDataset(store_of_two, seed=1, snr=(20, 20))[1, 0])
+    other = RotatedPatchDataset(store_of_two, seed=2, snr=(20, 20))
     rotations = [dataset.rotation((0, 0))[1], dataset.rotation((1, 0))[1], other.rotation(0)[1]]
     assert not any(np.allclose(rotations[a], rotations[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
     assert not torch.equal(first["field"], second["field"])
@@ -182,7 +182,7 @@ def test_epochs_and_seeds_differ_and_repeat(store_of_two: Path) -> None:
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_any_number_of_workers_gives_the_same_patches(store_of_two: Path, start: str) -> None:
-    dataset = TurnedPatchDataset(store_of_two, length=6, patches_per_turn=2, snr=(10, 20), scale=(0.5, 2))
+    dataset = RotatedPatchDataset(store_of_two, length=6, patches_per_turn=2, snr=(10, 20), scale=(0.5, 2))
     sampler = EpochSampler(6, seed=4, with_epoch=True)
     sampler.set_epoch(3)
     plain = list(DataLoader(dataset, batch_size=2, sampler=sampler))
@@ -202,9 +202,9 @@ def rotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], i
     """Tells how many heads were rotated since it was asked last, in this process and in those forked from it."""
     log = tmp_path / "rotations"
     log.touch()
-    turn = TurnableHead.turn
+    turn = RotatableHead.turn
 
-    def recorded(self: TurnableHead, rotation: np.ndarray) -> Any:
+    def recorded(self: RotatableHead, rotation: np.ndarray) -> Any:
         with open(log, "ab") as file:
             file.write(b".")
         return turn(self, rotation)
@@ -214,7 +214,7 @@ def rotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], i
         log.write_bytes(b"")
         return found
 
-    monkeypatch.setattr(TurnableHead, "turn", recorded)
+    monkeypatch.setattr(RotatableHead, "turn", recorded)
     return count
 
 
@@ -266,7 +266,7 @@ def test_processes_that_train_together_share_out_whole_heads(store_of_two: Path)
 
 
 def test_a_pickled_dataset_leaves_the_turned_head_behind(store_of_two: Path) -> None:
-    dataset = TurnedPatchDataset(store_of_two)
+    dataset = RotatedPatchDataset(store_of_two)
     item = dataset[0]
     assert dataset._last is not None
     copy = pickle.loads(pickle.dumps(dataset))
@@ -275,8 +275,8 @@ def test_a_pickled_dataset_leaves_the_turned_head_behind(store_of_two: Path) -> 
 
 
 def test_noise_has_the_given_ratio_and_lies_inside_the_mask(store_of_two: Path) -> None:
-    plain = TurnedPatchDataset(store_of_two, seed=5, patches_per_turn=4)
-    noisy = TurnedPatchDataset(store_of_two, seed=5, patches_per_turn=4, snr=(8, 8))
+    plain = RotatedPatchDataset(store_of_two, seed=5, patches_per_turn=4)
+    noisy = RotatedPatchDataset(store_of_two, seed=5, patches_per_turn=4, snr=(8, 8))
     added, inside = [], 0
     for index in range(8):
         one, other = plain[index], noisy[index]
@@ -292,8 +292,8 @@ def test_noise_has_the_given_ratio_and_lies_inside_the_mask(store_of_two: Path) 
 
 @pytest.mark.parametrize("kind", ["tensor", "cosmos"])
 def test_scale_multiplies_field_and_labels_together(store_of_two: Path, kind: str) -> None:
-    plain = TurnedPatchDataset(store_of_two, kind=kind)
-    scaled = TurnedPatchDataset(store_of_two, kind=kind, scale=(0.5, 3))
+    plain = RotatedPatchDataset(store_of_two, kind=kind)
+    scaled = RotatedPatchDataset(store_of_two, kind=kind, scale=(0.5, 3))
     scales = []
     for index in range(5):
         scales.append(scaled.rotation(index)[2])
@@ -320,7 +320,7 @@ def test_every_admissible_corner_is_drawn_alike() -> None:
 
 
 def test_cosmos_as_a_channel(store_of_two: Path) -> None:
-    item = TurnedPatchDataset(store_of_two, kind="cosmos", channels=("field", "cosmos", "mask"))[0]
+    item = RotatedPatchDataset(store_of_two, kind="cosmos", channels=("field", "cosmos", "mask"))[0]
     assert set(item) & {"field", "chi33", "deltab", "cosmos", "mask"} == {"field", "cosmos", "mask"}
     assert item["cosmos"].abs().max() > 0
 
@@ -345,16 +345,16 @@ def test_cosmos_as_a_channel(store_of_two: Path) -> None:
 )
 def test_unfit_options_are_refused(store_of_two: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        TurnedPatchDataset(store_of_two, **options)
+        RotatedPatchDataset(store_of_two, **options)
 
 
 def test_a_patch_size_must_be_known(store_of_two: Path) -> None:
     with pytest.raises(InputError, match="patch_size must be given, as the store has no patch index for this split"):
-        TurnedPatchDataset(replace(open_store(store_of_two), patches={}))
+        RotatedPatchDataset(replace(open_store(store_of_two), patches={}))
 
 
 def test_a_gpu_is_not_used_from_workers(store_of_two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = TurnedPatchDataset(store_of_two)
+    dataset = RotatedPatchDataset(store_of_two)
     monkeypatch.setattr(dataset, "device", torch.device("cuda"))
     monkeypatch.setattr(rotation_torch, "get_worker_info", lambda: object())
     with pytest.raises(InputError, match="heads on cuda cannot be turned in worker processes: use num_workers=0"):

@@ -170,8 +170,8 @@ def test_values_that_come_out_infinite_are_refused(derivatives: Path, tmp_path: 
         result.channels["chi33"][0, 0, 0] = np.inf
         return result
 
-    original = build_tasks.turn_tensor
-    monkeypatch.setattr(build_tasks, "turn_tensor", infinite)
+    original = build_tasks.rotate_tensor_image
+    monkeypatch.setattr(build_tasks, "rotate_tensor_image", infinite)
     with pytest.raises(StepError, match="chi33 of sub-01/aug-001 came out with values that are not finite"):
         build_store(derivatives, tmp_path / "s.h5", CONFIG)
     assert list(tmp_path.iterdir()) == [tmp_path / ".s.h5.parts"]

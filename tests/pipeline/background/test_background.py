@@ -9,7 +9,7 @@ from chi33.pipeline.background import (
     BACKGROUND_METHODS,
     check_radii,
     remove_background,
-    sphere_kernel,
+    smv_kernel,
     vsharp,
     vsharp_radii,
 )
@@ -95,7 +95,7 @@ def test_the_mask_shrinks_by_the_smallest_radius_in_millimetres(shape: tuple, si
 @pytest.mark.parametrize("size", [(1.0, 1.0, 1.0), (0.8, 1.2, 3.0)])
 def test_the_sphere_averages_harmonic_functions_to_their_centre_value(radius: float, size: tuple) -> None:
     shape = tuple(int(2 * np.ceil(18 / d)) + 3 for d in size)
-    weights = inverse_fft(sphere_kernel(shape, size, radius).astype(np.complex64), shape)
+    weights = inverse_fft(smv_kernel(shape, size, radius).astype(np.complex64), shape)
     assert weights.sum() == pytest.approx(1, abs=1e-5)
     assert weights.min() > -1e-6
     centred = np.roll(weights, [n // 2 for n in shape], axis=(0, 1, 2))
@@ -133,7 +133,7 @@ ZERO = np.zeros((24, 24, 24))
     (lambda: vsharp(ZERO, BALL, (2, 2, 2), threshold=0), "threshold must lie between 0 and 1, got 0"),
     (lambda: vsharp(ZERO, BALL, (2, 2, 0)), "voxel_size must be three positive"),
     (lambda: vsharp(ZERO + np.nan, BALL, (2, 2, 2)), "the total field holds 13824 NaN or infinite values"),
-    (lambda: sphere_kernel((9, 9, 9), (1, 1, 1), 8.0), r"a sphere of 8 mm does not fit the grid of \(9, 9, 9\) voxels"),
+    (lambda: smv_kernel((9, 9, 9), (1, 1, 1), 8.0), r"a sphere of 8 mm does not fit the grid of \(9, 9, 9\) voxels"),
 ])  # fmt: skip
 def test_fields_whose_background_cannot_be_removed_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):

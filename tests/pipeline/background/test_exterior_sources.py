@@ -57,8 +57,8 @@ def filtered(field: Array, mask: NDArray[np.bool_], size: tuple[float, ...]) -> 
     """What of a field, known on the whole grid, passes the filter of the single-step fit: the voxels that have one."""
     problem = single_step_problem([field, field], [mask, mask], size, [UPRIGHT, TILTED])
     seen, grid = problem.observations[0], problem.grid
-    assert seen.shells is not None
-    return seen.forward(grid.forward(grid.crop(field)), grid, problem.filters)[seen.shells > 0]
+    assert seen.radius_index is not None
+    return seen.forward(grid.forward(grid.crop(field)), grid, problem.filters)[seen.radius_index > 0]
 
 
 @pytest.mark.parametrize(("shape", "size"), GRIDS)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chi33.files.errors import InputError
-from chi33.pipeline.background import sphere_kernel
+from chi33.pipeline.background import smv_kernel
 from chi33.pipeline.fits.closed_form import fit_susceptibility
 from chi33.pipeline.fits.execution import Execution
 from chi33.pipeline.fits.masked import Stopping, fit_masked
@@ -62,11 +62,11 @@ def problem(request: pytest.FixtureRequest) -> tuple[FitGrid, list[Observation],
     observations = []
     for _ in range(3):
         weight = rng.uniform(0.2, 2, grid.box_shape) * (rng.random(grid.box_shape) < 0.7)
-        shells = rng.integers(0, 4, grid.box_shape).astype(np.uint8) if filtered else None
-        observations.append(Observation(weight.astype(np.float32), shells))
+        radius_index = rng.integers(0, 4, grid.box_shape).astype(np.uint8) if filtered else None
+        observations.append(Observation(weight.astype(np.float32), radius_index))
     support = rng.random(grid.box_shape) < 0.8
     radii = (5.0, 3.5, 2.0)
-    filters = np.stack([1 - sphere_kernel(grid.padded, grid.voxel_size, r) for r in radii]) if filtered else None
+    filters = np.stack([1 - smv_kernel(grid.padded, grid.voxel_size, r) for r in radii]) if filtered else None
     return grid, observations, support, filters
 
 
@@ -85,7 +85,7 @@ def test_the_forward_model_and_its_adjoint_are_adjoint(problem: tuple, component
         np.testing.assert_array_equal(aty[:, ~support], 0)
         unseen = observations[scan].weight == 0
         if filters is not None:
-            unseen |= observations[scan].shells == 0
+            unseen |= observations[scan].radius_index == 0
         np.testing.assert_array_equal(ax[unseen], 0)
         assert np.count_nonzero(ax[~unseen]) > 0.99 * np.count_nonzero(~unseen)
 
@@ -107,7 +107,7 @@ def test_the_normal_operator_and_the_data_side_are_sums_of_the_scans_adjoints(
         one = observations[scan]
         seen = one.forward(grid.forward(fields[scan]), grid, filters)
         expected = expected + model.field_adjoint(seen * one.weight, scan)
-    assert relative(model.data_side(fields), expected) < 1e-5
+    assert relative(model.right_hand_side(fields), expected) < 1e-5
 
 
 def test_without_masks_the_model_is_the_operator_of_the_physics(running: Execution) -> None:
@@ -138,14 +138,14 @@ def test_inner_products_of_a_model_are_summed_in_float64(components: int, runnin
 def test_a_filtered_field_is_that_of_the_shells_filter_at_each_voxel(running: Execution) -> None:
     shape, size = (16, 14, 15), (1.0, 1.0, 1.0)
     grid = make_grid(np.ones(shape, bool), size, directions(2), 0.0)
-    shells = np.random.default_rng(2).integers(0, 3, shape).astype(np.uint8)
-    filters = np.stack([1 - sphere_kernel(shape, size, r) for r in (4.0, 2.0)])
+    radius_index = np.random.default_rng(2).integers(0, 3, shape).astype(np.uint8)
+    filters = np.stack([1 - smv_kernel(shape, size, r) for r in (4.0, 2.0)])
     field = np.random.default_rng(3).standard_normal(shape).astype(np.float32)
-    seen = Observation(np.ones(shape, np.float32), shells).forward(grid.forward(field), grid, filters)
-    np.testing.assert_array_equal(seen[shells == 0], 0)
+    seen = Observation(np.ones(shape, np.float32), radius_index).forward(grid.forward(field), grid, filters)
+    np.testing.assert_array_equal(seen[radius_index == 0], 0)
     for number in (1, 2):
         expected = np.fft.irfftn(filters[number - 1] * np.fft.rfftn(field), s=shape, axes=(0, 1, 2))
-        np.testing.assert_allclose(seen[shells == number], expected[shells == number], atol=1e-5)
+        np.testing.assert_allclose(seen[radius_index == number], expected[radius_index == number], atol=1e-5)
 
 
 @pytest.mark.parametrize("components", [6, 1])
@@ -153,7 +153,7 @@ def test_residuals_are_what_the_model_leaves_where_a_scan_is_known(
     problem: tuple, components: int, running: Execution
 ) -> None:
     grid, observations, support, filters = problem
-    flat = [Observation((one.weight > 0).astype(np.float32), one.shells) for one in observations]
+    flat = [Observation((one.weight > 0).astype(np.float32), one.radius_index) for one in observations]
     model = FieldModel(grid, flat, support, running, components=components, filters=filters)
     rng = np.random.default_rng(12)
     x = (rng.standard_normal((components, *grid.box_shape)) * support).astype(np.float32)
@@ -161,7 +161,7 @@ def test_residuals_are_what_the_model_leaves_where_a_scan_is_known(
     for scan, left in enumerate(model.residuals(x, fields)):
         known = flat[scan].weight > 0
         if filters is not None:
-            known &= flat[scan].shells > 0
+            known &= flat[scan].radius_index > 0
         data = flat[scan].forward(grid.forward(fields[scan]), grid, filters)
         if filters is None:
             data = data - data[known].mean()
@@ -186,7 +186,7 @@ def test_conjugate_gradients_solve_the_regularised_problem(problem: tuple, runni
     model = FieldModel(grid, observations, support, running, filters=filters)
     noise, prior = 2e-3, Prior()
     fields = [1e-2 * np.random.default_rng(i).standard_normal(grid.box_shape).astype(np.float32) for i in range(3)]
-    right = model.data_side(fields)
+    right = model.right_hand_side(fields)
     solved = conjugate_gradients(model, right, noise=noise, prior=prior, iterations=60, tolerance=0.0)
     x = solved.maps
     left = right - (model.normal(x) + model.penalise(x, noise, prior)) * support

@@ -16,7 +16,7 @@ from chi33.pipeline.fits.single_step import (
     SINGLE_STEP_ITERATIONS,
     SINGLE_STEP_TOLERANCE,
     fit_single_step,
-    largest_spheres,
+    largest_radius_index,
     single_step_problem,
     single_step_radii,
 )
@@ -67,24 +67,24 @@ def test_each_voxel_has_the_largest_sphere_that_fits(size: tuple[float, ...]) ->
     known = ndimage.gaussian_filter(rng.standard_normal((24, 22, 20)), 5.0) > -0.01
     known[2:19, 3:20, 2:18] = True
     known[:, :, 0] = True  # at the edge of the grid, too
-    shells = largest_spheres(known, np.array(size), radii)
-    assert shells.dtype == np.uint8
+    radius_index = largest_radius_index(known, np.array(size), radii)
+    assert radius_index.dtype == np.uint8
     expected = np.zeros(known.shape, int)
     for number in (3, 2, 1):
         expected[fits(known, np.array(size), radii[number - 1])] = number
-    np.testing.assert_array_equal(shells, expected)
-    assert set(np.unique(shells)) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(radius_index, expected)
+    assert set(np.unique(radius_index)) == {0, 1, 2, 3}
 
 
 def test_in_a_ball_the_shells_are_balls() -> None:
     at = np.stack(np.meshgrid(*[np.arange(31) - 15.0] * 3, indexing="ij"))
     distance = np.sqrt((at**2).sum(axis=0))
-    shells = largest_spheres(distance <= 12, np.ones(3), (9.0, 6.0, 3.0))
-    assert shells[15, 15, 15] == 1
+    radius_index = largest_radius_index(distance <= 12, np.ones(3), (9.0, 6.0, 3.0))
+    assert radius_index[15, 15, 15] == 1
     for number, radius in ((1, 9), (2, 6), (3, 3)):
-        assert (shells[distance < 12 - radius - 1] <= number).all()
-        assert ((shells == 0) | (shells > number))[distance > 12 - radius + 1].all()
-    np.testing.assert_array_equal(shells[distance > 12], 0)
+        assert (radius_index[distance < 12 - radius - 1] <= number).all()
+        assert ((radius_index == 0) | (radius_index > number))[distance > 12 - radius + 1].all()
+    np.testing.assert_array_equal(radius_index[distance > 12], 0)
 
 
 # A head with a background
@@ -208,7 +208,7 @@ def test_hardly_anything_of_a_background_is_data(head: Head) -> None:
     def data(*parts: str) -> list[Array]:
         problem = single_step_problem(head.total(*parts), head.masks, SIZE, head.directions)
         return [
-            one.forward(problem.grid.forward(field), problem.grid, problem.filters)[one.shells > 0]
+            one.forward(problem.grid.forward(field), problem.grid, problem.filters)[one.radius_index > 0]
             for one, field in zip(problem.observations, problem.fields, strict=True)
         ]
 

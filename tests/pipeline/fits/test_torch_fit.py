@@ -156,7 +156,7 @@ def test_every_operation_equals_the_compiled_one(
     for chosen in (None, [4, 0, 3]):
         truth, found = models(problem, components, chosen)
         for one, other in (
-            (found.data_side(problem.fields), truth.data_side(problem.fields)),
+            (found.right_hand_side(problem.fields), truth.right_hand_side(problem.fields)),
             (found.normal(x), truth.normal(x)),
             (found.precondition(x, NOISE, prior), truth.precondition(x, NOISE, prior)),
             (found.precondition(x, 5 * NOISE, prior), truth.precondition(x, 5 * NOISE, prior)),
@@ -292,7 +292,7 @@ def test_nothing_is_left_in_main_memory(kind: str, components: int, monkeypatch:
     monkeypatch.setattr(TorchFieldModel, "_filter_power", lambda *_: power)
     _, model = models(problem, components)
     x = torch.zeros((components, *problem.grid.box_shape), device=meta)
-    found = [model.data_side(problem.fields), model.normal(x), model.precondition(x, NOISE, prior), model.own(x),
+    found = [model.right_hand_side(problem.fields), model.normal(x), model.precondition(x, NOISE, prior), model.own(x),
              model.penalise(x, NOISE, prior), model.field_adjoint(model.field(x, 1), 1)]  # fmt: skip
     assert {(one.device, one.dtype, one.shape) for one in found} == {(meta, torch.float32, x.shape)}
     place = torch_closed_form.TorchGrid(problem.grid, meta)

@@ -12,7 +12,7 @@ import pytest
 from chi33.files.derivatives import read_image, write_image, write_transform
 from chi33.files.errors import InputError
 from chi33.pipeline.fits.closed_form import fit_susceptibility
-from chi33.pipeline.fits.single_step import through_spheres
+from chi33.pipeline.fits.single_step import smv_filtered
 from chi33.pipeline.frames import b0_direction_from_affine, voxel_frame
 from chi33.pipeline.physics.tensor_field import delta_b_prime, dipole_field
 from chi33.pipeline.physics.tensors import chi33 as apparent
@@ -352,7 +352,7 @@ def test_the_residual_of_a_single_step_fit_is_that_of_the_total_field_through_it
     residual, _ = read_image(files["residual_file"])
     seen = ndimage.distance_transform_edt(mask, sampling=np.linalg.norm(affine[:3, :3], axis=0)) > 14
     np.testing.assert_array_equal(residual[~mask], 0)
-    expected, where = through_spheres(blob, mask, np.linalg.norm(affine[:3, :3], axis=0), (18.0, 14.0))
+    expected, where = smv_filtered(blob, mask, np.linalg.norm(affine[:3, :3], axis=0), (18.0, 14.0))
     assert where[seen].all()
     assert np.abs(residual - expected)[seen].max() < 0.15 * np.abs(expected).max()
 
