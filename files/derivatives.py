@@ -24,7 +24,7 @@ from ..pipeline.frames import check_affine
 from .atomic import write_atomically
 from .errors import InputError, StepError
 from .folders import check_can_write
-from .nifti import open_image, read_data, read_image
+from .nifti import nifti_image, open_image, read_data, read_image
 from .sidecars import one_line, read_json, sidecar_path
 
 BIDS_VERSION = "1.9.0"
@@ -156,10 +156,7 @@ def write_image(
         )
     stored = np.moveaxis(volume, 0, -1) if volume.ndim == 4 else volume
     matrix = check_affine(affine, f"affine of {path.name}")
-    image = nib.Nifti1Image(np.asarray(stored, dtype=dtype), matrix)
-    image.header.set_xyzt_units("mm", "unknown")
-    image.set_qform(matrix, code=1)
-    image.set_sform(matrix, code=1)
+    image = nifti_image(np.asarray(stored, dtype=dtype), matrix)
     json_path = sidecar_path(path)
     write_atomically(path, lambda temporary: nib.save(image, temporary), outdates=json_path)
     write_json(json_path, sidecar)

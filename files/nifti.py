@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +19,20 @@ from .headers import direction_problem, in_millimetres
 from .sidecars import one_line
 
 _UNREADABLE = (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)
+
+
+def nifti_image(values: NDArray[Any], affine: NDArray[np.float64], *, slope: float = 1.0) -> nib.Nifti1Image:
+    """Return an image of an array with its last axis, if there are four, the components.
+
+    affine: voxel to world (4, 4) in mm, of the scanner's world; slope: that a reader multiplies the stored values by.
+    """
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm", "unknown")
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    if slope != 1.0:
+        image.header.set_slope_inter(slope, 0)
+    return image
 
 
 def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -6,16 +6,14 @@ their sidecars name what they were turned from. participants.tsv tells the split
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 
 from ... import __version__
+from ...files.derivatives import BIDS_VERSION, write_image, write_json
 from ..store.schema import VolumeEntry
 from ..store.volume import FIELD, MASK, PLAIN_SCAN
 from .source import ExportSource
@@ -29,7 +27,6 @@ _ENDINGS = {
     MASK: "desc-local_mask",
 }
 _COPY = "aug-"
-_BIDS_VERSION = "1.10.0"
 
 
 def write_bids(source: ExportSource, folder: Path) -> Sequence[str]:
@@ -44,11 +41,11 @@ def write_bids(source: ExportSource, folder: Path) -> Sequence[str]:
             _write_tensor(source, folder, name)
     rows = [f"sub-{subject}\t{split}" for subject, split in sorted(subjects.items())]
     (folder / "participants.tsv").write_text("\n".join(["participant_id\tsplit", *rows]) + "\n", encoding="utf-8")
-    _write_json(
+    write_json(
         folder / "dataset_description.json",
         {
             "Name": f"{source.store.path.name}, exported",
-            "BIDSVersion": _BIDS_VERSION,
+            "BIDSVersion": BIDS_VERSION,
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": "chi33", "Version": __version__}],
         },
@@ -73,12 +70,9 @@ def _write_volume(source: ExportSource, folder: Path, volume: VolumeEntry) -> No
         ending = _ENDINGS.get(name, f"desc-{name}_map")
         content = {"Units": "ppm"} if name != MASK else {}
         path = anat / f"{scan_name(volume)}_{ending}.nii.gz"
-        _write_image(
-            path,
-            source.read(f"volumes/{volume.id}/{name}"),
-            volume.geometry.affine,
-            {**content, **_sidecar(source, volume)},
-        )
+        values = source.read(f"volumes/{volume.id}/{name}")
+        sidecar = {**content, **_sidecar(source, volume)}
+        write_image(path, values, volume.geometry.affine, sidecar, dtype=values.dtype)
 
 
 def _sidecar(source: ExportSource, volume: VolumeEntry) -> dict[str, Any]:
@@ -101,21 +95,8 @@ def _write_tensor(source: ExportSource, folder: Path, name: str) -> None:
     if np.isfinite(strength := float(group.attrs["B0"])):
         content["MagneticFieldStrength"] = strength
     start = folder / name / "anat" / f"{name}_space-subject"
-    components = np.moveaxis(source.read(f"tensors/{name}/chi"), 0, -1)
+    components = source.read(f"tensors/{name}/chi")
     told = {"Units": "ppm", "Frame": "world", "Components": ["xx", "xy", "xz", "yy", "yz", "zz"]}
-    _write_image(Path(f"{start}_desc-tensor_Chimap.nii.gz"), components, affine, {**told, **content})
-    _write_image(Path(f"{start}_desc-local_mask.nii.gz"), source.read(f"tensors/{name}/{MASK}"), affine, content)
-
-
-def _write_image(path: Path, values: NDArray[Any], affine: NDArray[Any], sidecar: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(values, affine)
-    image.header.set_xyzt_units("mm", "unknown")
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    nib.save(image, path)
-    _write_json(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), sidecar)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(dict(content), indent=2) + "\n", encoding="utf-8")
+    write_image(Path(f"{start}_desc-tensor_Chimap.nii.gz"), components, affine, {**told, **content})
+    mask = source.read(f"tensors/{name}/{MASK}")
+    write_image(Path(f"{start}_desc-local_mask.nii.gz"), mask, affine, content, dtype=mask.dtype)

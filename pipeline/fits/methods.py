@@ -144,10 +144,11 @@ def fit_fields(
             fit = replace(fit, record={**fit.record, **found.record()})
         if not (used.draws or used.jackknife):
             return fit, None
+        smooth = used.method == "single-step" and fit.frequency is None  # a frequency takes up what all scans share
         return fit, label_uncertainty(
             problem.compiled_model(running), problem.fields, solution, solver,
             prior=used.prior, noise=fit.noise, execution=running,
-            unseen=(UNSEEN_CHI33, UNSEEN_COSMOS) if used.method == "single-step" else (1.0, 1.0),
+            unseen=(UNSEEN_CHI33, UNSEEN_COSMOS) if smooth else (1.0, 1.0),
             draws=used.draws, groups=used.jackknife,
             seed=used.seed, progress=progress,
         )  # fmt: skip

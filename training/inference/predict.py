@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ... import __version__
-from ...files.atomic import atomic_path, write_text
+from ...files.derivatives import write_image
 from ...files.errors import Chi33Warning, InputError
 from ...files.maps.fields import FieldInput, read_field
 from ...files.maps.units import NOTHING_GIVEN, Given, conversions
@@ -178,7 +176,7 @@ def predict(
         progress=progress,
     )
     for name, path in paths.items():
-        _write(path, result.maps[name], source.affine, _sidecar(name, trained, source, Path(mask), result.tiles))
+        write_image(path, result.maps[name], source.affine, _sidecar(name, trained, source, Path(mask), result.tiles))
     return list(paths.values())
 
 
@@ -264,12 +262,3 @@ def _sidecar(name: str, trained: TrainedNetwork, source: FieldInput, mask: Path,
         "Tiles": tiles,
         "GeneratedBy": [{"Name": "chi33", "Version": __version__}],
     }
-
-
-def _write(path: Path, volume: Float32Array, affine: ArrayLike, sidecar: dict[str, Any]) -> None:
-    image = nib.Nifti1Image(volume.astype(np.float32), np.asarray(affine))
-    image.header.set_xyzt_units("mm")
-    with atomic_path(path) as partial:
-        nib.save(image, partial)
-    beside = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
-    write_text(beside, json.dumps(sidecar, indent=2) + "\n")

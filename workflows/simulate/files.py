@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...files.derivatives import Derivatives, bids_keys, sidecar_path, write_image, write_json, write_transform
+from ...files.nifti import nifti_image
 from ...pipeline.phantom.acquisition import Echo, Protocol
 from ...pipeline.phantom.anatomy import ROI_LABELS
 from ...pipeline.phantom.living.effects import EFFECTS, Effects, hyphened
@@ -51,13 +52,8 @@ def write_echo(folder: Path, subject: str, scan: str, echo: Echo, grid: ScanGrid
 
 
 def _write_raw(path: Path, values: NDArray[Any], affine: NDArray[Any], slope: float = 1.0) -> None:
-    image = nib.Nifti1Image(values, affine)
-    image.header.set_xyzt_units("mm", "unknown")
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    image.header.set_slope_inter(slope, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(image, path)
+    nib.save(nifti_image(values, affine, slope=slope), path)
 
 
 def write_scan_truth(
