@@ -3,9 +3,9 @@
 One head of `chi33 simulate` is scanned under each condition (an effect alone, all together, noise, lower or higher
 tilts), run from raw phase with default settings and `--score`, and held against its truth. A row a condition: error,
 slope of chi33 and r of delta B' (demeaned, where the local field is valid; means over the scans), the held-out score
-of the tensor, of COSMOS and its floor. At the end Spearman's rank correlation of score and error, over all conditions
-and over those with the same tilts, and their plot in FOLDER/conditions.png. FOLDER keeps the rows: repeated, the
-command goes on where it was stopped.
+of the tensor, of COSMOS and its floor (medians of the scans, as the report has them). At the end Spearman's rank
+correlation of score and error, over all conditions and over those with the same tilts, and their plot in
+FOLDER/conditions.png. FOLDER keeps the rows: repeated, the command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def measured(folder: Path, options: list[str], asked: argparse.Namespace) -> dic
     (tensor,) = anat.glob("*_space-subject_desc-tensor_Chimap.json")
     record = read_sidecar(tensor)
     error, slope, r, cosmos = np.mean(rows, axis=0)
-    score = {key: float(np.mean(record[f"Score{key.capitalize()}"])) for key in ("tensor", "cosmos", "noise")}
+    score = {key: float(np.median(record[f"Score{key.capitalize()}"])) for key in ("tensor", "cosmos", "noise")}
     shutil.rmtree(folder)
     return {"error": error, "slope": slope, "r": r, "cosmos_error": cosmos, **score}
 
