@@ -228,6 +228,15 @@ def test_the_version_is_that_of_the_changelog_and_the_citation() -> None:
     assert cited.group(1) == chi33.__version__
 
 
+def test_every_test_is_collected() -> None:
+    folder = ROOT / "tests" / "datasets"
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--no-header", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), cwd=ROOT)
+    files = sorted((folder / "build").glob("test_*.py"))  # a folder of this name is left out by pytest's own settings
+    assert files
+    assert all(path.name in done.stdout for path in files), done.stdout
+
+
 def test_files_stay_readable_and_have_names() -> None:
     for path in modules():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 450, path
