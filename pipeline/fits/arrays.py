@@ -12,17 +12,15 @@ from ..physics.dipole import Float32Array
 from ..physics.prior import Prior
 from .closed_form import check_settings
 from .execution import execution_or_threads
-from .masked import Stopping, masked_problem
+from .masked import FIRST_NOISE, Stopping, masked_problem, noises_left
 from .methods import FitOptions, fit_fields
-from .noise import believed, given_noise, noise_shares, residual_size, scan_noises, typical_noise
+from .noise import MODEL_ERROR, believed, given_noise, typical_noise
 from .result import Fit
 from .solver import Solution, conjugate_gradients
 from .tissue.prior import TissueOptions
 
 SINGLE_STEP_PRIOR_ISO = 0.05  # ppm, as `chi33 run`
 _ISOTROPIC = 1e-6  # ppm: what the traceless part of a scalar map may be
-_FIRST_NOISE = 1e-3  # ppm
-_LEAST_NOISE = 1e-3  # ppm: what gridding and interpolation leave
 _NOISE_ITERATIONS = 8
 
 
@@ -75,7 +73,7 @@ def cosmos(
         problem = masked_problem(fields, masks, voxel_size, b0_directions, keep=running.keep)
         noises, found, done = given_noise(noise, len(fields)), None, 0
         if noises is None:
-            noises = np.full(len(fields), _FIRST_NOISE)
+            noises = np.full(len(fields), FIRST_NOISE)
             problem = problem.with_noises(noises)
             model = problem.model(running, components=1)
             done = min(_NOISE_ITERATIONS, stopping.iterations)
@@ -84,8 +82,7 @@ def cosmos(
                 tolerance=0.0,
             )  # fmt: skip
             residuals = model.residuals(found.maps, problem.fields)
-            sizes = [residual_size(left) / one.level for left, one in zip(residuals, problem.observations, strict=True)]
-            noises = believed(scan_noises(sizes, noise_shares(problem.grid.directions, prior, noises)), _LEAST_NOISE)
+            noises = believed(noises_left(problem, residuals, prior, noises), MODEL_ERROR)
         problem = problem.with_noises(noises)
         model = problem.model(running, components=1)
         last: Solution | None = found

@@ -206,7 +206,7 @@ def _first_look(
             problem, residuals = _weight_radii(problem, residuals)
         if given is not None:
             break
-        previous, seen = noises, _noises_left(problem, residuals, prior, noises)
+        previous, seen = noises, noises_left(problem, residuals, prior, noises)
         noises = believed(seen, MODEL_ERROR)
         if (np.abs(noises - previous) < _STEADY * previous).all():
             break
@@ -217,7 +217,7 @@ def _first_look(
     return problem, noises, correlation, replace(found, iterations=total, changes=changes)
 
 
-def _noises_left(
+def noises_left(
     problem: Problem, residuals: Sequence[NDArray[np.float32]], prior: Prior, noises: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the noise of each scan (n,) in ppm from the weighted residuals of a fit that assumed `noises`."""

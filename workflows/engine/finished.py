@@ -69,7 +69,7 @@ def was_finished(out_dir: Path, subject: RawSubject, config: RunConfig, backend:
 def _given_files(settings: Iterable[Any], subject: str) -> Iterator[Path]:
     """Yield the files that settings name, with those of the same stem beside them, and a subject's in a folder."""
     for value in settings:
-        if not isinstance(value, str) or not Path(value).exists():
+        if not isinstance(value, str) or not os.path.exists(value):  # noqa: PTH110 (a Path raises where it may not look)
             continue
         path = Path(value)
         if path.is_dir():
